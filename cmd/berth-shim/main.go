@@ -1,0 +1,96 @@
+// Command berth-shim keeps containers alive. berthd starts it as "serve"; nobody
+// else needs to call it.
+//
+//	berth-shim serve --state DIR --dir DIR   answers on the socket that is file descriptor 3
+//	berth-shim delete --state DIR --id ID    takes away a container whose shim is dead
+//	berth-shim init                          the first steps of a container's process (libcontainer)
+//	berth-shim pause, or called "pause"      the holder of a shared PID namespace
+//	berth-shim version
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/berthd/berth/shim/api"
+	"github.com/berthd/berth/shim/keeper"
+	"k8s.io/klog/v2"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// deleteLimit is how long "delete" waits for processes to die.
+const deleteLimit = 30 * time.Second
+
+func main() {
+	if len(os.Args) < 2 {
+		fail(fmt.Errorf("usage: berth-shim serve|delete|pause|version"))
+	}
+	args := os.Args[2:]
+	switch os.Args[1] {
+	case "init":
+		keeper.Init()
+	case "serve":
+		fail(serve(context.Background(), args))
+	case "delete":
+		fail(remove(context.Background(), args))
+	case "pause":
+		pause()
+	case "version":
+		fmt.Println("berth-shim", version)
+	default:
+		fail(fmt.Errorf("unknown command %q", os.Args[1]))
+	}
+}
+
+func fail(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "berth-shim:", err)
+		os.Exit(1)
+	}
+}
+
+func serve(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
+	klog.InitFlags(fs)
+	var o keeper.Options
+	fs.StringVar(&o.State, "state", "/run/berth", "the daemon's state directory")
+	fs.StringVar(&o.Dir, "dir", "", "this shim's folder in it")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	// A shim is idle nearly always and its heap is small: collect early.
+	debug.SetGCPercent(25)
+	f := os.NewFile(3, "listener")
+	ln, err := net.FileListener(f)
+	if err != nil {
+		return fmt.Errorf("file descriptor 3 is not a listening socket: %w", err)
+	}
+	f.Close()
+	k, err := keeper.New(o)
+	if err != nil {
+		return err
+	}
+	return k.Serve(ctx, ln)
+}
+
+func remove(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("delete", flag.ContinueOnError)
+	var rec api.TaskRecord
+	state := fs.String("state", "/run/berth", "the daemon's state directory")
+	fs.StringVar(&rec.ID, "id", "", "the container")
+	fs.StringVar(&rec.Bundle, "bundle", "", "its bundle")
+	fs.BoolVar(&rec.SystemdCgroup, "systemd-cgroup", false, "its cgroups are systemd's")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, deleteLimit)
+	defer cancel()
+	return keeper.Delete(ctx, api.RuncDir(*state), rec)
+}

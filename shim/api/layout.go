@@ -1,0 +1,109 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Folders of the state directory.
+const (
+	shimsDir = "shims"
+	runcDir  = "runc"
+	tasksDir = "tasks"
+)
+
+// ShimsDir is where each shim has a folder of its own.
+func ShimsDir(state string) string { return filepath.Join(state, shimsDir) }
+
+// ShimDir is the folder of one shim.
+func ShimDir(state, shimID string) string { return filepath.Join(state, shimsDir, shimID) }
+
+// RuncDir is where libcontainer keeps its state, by container ID.
+func RuncDir(state string) string { return filepath.Join(state, runcDir) }
+
+// SocketPath is the socket in a shim's folder.
+func SocketPath(shimDir string) string { return filepath.Join(shimDir, "shim.sock") }
+
+// LogPath is the shim's own log in its folder.
+func LogPath(shimDir string) string { return filepath.Join(shimDir, "log") }
+
+// TaskDir is where a shim writes down which tasks it has.
+func TaskDir(shimDir string) string { return filepath.Join(shimDir, tasksDir) }
+
+// TaskPath is the record of one task in a shim's folder.
+func TaskPath(shimDir, id string) string { return filepath.Join(shimDir, tasksDir, id+".json") }
+
+// ExitPath is the exit record in a bundle.
+func ExitPath(bundle string) string { return filepath.Join(bundle, "exit.json") }
+
+// An ExitRecord is the file a shim writes into the bundle when the container's
+// process has ended. It is there before Task.Wait answers.
+type ExitRecord struct {
+	Code      int32     `json:"code"` // 128 + signal for a process that was killed
+	At        time.Time `json:"at"`
+	OOMKilled bool      `json:"oomKilled"`
+	Pid       int       `json:"pid"`
+}
+
+// A TaskRecord says that a shim set out to create a task. It is written before
+// anything of the task exists and removed when nothing of it does.
+type TaskRecord struct {
+	ID            string `json:"id"`
+	PodID         string `json:"podID"`
+	Bundle        string `json:"bundle"`
+	SystemdCgroup bool   `json:"systemdCgroup,omitempty"`
+}
+
+// ReadExit reads the exit record of a bundle. An error for which
+// errors.Is(err, os.ErrNotExist) holds means that there is none.
+func ReadExit(bundle string) (ExitRecord, error) {
+	var r ExitRecord
+	err := readJSON(ExitPath(bundle), &r)
+	return r, err
+}
+
+// ReadTask reads a shim's record of one task.
+func ReadTask(path string) (TaskRecord, error) {
+	var r TaskRecord
+	err := readJSON(path, &r)
+	return r, err
+}
+
+// WriteRecord replaces the file at path with v as JSON. A reader never sees half
+// of it; after a power cut it may be gone, like everything in the state
+// directory.
+func WriteRecord(path string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	return os.Rename(tmp, path)
+}
+
+// maxRecord is more than any record needs, in bytes.
+const maxRecord = 64 << 10
+
+func readJSON(path string, v any) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxRecord))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}

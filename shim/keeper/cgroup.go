@@ -1,0 +1,199 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A cgroup is where the processes of a container, or of one command in it, are
+// found. The zero value has none.
+type cgroup struct {
+	dir        string // the directory they are listed and killed in
+	controller string // what libcontainer calls its hierarchy; "" is the unified one
+	memory     string // the directory with the OOM counter; may be ""
+}
+
+// killOrder are the v1 hierarchies to look for processes in. The freezer comes
+// first: what is frozen cannot fork while it is killed.
+var killOrder = [...]string{"freezer", "pids", "devices", "memory", "cpu", "name=systemd"}
+
+// newCgroup picks from a container's cgroup paths by controller, or the one of
+// the unified hierarchy under "".
+func newCgroup(paths map[string]string) cgroup {
+	if dir, ok := paths[""]; ok {
+		return cgroup{dir: dir, memory: dir}
+	}
+	for _, c := range killOrder {
+		if dir := paths[c]; dir != "" {
+			return cgroup{dir: dir, controller: c, memory: paths["memory"]}
+		}
+	}
+	return cgroup{}
+}
+
+// makeSub makes a cgroup inside g, for one command.
+func (g cgroup) makeSub(name string) (cgroup, error) {
+	sub := cgroup{dir: filepath.Join(g.dir, name), controller: g.controller}
+	if err := os.Mkdir(sub.dir, 0o755); err != nil {
+		return cgroup{}, fmt.Errorf("cgroup: %w", err)
+	}
+	return sub, nil
+}
+
+// remove kills what is in g and removes its directory. Nothing there, which is
+// the rule when a command has ended, costs one rmdir.
+func (g cgroup) remove(ctx context.Context) error {
+	for {
+		err := os.Remove(g.dir)
+		if err == nil || errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if !isBusy(err) {
+			return err
+		}
+		if err := g.killAll(ctx); err != nil {
+			return err
+		}
+		if err := pauseFor(ctx, time.Millisecond); err != nil { // the kernel lets go of it a moment later
+			return err
+		}
+	}
+}
+
+// killAll kills every process in g and below until there is none. It gives up
+// when ctx ends.
+func (g cgroup) killAll(ctx context.Context) error {
+	if g.dir == "" {
+		return nil
+	}
+	wait := time.Millisecond
+	for try := 0; ; try++ {
+		pids, err := g.procs()
+		if err != nil {
+			return err
+		}
+		if len(pids) == 0 {
+			return nil
+		}
+		g.killOnce(pids, try)
+		if pauseFor(ctx, wait) != nil {
+			return fmt.Errorf("cgroup %s: %d processes do not die: %w", g.dir, len(pids), context.Cause(ctx))
+		}
+		wait = min(2*wait, 50*time.Millisecond)
+	}
+}
+
+// killOnce kills pids. What forks faster than it is killed gets frozen first. A
+// process that is gone by now is what we want, so errors do not matter.
+func (g cgroup) killOnce(pids []int, try int) {
+	if g.controller == "" {
+		if os.WriteFile(filepath.Join(g.dir, "cgroup.kill"), []byte("1"), 0) == nil {
+			return
+		}
+	}
+	freezer := filepath.Join(g.dir, "freezer.state")
+	frozen := g.controller == "freezer" && try > 2
+	if frozen {
+		_ = os.WriteFile(freezer, []byte("FROZEN"), 0)
+	}
+	for _, pid := range pids {
+		kill(pid)
+	}
+	if g.controller == "freezer" { // a paused container's processes die only when thawed
+		_ = os.WriteFile(freezer, []byte("THAWED"), 0)
+	}
+}
+
+// procs lists the processes in g and below. No cgroup, no processes.
+func (g cgroup) procs() ([]int, error) {
+	var pids []int
+	err := filepath.WalkDir(g.dir, func(path string, d fs.DirEntry, err error) error {
+		if gone(err) {
+			return nil
+		}
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		if gone(err) {
+			return nil
+		}
+		for f := range strings.FieldsSeq(string(data)) {
+			if pid, perr := strconv.Atoi(f); perr == nil && pid > 0 {
+				pids = append(pids, pid)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cgroup: %w", err)
+	}
+	return pids, nil
+}
+
+// oomKills counts the processes that the kernel has killed in g for want of
+// memory. It is 0 when the cgroup does not say.
+func (g cgroup) oomKills() uint64 {
+	if g.memory == "" {
+		return 0
+	}
+	name := "memory.oom_control"
+	if g.controller == "" {
+		name = "memory.events"
+	}
+	data, err := os.ReadFile(filepath.Join(g.memory, name))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if v, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			n, _ := strconv.ParseUint(strings.TrimSpace(v), 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// killWhen kills what is in g as soon as ctx ends, and goes on until the result
+// is called: a process that is being started enters its cgroup at a moment of its
+// own.
+func killWhen(ctx context.Context, g cgroup) (stop func()) {
+	done := make(chan struct{})
+	unhook := context.AfterFunc(ctx, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killLimit)
+		defer cancel()
+		for {
+			_ = g.killAll(ctx)
+			select {
+			case <-done:
+				return
+			case <-ctx.Done():
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	})
+	return func() {
+		unhook()
+		close(done)
+	}
+}
+
+// pauseFor waits for d, or less when ctx ends, which is then the error.
+func pauseFor(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}

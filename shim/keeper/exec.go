@@ -1,0 +1,176 @@
+package keeper
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/berthd/berth/shim/api"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"k8s.io/klog/v2"
+)
+
+// An execution is one command run in a container to its end. It has a cgroup of
+// its own inside the container's, so that whatever it leaves running can be found
+// and killed, and nothing else is.
+type execution struct {
+	task  *task
+	sub   cgroup
+	name  string
+	limit int64
+	send  func(*api.ExecSyncChunk) error
+
+	sending sync.Mutex // the two streams share send
+}
+
+// execSync runs a command and hands out its output and exit code through send.
+// It returns ErrTimeout's cause, context.DeadlineExceeded, when the command
+// outlived its timeout and was killed.
+func (k *Keeper) execSync(ctx context.Context, req *api.ExecSyncRequest, send func(*api.ExecSyncChunk) error) error {
+	t, err := k.task(req.Id)
+	if err != nil {
+		return err
+	}
+	var ps specs.Process
+	if err := json.Unmarshal(req.Process, &ps); err != nil {
+		return fmt.Errorf("exec in %s: process: %w: %w", req.Id, ErrInvalid, err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if req.TimeoutNano > 0 {
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(req.TimeoutNano))
+		defer cancel()
+	}
+	defer k.nameExec(req.ExecId, cancel)()
+
+	name, err := t.nextExec()
+	if err != nil {
+		return err
+	}
+	sub, err := t.c.cg.makeSub(name)
+	if err != nil {
+		return fmt.Errorf("exec in %s: %w", req.Id, err)
+	}
+	x := &execution{task: t, sub: sub, name: name, limit: req.Limit, send: send}
+	code, err := x.run(ctx, k, &ps, cancel)
+	if ctx.Err() != nil {
+		return fmt.Errorf("exec in %s: %w", req.Id, context.Cause(ctx))
+	}
+	if err != nil {
+		return fmt.Errorf("exec in %s: %w", req.Id, err)
+	}
+	return send(&api.ExecSyncChunk{Done: true, ExitCode: code})
+}
+
+// run does it, and leaves nothing behind. A failing send ends the command
+// through cancel: nobody listens any more.
+func (x *execution) run(ctx context.Context, k *Keeper, ps *specs.Process, cancel func()) (int32, error) {
+	defer x.cleanUp(ctx)
+	stop := killWhen(ctx, x.sub)
+	defer stop()
+
+	var fds stdioFiles
+	outR, err := pipeTo(&fds.stdout)
+	if err != nil {
+		return 0, err
+	}
+	defer outR.Close()
+	errR, err := pipeTo(&fds.stderr)
+	if err != nil {
+		fds.close()
+		return 0, err
+	}
+	defer errR.Close()
+	ps.Terminal = false
+	p, err := newProc(ps, false, fds)
+	if err != nil {
+		fds.close()
+		return 0, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	p.inSub(x.sub, x.name)
+	pid, err := k.nursery.start(func() (int, error) { return x.task.c.start(p) })
+	fds.close()
+	if err != nil {
+		return 0, err
+	}
+	var readers sync.WaitGroup
+	x.read(&readers, k, outR, func(b []byte) *api.ExecSyncChunk { return &api.ExecSyncChunk{Stdout: b} }, cancel)
+	x.read(&readers, k, errR, func(b []byte) *api.ExecSyncChunk { return &api.ExecSyncChunk{Stderr: b} }, cancel)
+
+	code, _ := p.wait()
+	k.nursery.done(pid)
+	x.cleanUp(ctx)
+	deadline := time.Now().Add(drainLimit)
+	_ = outR.SetReadDeadline(deadline)
+	_ = errR.SetReadDeadline(deadline)
+	readers.Wait()
+	return code, nil
+}
+
+// read starts handing out one stream.
+func (x *execution) read(wg *sync.WaitGroup, k *Keeper, f *os.File, chunk func([]byte) *api.ExecSyncChunk, cancel func()) {
+	c := &capture{f: f, limit: x.limit, send: func(b []byte) error {
+		x.sending.Lock()
+		defer x.sending.Unlock()
+		return x.send(chunk(b))
+	}}
+	wg.Go(func() {
+		if err := c.run(k.pools.reads); err != nil {
+			cancel()
+		}
+	})
+}
+
+// cleanUp kills what is left of the command. It may be repeated.
+func (x *execution) cleanUp(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killLimit)
+	defer cancel()
+	if err := x.sub.remove(ctx); err != nil {
+		klog.ErrorS(err, "Cleaning up after a command", "container", x.task.rec.ID)
+	}
+}
+
+// nextExec names a command of a running task.
+func (t *task) nextExec() (string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state.status != running {
+		return "", fmt.Errorf("container %s: %w", t.rec.ID, ErrNotRunning)
+	}
+	if t.state.paused {
+		return "", fmt.Errorf("container %s: it is paused: %w", t.rec.ID, ErrNotRunning)
+	}
+	t.execs++
+	return "exec-" + strconv.Itoa(t.execs), nil
+}
+
+// nameExec makes a command known by its caller's name for it until the result is
+// called.
+func (k *Keeper) nameExec(name string, cancel context.CancelFunc) (forget func()) {
+	if name == "" {
+		return func() {}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.execs[name] = cancel
+	return func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(k.execs, name)
+	}
+}
+
+// cancelExec kills a command by its caller's name for it. An unknown one is
+// fine.
+func (k *Keeper) cancelExec(name string) {
+	k.mu.Lock()
+	cancel := k.execs[name]
+	k.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+}

@@ -1,0 +1,262 @@
+package keeper
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/berthd/berth/shim/api"
+)
+
+// Options say where a Keeper lives.
+type Options struct {
+	State string // the daemon's state directory
+	Dir   string // the shim's own folder in it
+}
+
+// A Keeper has the tasks of one shim process. It is safe for concurrent use.
+type Keeper struct {
+	o       Options
+	nursery *nursery
+	pools   *pools
+	idle    chan struct{} // closed when there is nothing left to live for
+
+	mu      sync.Mutex
+	tasks   map[string]*task
+	execs   map[string]context.CancelFunc // running ExecSyncs by the caller's name
+	conns   int
+	stopped bool
+}
+
+// New returns a Keeper without tasks.
+func New(o Options) (*Keeper, error) {
+	if err := os.MkdirAll(api.TaskDir(o.Dir), 0o700); err != nil {
+		return nil, err
+	}
+	return &Keeper{
+		o:       o,
+		nursery: newNursery(),
+		pools:   newPools(),
+		idle:    make(chan struct{}),
+		tasks:   map[string]*task{},
+		execs:   map[string]context.CancelFunc{},
+	}, nil
+}
+
+// task finds a task by its ID.
+func (k *Keeper) task(id string) (*task, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	t := k.tasks[id]
+	if t == nil {
+		return nil, fmt.Errorf("container %s: %w", id, ErrNotFound)
+	}
+	return t, nil
+}
+
+// list returns the tasks by ID.
+func (k *Keeper) list() []*task {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	ts := make([]*task, 0, len(k.tasks))
+	for _, t := range k.tasks {
+		ts = append(ts, t)
+	}
+	slices.SortFunc(ts, func(a, b *task) int { return cmp.Compare(a.rec.ID, b.rec.ID) })
+	return ts
+}
+
+// create makes a task whose process waits to be run, and returns its process ID.
+// When it fails nothing is left.
+func (k *Keeper) create(ctx context.Context, req createRequest) (int, error) {
+	t := newTask(req)
+	if err := t.rec.check(); err != nil {
+		return 0, err
+	}
+	k.mu.Lock()
+	switch {
+	case k.stopped:
+		k.mu.Unlock()
+		return 0, fmt.Errorf("shim: shutting down: %w", ErrNotRunning)
+	case k.tasks[t.rec.ID] != nil:
+		k.mu.Unlock()
+		return 0, fmt.Errorf("container %s: %w", t.rec.ID, ErrExists)
+	}
+	k.tasks[t.rec.ID] = t
+	k.mu.Unlock()
+
+	if err := t.lock(ctx); err != nil {
+		return 0, err
+	}
+	defer t.unlock()
+	err := k.build(ctx, t, req)
+	if err == nil {
+		return t.snapshot().pid, nil
+	}
+	if left := k.tearDown(ctx, t); left != nil {
+		return 0, fmt.Errorf("container %s: %w; then %v", t.rec.ID, err, left)
+	}
+	return 0, fmt.Errorf("container %s: %w", t.rec.ID, err)
+}
+
+// build makes what a task is made of, the record first. tearDown undoes it,
+// wherever it stopped.
+func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
+	if err := api.WriteRecord(k.recordPath(t), api.TaskRecord(t.rec)); err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	spec, err := readSpec(t.rec.Bundle)
+	if err != nil {
+		return err
+	}
+	if t.log, err = newLog(req.logPath); err != nil {
+		return err
+	}
+	if t.io, err = newStdio(req.terminal, req.stdin); err != nil {
+		return err
+	}
+	if t.c, err = newContainer(api.RuncDir(k.o.State), api.TaskRecord(t.rec), spec); err != nil {
+		return err
+	}
+	if t.p, err = newProc(spec.Process, true, t.io.theirs); err != nil {
+		return err
+	}
+	// A creation that hangs, on a mount say, ends with the request.
+	defer killWhen(ctx, t.c.cg)()
+	pid, err := k.nursery.start(func() (int, error) { return t.c.start(t.p) })
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%w (%v)", context.Cause(ctx), err)
+	}
+	if err != nil {
+		return err
+	}
+	return k.adopt(t, pid)
+}
+
+// adopt takes charge of a process that has just been started.
+func (k *Keeper) adopt(t *task, pid int) error {
+	h, err := openPid(pid)
+	if err == nil {
+		err = t.io.adopt()
+	}
+	t.oomBefore = t.c.cg.oomKills()
+	t.begin(pid, h)
+	t.io.logTo(t.log, k.pools, t.ended)
+	go k.watch(t)
+	return err
+}
+
+// killLimit is how long processes are given to die of SIGKILL.
+const killLimit = 10 * time.Second
+
+// watch waits for the task's process and then finishes the task: kills what it
+// left, has its output logged, writes the exit record, and only then lets it be
+// seen that it has exited.
+func (k *Keeper) watch(t *task) {
+	code, killed := t.p.wait()
+	at := time.Now()
+	k.nursery.done(t.snapshot().pid)
+	close(t.ended)
+	t.finish(code, killed, at)
+}
+
+// delete takes away all of a task.
+func (k *Keeper) delete(ctx context.Context, id string) (api.ExitRecord, error) {
+	t, err := k.task(id)
+	if err != nil {
+		return api.ExitRecord{}, err
+	}
+	t.killInit() // before the lock: a creation under way ends with it
+	if err := t.lock(ctx); err != nil {
+		return api.ExitRecord{}, fmt.Errorf("container %s: delete: %w", id, err)
+	}
+	defer t.unlock()
+	if err := k.tearDown(ctx, t); err != nil {
+		return api.ExitRecord{}, fmt.Errorf("container %s: delete: %w", id, err)
+	}
+	return t.snapshot().exit, nil
+}
+
+// tearDown undoes build. It succeeds when build never ran, stopped half-way, or
+// was undone already. The caller holds the task's lock.
+func (k *Keeper) tearDown(ctx context.Context, t *task) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killLimit)
+	defer cancel()
+	if err := t.stop(ctx); err != nil {
+		return err
+	}
+	if t.c != nil {
+		if _, err := k.nursery.start(func() (int, error) { return 0, t.c.destroy() }); err != nil {
+			return err
+		}
+		t.c = nil
+	}
+	if t.io != nil {
+		t.io.close()
+	}
+	if t.log != nil {
+		t.log.close()
+	}
+	if err := os.Remove(k.recordPath(t)); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	k.forget(t)
+	return nil
+}
+
+func (k *Keeper) recordPath(t *task) string { return api.TaskPath(k.o.Dir, t.rec.ID) }
+
+// forget removes t, and with the last task perhaps the reason to live.
+func (k *Keeper) forget(t *task) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.tasks[t.rec.ID] == t {
+		delete(k.tasks, t.rec.ID)
+	}
+	k.checkIdleLocked()
+}
+
+// connected counts connections: d is 1 or -1.
+func (k *Keeper) connected(d int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.conns += d
+	k.checkIdleLocked()
+}
+
+func (k *Keeper) checkIdleLocked() {
+	if k.conns == 0 && len(k.tasks) == 0 && !k.stopped {
+		k.stopped = true
+		close(k.idle)
+	}
+}
+
+// shutDown ends the shim if it has no tasks.
+func (k *Keeper) shutDown() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.tasks) > 0 {
+		return fmt.Errorf("shim: %w", ErrBusy)
+	}
+	if !k.stopped {
+		k.stopped = true
+		close(k.idle)
+	}
+	return nil
+}
+
+// check refuses IDs and bundles that are not what the daemon makes.
+func (r taskID) check() error {
+	if r.ID == "" || r.ID != filepath.Base(r.ID) || r.ID[0] == '.' {
+		return fmt.Errorf("container ID %q: %w", r.ID, ErrInvalid)
+	}
+	if !filepath.IsAbs(r.Bundle) {
+		return fmt.Errorf("container %s: bundle %q is not an absolute path: %w", r.ID, r.Bundle, ErrInvalid)
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package keeper
+
+import (
+	"context"
+	"os"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// A nursery tells this process's children apart. Most have somebody who waits
+// for them. The others are orphans: processes of containers without a PID
+// namespace of their own whose parent has died. The kernel gives them to us, the
+// subreaper, and the nursery reaps them.
+//
+// While libcontainer starts a process it has children that only it knows of, so
+// orphans are reaped when no start is under way.
+type nursery struct {
+	starts sync.RWMutex // read-locked by a start, locked to reap
+
+	mu    sync.Mutex
+	known map[int]bool // children somebody waits for
+}
+
+func newNursery() *nursery { return &nursery{known: map[int]bool{}} }
+
+// start runs fn, which may make children of its own and wait for them. The one
+// it returns stays known until done.
+func (n *nursery) start(fn func() (int, error)) (int, error) {
+	n.starts.RLock()
+	defer n.starts.RUnlock()
+	pid, err := fn()
+	if err == nil && pid > 0 {
+		n.mu.Lock()
+		n.known[pid] = true
+		n.mu.Unlock()
+	}
+	return pid, err
+}
+
+// done says that pid has been waited for.
+func (n *nursery) done(pid int) {
+	n.mu.Lock()
+	delete(n.known, pid)
+	n.mu.Unlock()
+}
+
+// reapDelay is how long an orphan may stay a zombie. Within it all the children
+// that die in a start have been waited for.
+const reapDelay = 200 * time.Millisecond
+
+// run reaps orphans until ctx ends. died is told of every child that dies.
+func (n *nursery) run(ctx context.Context, died <-chan os.Signal) {
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-died:
+			timer.Reset(reapDelay)
+		case <-timer.C:
+			if hasZombie() && !n.reap() {
+				timer.Reset(reapDelay)
+			}
+		}
+	}
+}
+
+// reap reaps the orphans there are. It reports false when it has to be tried
+// again. It never waits: a start that hangs must not stop the others.
+func (n *nursery) reap() bool {
+	if !n.starts.TryLock() {
+		return false
+	}
+	defer n.starts.Unlock()
+	pids, err := zombies()
+	if err != nil {
+		klog.ErrorS(err, "Listing dead children")
+		return true
+	}
+	for _, pid := range pids {
+		n.mu.Lock()
+		known := n.known[pid]
+		n.mu.Unlock()
+		if !known {
+			reapChild(pid)
+		}
+	}
+	return true
+}

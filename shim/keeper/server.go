@@ -1,0 +1,78 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/berthd/berth/shim/api"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/ttrpc"
+)
+
+// firstCall is how long a shim waits for the daemon that started it.
+const firstCall = time.Minute
+
+// Serve answers on ln until there is neither a task nor a connection left, then
+// removes the shim's folder. It makes this process the subreaper of its
+// containers; only one Keeper may serve in a process.
+func (k *Keeper) Serve(ctx context.Context, ln net.Listener) error {
+	died, err := becomeReaper()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go k.nursery.run(ctx, died)
+
+	k.connected(1) // the first, which is expected
+	came := sync.OnceFunc(func() { k.connected(-1) })
+	time.AfterFunc(firstCall, came)
+
+	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(handshaker{k, came}))
+	if err != nil {
+		return err
+	}
+	taskapi.RegisterTTRPCTaskService(srv, &taskService{k})
+	api.RegisterKeeperService(srv, &keeperService{k})
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(ctx, ln) }()
+	select {
+	case err = <-failed:
+		return fmt.Errorf("serve: %w", err)
+	case <-k.idle:
+	}
+	// Nothing of ours may outlive the folder, and nobody connects to a socket
+	// that is not there.
+	err = os.RemoveAll(k.o.Dir)
+	return errors.Join(err, srv.Close())
+}
+
+// A handshaker lets root in and counts connections.
+type handshaker struct {
+	k    *Keeper
+	came func()
+}
+
+func (h handshaker) Handshake(ctx context.Context, conn net.Conn) (net.Conn, any, error) {
+	if err := rootPeer(ctx, conn); err != nil {
+		return nil, nil, err
+	}
+	h.k.connected(1)
+	h.came()
+	return &countedConn{Conn: conn, closed: sync.OnceFunc(func() { h.k.connected(-1) })}, nil, nil
+}
+
+type countedConn struct {
+	net.Conn
+	closed func()
+}
+
+func (c *countedConn) Close() error {
+	defer c.closed()
+	return c.Conn.Close()
+}

@@ -1,0 +1,65 @@
+package keeper
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/berthd/berth/shim/api"
+)
+
+// keeperService answers what Task v3 lacks.
+type keeperService struct{ k *Keeper }
+
+func (s *keeperService) List(_ context.Context, req *api.ListRequest) (*api.ListResponse, error) {
+	resp := &api.ListResponse{}
+	for _, t := range s.k.list() {
+		if req.Id != "" && req.Id != t.rec.ID {
+			continue
+		}
+		if info := t.info(); info != nil {
+			resp.Tasks = append(resp.Tasks, info)
+		}
+	}
+	if req.Id != "" && len(resp.Tasks) == 0 {
+		return nil, toStatus(fmt.Errorf("container %s: %w", req.Id, ErrNotFound))
+	}
+	return resp, nil
+}
+
+// info is what others see of a task: nil while it is being created.
+func (t *task) info() *api.TaskInfo {
+	st := t.snapshot()
+	info := &api.TaskInfo{Id: t.rec.ID, PodId: t.rec.PodID, Bundle: t.rec.Bundle, Pid: uint32(st.pid)}
+	switch st.status {
+	case creating:
+		return nil
+	case created:
+		info.Status = api.Status_CREATED
+	case running:
+		info.Status = api.Status_RUNNING
+	case exited:
+		info.Status = api.Status_EXITED
+		info.Exit = &api.Exit{Code: st.exit.Code, AtUnixNano: st.exit.At.UnixNano(), OomKilled: st.exit.OOMKilled}
+	}
+	return info
+}
+
+func (s *keeperService) ExecSync(ctx context.Context, req *api.ExecSyncRequest, out api.Keeper_ExecSyncServer) error {
+	return toStatus(s.k.execSync(ctx, req, out.Send))
+}
+
+func (s *keeperService) CancelExec(_ context.Context, req *api.CancelExecRequest) (*api.CancelExecResponse, error) {
+	s.k.cancelExec(req.ExecId)
+	return &api.CancelExecResponse{}, nil
+}
+
+func (s *keeperService) ReopenLog(_ context.Context, req *api.ReopenLogRequest) (*api.ReopenLogResponse, error) {
+	t, err := s.k.task(req.Id)
+	if err == nil {
+		err = t.reopenLog()
+	}
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &api.ReopenLogResponse{}, nil
+}

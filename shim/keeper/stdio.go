@@ -1,0 +1,217 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+)
+
+// readSize is how much of a stream is moved at once, in bytes: what a pipe holds.
+const readSize = 64 << 10
+
+// drainLimit is how long the end of a stream is waited for when everybody who
+// should have it open is dead.
+const drainLimit = 2 * time.Second
+
+// stdioFiles are the ends of a process's streams that it is given. Nil is
+// /dev/null.
+type stdioFiles struct {
+	stdin, stdout, stderr *os.File
+	console               *os.File // instead of the three: where the terminal comes back
+}
+
+func (s *stdioFiles) close() {
+	for _, f := range []*os.File{s.stdin, s.stdout, s.stderr, s.console} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	*s = stdioFiles{}
+}
+
+// A stdio is our side of a container's streams. What the container says goes
+// through one function per stream (copyLog), which is where an attached client
+// is to get its copy.
+type stdio struct {
+	theirs  stdioFiles
+	console *os.File // our end of theirs.console, until adopt
+
+	mu     sync.Mutex
+	stdin  *os.File // nil when there is none, or it was closed
+	master *os.File // the terminal
+
+	outputs []*os.File
+	copies  sync.WaitGroup
+}
+
+// newStdio makes the streams of a container.
+func newStdio(terminal, stdin bool) (*stdio, error) {
+	s := &stdio{}
+	var err error
+	if terminal {
+		if s.console, s.theirs.console, err = consolePair(); err != nil {
+			return nil, err
+		}
+		return s, nil
+	}
+	if stdin {
+		if s.theirs.stdin, s.stdin, err = os.Pipe(); err != nil {
+			return nil, err
+		}
+	}
+	for _, theirs := range []**os.File{&s.theirs.stdout, &s.theirs.stderr} {
+		ours, err := pipeTo(theirs)
+		if err != nil {
+			s.close()
+			return nil, err
+		}
+		s.outputs = append(s.outputs, ours)
+	}
+	return s, nil
+}
+
+// pipeTo makes a pipe and returns its reading end.
+func pipeTo(theirs **os.File) (ours *os.File, err error) {
+	ours, *theirs, err = os.Pipe()
+	return ours, err
+}
+
+// adopt closes what the process was given and receives its terminal, if it has
+// one. Called once the process is started.
+func (s *stdio) adopt() error {
+	s.theirs.close()
+	if s.console == nil {
+		return nil
+	}
+	master, err := recvMaster(s.console)
+	s.console.Close()
+	s.console = nil
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.master = master
+	s.mu.Unlock()
+	s.outputs = append(s.outputs, master)
+	return nil
+}
+
+// logTo starts moving the output to l. ended is closed when the process has.
+func (s *stdio) logTo(l *logFile, pools *pools, ended <-chan struct{}) {
+	names := [...]string{"stdout", "stderr"}
+	for i, f := range s.outputs {
+		w := newLineWriter(l, names[i], pools.lines)
+		s.copies.Go(func() { copyLog(w, f, pools.reads, ended) })
+	}
+}
+
+// pools lend the memory that output moves through.
+type pools struct{ reads, lines *bufferPool }
+
+func newPools() *pools {
+	return &pools{reads: newBufferPool(readSize), lines: newBufferPool(2 * readSize)}
+}
+
+// copyLog moves a stream to its log until the stream ends or its deadline has
+// passed. It never stops for the log.
+func copyLog(w *lineWriter, f *os.File, pool *bufferPool, ended <-chan struct{}) {
+	defer w.end()
+	for {
+		buf, n, err := readReady(f, pool)
+		if n > 0 {
+			w.write((*buf)[:n])
+		}
+		if buf != nil {
+			pool.put(buf)
+		}
+		switch {
+		case err == nil && n > 0:
+		case hangup(err): // nobody has the terminal open; while the process lives somebody may again
+			select {
+			case <-ended:
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+		default:
+			return
+		}
+	}
+}
+
+// drain waits until the output is all logged. The process and those it left
+// behind are dead; what keeps a stream open all the same is given drainLimit.
+func (s *stdio) drain() {
+	deadline := time.Now().Add(drainLimit)
+	for _, f := range s.outputs {
+		_ = f.SetReadDeadline(deadline) // a closed file needs none
+	}
+	s.copies.Wait()
+}
+
+// closeStdin ends the process's input.
+func (s *stdio) closeStdin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stdin != nil {
+		s.stdin.Close()
+		s.stdin = nil
+	}
+}
+
+// resize sets the terminal's size.
+func (s *stdio) resize(width, height uint16) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.master == nil {
+		return fmt.Errorf("terminal: %w", ErrNoTerminal)
+	}
+	return resize(s.master, width, height)
+}
+
+// close closes all that is left. The copies end with it.
+func (s *stdio) close() {
+	s.theirs.close()
+	s.closeStdin()
+	if s.console != nil {
+		s.console.Close()
+		s.console = nil
+	}
+	s.mu.Lock()
+	s.master = nil
+	s.mu.Unlock()
+	for _, f := range s.outputs {
+		f.Close()
+	}
+}
+
+// A capture reads a stream of a command and hands out the first limit bytes. It
+// reads on to the end, so that the command never waits.
+type capture struct {
+	f     *os.File
+	limit int64
+	send  func([]byte) error
+}
+
+func (c *capture) run(pool *bufferPool) error {
+	for {
+		buf, n, err := readReady(c.f, pool)
+		if keep := min(int64(n), c.limit); keep > 0 {
+			c.limit -= keep
+			if serr := c.send((*buf)[:keep]); serr != nil {
+				err = errors.Join(err, serr)
+			}
+		}
+		if buf != nil {
+			pool.put(buf)
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		if n == 0 || err != nil {
+			return nil
+		}
+	}
+}
+

@@ -1,0 +1,312 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"syscall"
+)
+
+// exitCode says how a process ended: its code, or 128 + signal and whether that
+// was SIGKILL.
+func exitCode(st *os.ProcessState) (code int32, killed bool) {
+	ws, ok := st.Sys().(syscall.WaitStatus)
+	if !ok {
+		return unknownExit, false
+	}
+	if ws.Signaled() {
+		return 128 + int32(ws.Signal()), ws.Signal() == unix.SIGKILL
+	}
+	return int32(ws.ExitStatus()), false
+}
+
+// kill sends SIGKILL to a process, if it is still there.
+func kill(pid int) { signalPid(pid, sigkill) }
+
+// sigkill is the signal that no process can refuse.
+const sigkill = int(unix.SIGKILL)
+
+// isBusy is the error of removing a cgroup with processes in it.
+func isBusy(err error) bool { return errors.Is(err, unix.EBUSY) }
+
+// gone is the error of reading a cgroup that has just been removed.
+func gone(err error) bool { return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) }
+
+// hangup is what reading a terminal's master gives when nobody has its other
+// side open.
+func hangup(err error) bool { return errors.Is(err, unix.EIO) }
+
+// A pidHandle is a process, and not the next one with its ID.
+type pidHandle struct{ f *os.File }
+
+// openPid opens a child that has not been waited for.
+func openPid(pid int) (pidHandle, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return pidHandle{}, fmt.Errorf("pidfd_open %d: %w", pid, err)
+	}
+	return pidHandle{os.NewFile(uintptr(fd), "pidfd")}, nil
+}
+
+// signal sends sig. A process that has ended is os.ErrProcessDone.
+func (p pidHandle) signal(sig int) error {
+	rc, err := p.f.SyscallConn()
+	if err != nil {
+		return os.ErrProcessDone
+	}
+	var serr error
+	if err := rc.Control(func(fd uintptr) {
+		serr = unix.PidfdSendSignal(int(fd), unix.Signal(sig), nil, 0)
+	}); err != nil || errors.Is(serr, unix.ESRCH) {
+		return os.ErrProcessDone
+	}
+	return os.NewSyscallError("pidfd_send_signal", serr)
+}
+
+func (p pidHandle) close() {
+	if p.f != nil {
+		p.f.Close()
+	}
+}
+
+// hasZombie reports whether some child has died and not been waited for.
+func hasZombie() bool {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return err == nil && info.Signo != 0
+}
+
+// zombies lists the children that have died and not been waited for.
+func zombies() ([]int, error) {
+	lists, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, list := range lists {
+		data, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread has gone; its children are another's now
+		}
+		for f := range strings.FieldsSeq(string(data)) {
+			if pid, err := strconv.Atoi(f); err == nil && isZombie(pid) {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids, nil
+}
+
+func isZombie(pid int) bool {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return false
+	}
+	_, rest, ok := strings.Cut(string(data[strings.LastIndexByte(string(data), ')')+1:]), " ")
+	return ok && strings.HasPrefix(rest, "Z")
+}
+
+// reapChild takes away a dead child. Its exit code is nobody's business.
+func reapChild(pid int) {
+	var ws unix.WaitStatus
+	_, _ = unix.Wait4(pid, &ws, unix.WNOHANG, nil)
+}
+
+// becomeReaper makes orphans of containers our children, and gives this process
+// signal handlers, which unlike ignored signals are not inherited by the
+// containers, for the signals that must not end it. The result tells of dead
+// children.
+func becomeReaper() (died chan os.Signal, err error) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, os.NewSyscallError("prctl(PR_SET_CHILD_SUBREAPER)", err)
+	}
+	died = make(chan os.Signal, 1)
+	signal.Notify(died, unix.SIGCHLD)
+	unheard := make(chan os.Signal, 1)
+	signal.Notify(unheard, unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
+	return died, nil
+}
+
+// readReady reads f into a buffer of pool's, which it takes only when there is
+// something to read: a container that says nothing costs no buffer. The buffer is
+// the caller's to put back, whatever the error. Zero bytes without an error are
+// the end.
+func readReady(f *os.File, pool *bufferPool) (buf *[]byte, n int, err error) {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return nil, 0, err
+	}
+	rerr := rc.Read(func(fd uintptr) bool {
+		buf = pool.get()
+		for {
+			n, err = unix.Read(int(fd), *buf)
+			if !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			pool.put(buf)
+			buf = nil
+			return false
+		}
+		return true
+	})
+	if rerr != nil {
+		return buf, 0, rerr
+	}
+	return buf, max(n, 0), err
+}
+
+// openLog opens a log file for appending and makes it if need be. It follows no
+// symbolic link and takes nothing but a regular file: the folder may be mounted
+// into a container.
+func openLog(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o640)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		unix.Close(fd)
+		return nil, fmt.Errorf("%s: not a regular file", path)
+	}
+	if err := unix.SetNonblock(fd, false); err != nil {
+		unix.Close(fd)
+		return nil, &os.PathError{Op: "fcntl", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// consolePair makes the socket over which libcontainer sends a terminal's
+// master.
+func consolePair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "console"), os.NewFile(uintptr(fds[1]), "console"), nil
+}
+
+// recvMaster receives a terminal's master. The other side has sent it, or is
+// closed, when this is called.
+func recvMaster(sock *os.File) (*os.File, error) {
+	rc, err := sock.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	name, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
+	var oobn int
+	var rerr error
+	if err := rc.Control(func(fd uintptr) {
+		_, oobn, _, _, rerr = unix.Recvmsg(int(fd), name, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	}); err != nil {
+		return nil, err
+	}
+	if rerr != nil {
+		return nil, fmt.Errorf("terminal: recvmsg: %w", rerr)
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(msgs) != 1 {
+		return nil, errors.New("terminal: no descriptor came")
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) != 1 {
+		return nil, errors.New("terminal: no descriptor came")
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil { // so that the poller takes it
+		unix.Close(fds[0])
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "ptmx"), nil
+}
+
+// resize sets a terminal's size in characters.
+func resize(master *os.File, width, height uint16) error {
+	rc, err := master.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	if err := rc.Control(func(fd uintptr) {
+		serr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: width, Row: height})
+	}); err != nil {
+		return err
+	}
+	return os.NewSyscallError("ioctl(TIOCSWINSZ)", serr)
+}
+
+// rootPeer is the handshake of the server: only root may connect.
+func rootPeer(_ context.Context, conn net.Conn) error {
+	uc, ok := conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("not a unix socket")
+	}
+	rc, err := uc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	var serr error
+	if err := rc.Control(func(fd uintptr) {
+		cred, serr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return err
+	}
+	if serr != nil {
+		return os.NewSyscallError("getsockopt(SO_PEERCRED)", serr)
+	}
+	if cred.Uid != 0 {
+		return fmt.Errorf("peer has user ID %d: %w", cred.Uid, os.ErrPermission)
+	}
+	return nil
+}
+
+// rlimitKind is the kernel's number for a limit of the runtime-spec.
+func rlimitKind(name string) (int, bool) {
+	switch name {
+	case "RLIMIT_CPU":
+		return unix.RLIMIT_CPU, true
+	case "RLIMIT_FSIZE":
+		return unix.RLIMIT_FSIZE, true
+	case "RLIMIT_DATA":
+		return unix.RLIMIT_DATA, true
+	case "RLIMIT_STACK":
+		return unix.RLIMIT_STACK, true
+	case "RLIMIT_CORE":
+		return unix.RLIMIT_CORE, true
+	case "RLIMIT_RSS":
+		return unix.RLIMIT_RSS, true
+	case "RLIMIT_NPROC":
+		return unix.RLIMIT_NPROC, true
+	case "RLIMIT_NOFILE":
+		return unix.RLIMIT_NOFILE, true
+	case "RLIMIT_MEMLOCK":
+		return unix.RLIMIT_MEMLOCK, true
+	case "RLIMIT_AS":
+		return unix.RLIMIT_AS, true
+	case "RLIMIT_LOCKS":
+		return unix.RLIMIT_LOCKS, true
+	case "RLIMIT_SIGPENDING":
+		return unix.RLIMIT_SIGPENDING, true
+	case "RLIMIT_MSGQUEUE":
+		return unix.RLIMIT_MSGQUEUE, true
+	case "RLIMIT_NICE":
+		return unix.RLIMIT_NICE, true
+	case "RLIMIT_RTPRIO":
+		return unix.RLIMIT_RTPRIO, true
+	case "RLIMIT_RTTIME":
+		return unix.RLIMIT_RTTIME, true
+	}
+	return 0, false
+}
+
+// signalPid sends sig to a process that was in a cgroup a moment ago.
+func signalPid(pid, sig int) { _ = unix.Kill(pid, unix.Signal(sig)) }

@@ -1,0 +1,273 @@
+package keeper
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/berthd/berth/shim/api"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"k8s.io/klog/v2"
+)
+
+// A phase is where a task is in its life: creating, created, running, exited,
+// in this order, and a task may exit from any of them.
+type phase int
+
+const (
+	creating phase = iota // not listed
+	created                // its init waits to run the command
+	running
+	exited // and the exit record is written
+)
+
+// taskID is a task's record.
+type taskID api.TaskRecord
+
+type createRequest struct {
+	rec      taskID
+	logPath  string
+	terminal bool
+	stdin    bool
+}
+
+// A task is one container and its first process. What is made in build is set
+// before the task is created and does not change until tearDown; both hold the
+// task's lock.
+type task struct {
+	rec taskID
+
+	c         *container
+	p         *proc
+	io        *stdio
+	log       *logFile
+	oomBefore uint64
+
+	ended   chan struct{} // closed when it has been waited for
+	done    chan struct{} // closed when the status is exited
+
+	op chan struct{} // holds a token while somebody changes the task: held across processes, so waited for with a context
+
+	mu    sync.Mutex
+	state taskState
+	pidfd pidHandle
+	execs int // names the next command's cgroup
+}
+
+// A taskState is what others see of a task.
+type taskState struct {
+	status phase
+	paused bool
+	pid    int
+	exit   api.ExitRecord
+}
+
+func newTask(req createRequest) *task {
+	return &task{
+		rec:     req.rec,
+		ended:   make(chan struct{}),
+		done:    make(chan struct{}),
+		op:      make(chan struct{}, 1),
+	}
+}
+
+// lock orders what changes the task.
+func (t *task) lock(ctx context.Context) error {
+	select {
+	case t.op <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (t *task) unlock() { <-t.op }
+
+func (t *task) snapshot() taskState {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.state
+}
+
+// begin makes the task visible as created.
+func (t *task) begin(pid int, h pidHandle) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.state = taskState{status: created, pid: pid}
+	t.pidfd = h
+}
+
+// run executes the command.
+func (t *task) run(ctx context.Context) (int, error) {
+	if err := t.lock(ctx); err != nil {
+		return 0, err
+	}
+	defer t.unlock()
+	st := t.snapshot()
+	if st.status != created {
+		return 0, fmt.Errorf("container %s: start: it is not in the created state: %w", t.rec.ID, ErrNotRunning)
+	}
+	if err := t.c.run(); err != nil {
+		return 0, fmt.Errorf("container %s: start: %w", t.rec.ID, err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state.status == created {
+		t.state.status = running
+	}
+	return st.pid, nil
+}
+
+// finish takes the task to exited. Its process has been waited for.
+func (t *task) finish(code int32, killed bool, at time.Time) {
+	if !t.c.ownPIDs { // the kernel has left the others alive
+		ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+		if err := t.c.cg.killAll(ctx); err != nil {
+			klog.ErrorS(err, "Killing what a container left behind", "container", t.rec.ID)
+		}
+		cancel()
+	}
+	oom := killed && t.c.cg.oomKills() > t.oomBefore
+	t.io.drain()
+	t.mu.Lock()
+	rec := api.ExitRecord{Code: code, At: at.UTC(), OOMKilled: oom, Pid: t.state.pid}
+	t.mu.Unlock()
+	if err := api.WriteRecord(api.ExitPath(t.rec.Bundle), rec); err != nil && !errors.Is(err, os.ErrNotExist) {
+		klog.ErrorS(err, "Exit record not written", "container", t.rec.ID)
+	}
+	t.mu.Lock()
+	t.state.status, t.state.exit, t.state.paused = exited, rec, false
+	t.pidfd.close()
+	t.mu.Unlock()
+	close(t.done)
+}
+
+// killInit kills the task's process if there is one. What is left without it,
+// finish kills.
+func (t *task) killInit() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.state.status; s == created || s == running {
+		_ = t.pidfd.signal(sigkill) // done already is fine
+	}
+}
+
+// stop kills the task's processes and waits until it is finished.
+func (t *task) stop(ctx context.Context) error {
+	if t.c == nil {
+		return nil
+	}
+	if t.snapshot().status == creating { // the start failed: libcontainer has killed what it started
+		return t.c.cg.killAll(ctx)
+	}
+	t.killInit()
+	if t.snapshot().paused {
+		_ = t.c.resume()
+	}
+	if err := t.c.cg.killAll(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-t.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("process %d does not die: %w", t.snapshot().pid, context.Cause(ctx))
+	}
+}
+
+// signal sends sig to the task's process, or with all to every process in it.
+func (t *task) signal(sig int, all bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch t.state.status {
+	case creating:
+		return fmt.Errorf("container %s: %w", t.rec.ID, ErrNotRunning)
+	case exited:
+		return fmt.Errorf("container %s: it has exited: %w", t.rec.ID, ErrNotFound)
+	}
+	err := t.pidfd.signal(sig)
+	if errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("container %s: it has exited: %w", t.rec.ID, ErrNotFound)
+	}
+	if err != nil {
+		return fmt.Errorf("container %s: %w", t.rec.ID, err)
+	}
+	if !all {
+		return nil
+	}
+	pids, err := t.c.cg.procs()
+	if err != nil {
+		return fmt.Errorf("container %s: %w", t.rec.ID, err)
+	}
+	for _, pid := range pids {
+		if pid != t.state.pid {
+			signalPid(pid, sig)
+		}
+	}
+	return nil
+}
+
+// reopenLog moves a live task to a new log file.
+func (t *task) reopenLog() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state.status != running {
+		return fmt.Errorf("container %s: %w", t.rec.ID, ErrNotRunning)
+	}
+	if err := t.log.reopen(); err != nil {
+		return fmt.Errorf("container %s: %w", t.rec.ID, err)
+	}
+	return nil
+}
+
+// freeze stops all processes of a task, or lets them go on.
+func (t *task) freeze(ctx context.Context, on bool) error {
+	if err := t.lock(ctx); err != nil {
+		return err
+	}
+	defer t.unlock()
+	if t.snapshot().status != running {
+		return fmt.Errorf("container %s: %w", t.rec.ID, ErrNotRunning)
+	}
+	change := t.c.resume
+	if on {
+		change = t.c.pause
+	}
+	if err := change(); err != nil {
+		return fmt.Errorf("container %s: %w", t.rec.ID, err)
+	}
+	t.mu.Lock()
+	t.state.paused = on
+	t.mu.Unlock()
+	return nil
+}
+
+// maxSpec is more than any config.json needs, in bytes.
+const maxSpec = 16 << 20
+
+// readSpec reads a bundle's config.json.
+func readSpec(bundle string) (*specs.Spec, error) {
+	f, err := os.Open(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSpec))
+	if err != nil {
+		return nil, err
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	if spec.Process == nil || spec.Linux == nil {
+		return nil, fmt.Errorf("%s: process and linux are needed: %w", f.Name(), ErrInvalid)
+	}
+	return &spec, nil
+}
