@@ -1,0 +1,228 @@
+// Package node runs a container runtime with all that it needs on one machine:
+// a registry with the test images, a certs.d that leads to it, CNI plugins with
+// a bridge of their own, and folders of its own.
+//
+// A World is the surroundings, shared by the runtimes in it: berth, and
+// containerd where something is compared. Close takes all of it away, also the
+// bridge and the chains that the CNI plugins keep.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/berthd/berth/test/images"
+	"github.com/berthd/berth/test/leaks"
+)
+
+// A World is what surrounds a runtime under test.
+type World struct {
+	Repo     string // the repository's root
+	Dir      string // files of this run
+	Registry *images.Registry
+	Certs    string // a certs.d folder
+	ConfDir  string // CNI configuration
+	BinDir   string // CNI plugins
+	Bridge   string // the interface that the bridge plugin makes
+
+	before leaks.Snapshot
+	cancel context.CancelFunc
+}
+
+// NewWorld makes the surroundings. The caller closes them.
+func NewWorld(ctx context.Context) (_ *World, err error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("must run as root")
+	}
+	repo, err := root()
+	if err != nil {
+		return nil, err
+	}
+	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	w := &World{Repo: repo, cancel: cancel, Bridge: fmt.Sprintf("bt%d", os.Getpid())}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.Close(context.WithoutCancel(ctx)))
+		}
+	}()
+	if err := leaks.Adopt(bg); err != nil {
+		return nil, err
+	}
+	if err := w.build(ctx, "test/cni/build.sh"); err != nil {
+		return nil, err
+	}
+	if w.before, err = leaks.Take(ctx); err != nil {
+		return nil, err
+	}
+	if w.Dir, err = os.MkdirTemp("", "berth-test-"); err != nil {
+		return nil, err
+	}
+	w.BinDir = filepath.Join(repo, ".cache", "cni", "bin")
+	w.Certs = filepath.Join(w.Dir, "certs.d")
+	w.ConfDir = filepath.Join(w.Dir, "cni", "net.d")
+	if w.Registry, err = images.Serve(ctx, repo); err != nil {
+		return nil, err
+	}
+	if err := w.Registry.WriteCerts(w.Certs); err != nil {
+		return nil, err
+	}
+	return w, w.writeCNI()
+}
+
+// Bin is the path of a program that a build script put into .cache/bin.
+func (w *World) Bin(name string) string { return filepath.Join(w.Repo, ".cache", "bin", name) }
+
+// BuildTools builds critest and crictl unless they are there.
+func (w *World) BuildTools(ctx context.Context) error {
+	return w.build(ctx, "test/critest/tools/build.sh")
+}
+
+// BuildContainerd builds containerd and runc unless they are there.
+func (w *World) BuildContainerd(ctx context.Context) error {
+	return w.build(ctx, "test/bench/tools/build.sh")
+}
+
+func (w *World) build(ctx context.Context, script string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(w.Repo, script))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", script, err, out)
+	}
+	return nil
+}
+
+// writeCNI writes the network: a bridge whose address range follows from the
+// process, so that several test runs can go on side by side.
+func (w *World) writeCNI() error {
+	if err := os.MkdirAll(w.ConfDir, 0o755); err != nil {
+		return err
+	}
+	pid := os.Getpid()
+	text := fmt.Sprintf(`{
+  "cniVersion": "1.0.0",
+  "name": "%[1]s",
+  "plugins": [
+    {
+      "type": "bridge",
+      "bridge": "%[1]s",
+      "isGateway": true,
+      "ipMasq": true,
+      "hairpinMode": true,
+      "ipam": {
+        "type": "host-local",
+        "dataDir": "%[2]s/cni/ipam",
+        "ranges": [[{"subnet": "10.%[3]d.%[4]d.0/24"}]],
+        "routes": [{"dst": "0.0.0.0/0"}]
+      }
+    },
+    {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}
+  ]
+}
+`, w.Bridge, w.Dir, 200+pid%50, pid/50%256)
+	return os.WriteFile(filepath.Join(w.ConfDir, "10-test.conflist"), []byte(text), 0o644)
+}
+
+// Leaks stops the registry, takes away what is the world's own and lists what
+// is on the machine that was not before, or the other way round.
+func (w *World) Leaks(ctx context.Context) ([]string, error) {
+	if err := w.clear(ctx); err != nil {
+		return nil, err
+	}
+	return leaks.Check(ctx, w.before, 10*time.Second)
+}
+
+// Close takes everything away that the world made. It may be called again.
+func (w *World) Close(ctx context.Context) error {
+	err := w.clear(ctx)
+	if w.Dir != "" {
+		err = errors.Join(err, os.RemoveAll(w.Dir))
+	}
+	w.cancel()
+	return err
+}
+
+func (w *World) clear(ctx context.Context) error {
+	var errs []error
+	if w.Registry != nil {
+		errs = append(errs, w.Registry.Close())
+	}
+	if _, err := os.Stat("/sys/class/net/" + w.Bridge); err == nil {
+		errs = append(errs, run(ctx, "ip", "link", "del", w.Bridge))
+	}
+	for _, tool := range []string{"iptables", "ip6tables"} {
+		errs = append(errs, w.clearChains(ctx, tool))
+	}
+	return errors.Join(errs...)
+}
+
+// clearChains removes the chains that portmap makes once and keeps, unless they
+// were there before. A pod's own chain in them is a leak and makes this fail to
+// remove them, so that the check finds both.
+func (w *World) clearChains(ctx context.Context, tool string) error {
+	if _, err := exec.LookPath(tool); err != nil {
+		return nil
+	}
+	out, err := exec.CommandContext(ctx, tool, "-t", "nat", "-S").Output()
+	if err != nil {
+		return fmt.Errorf("%s: %w", tool, err)
+	}
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		if len(f) < 4 || f[0] != "-A" || !kept(f[len(f)-1]) && !(len(f) > 2 && kept(f[1]) && f[1] != "CNI-HOSTPORT-DNAT") {
+			continue
+		}
+		if w.had(tool, strings.TrimSpace(line)) {
+			continue
+		}
+		f[0] = "-D"
+		_ = shell(ctx, tool+" -t nat "+strings.Join(f, " ")) // quoting of comments is as the tool printed it
+	}
+	for _, c := range []string{"CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ"} {
+		if !w.had(tool, ":"+c) {
+			_ = shell(ctx, tool+" -t nat -X "+c+" 2>/dev/null")
+		}
+	}
+	return nil
+}
+
+func kept(chain string) bool { return strings.HasPrefix(chain, "CNI-HOSTPORT-") }
+
+// had says whether a rule, or a chain by its ":name", was there at the start.
+func (w *World) had(tool, line string) bool {
+	for k := range w.before {
+		rest, ok := strings.CutPrefix(k, "rule: "+tool+"-save *nat ")
+		if ok && (rest == line || strings.HasPrefix(rest, line+" ")) {
+			return true
+		}
+	}
+	return false
+}
+
+// root finds the repository from the working directory.
+func root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		data, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err == nil && strings.HasPrefix(string(data), "module github.com/berthd/berth\n") {
+			return dir, nil
+		}
+	}
+	return "", errors.New("not in the repository")
+}
+
+func run(ctx context.Context, args ...string) error {
+	if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+func shell(ctx context.Context, line string) error { return run(ctx, "sh", "-c", line) }
