@@ -1,0 +1,164 @@
+package netns
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+)
+
+const (
+	pluginOutputLimit = 1 << 20         // bytes of stdout, and of stderr, that a plugin is listened to
+	pluginPipeLimit   = 2 * time.Second // how long a plugin's children may hold its output after it has ended
+	busyWait          = 200 * time.Millisecond
+	busyTries         = 5
+)
+
+// plugins runs CNI plugins for libcni. Unlike libcni's own executor it does not
+// wait for what a plugin has started: at the deadline the plugin and its
+// children are killed and the call returns.
+type plugins struct {
+	version.PluginDecoder
+}
+
+// FindInPath returns the plugin's file in the first of dirs that has one.
+func (*plugins) FindInPath(plugin string, dirs []string) (string, error) {
+	if plugin == "" || strings.ContainsRune(plugin, '/') {
+		return "", fmt.Errorf("CNI plugin %q: not a plugin's name", plugin)
+	}
+	for _, dir := range dirs {
+		path := filepath.Join(dir, plugin)
+		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() && fi.Mode().Perm()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("CNI plugin %q: no such program in %s", plugin, strings.Join(dirs, ", "))
+}
+
+// ExecPlugin runs the program at path once: conf on its stdin, its stdout back.
+// A program that is being installed at this moment is waited for a little.
+func (*plugins) ExecPlugin(ctx context.Context, path string, conf []byte, env []string) ([]byte, error) {
+	// The kernel kills the plugin when the thread that started it ends, which
+	// must be when the daemon does. A locked thread is there until Wait is done.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	name := filepath.Base(path)
+	for try := 1; ; try++ {
+		var stdout, stderr capped
+		cmd := exec.CommandContext(ctx, path)
+		cmd.Env = env
+		cmd.Stdin = bytes.NewReader(conf)
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		cmd.WaitDelay = pluginPipeLimit
+		inOwnGroup(cmd)
+
+		err := cmd.Run()
+		switch {
+		case err == nil || errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil:
+			return stdout.Bytes(), nil
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("CNI plugin %s: no answer, killed: %w", name, context.Cause(ctx))
+		case isBusy(err) && try < busyTries:
+			wait(ctx, busyWait)
+		default:
+			return nil, pluginError(name, err, stdout.Bytes(), stderr.Bytes())
+		}
+	}
+}
+
+// pluginError is what a plugin said when it failed: by the spec a JSON object
+// on stdout, else whatever it wrote to stderr.
+func pluginError(name string, err error, stdout, stderr []byte) error {
+	var said types.Error
+	if json.Unmarshal(stdout, &said) == nil && said.Msg != "" {
+		return &said
+	}
+	said = types.Error{Code: types.ErrInternal}
+	if text := strings.TrimSpace(string(stderr)); text != "" {
+		said.Msg = fmt.Sprintf("CNI plugin %s: %v: %s", name, err, text)
+	} else if text := strings.TrimSpace(string(stdout)); text != "" {
+		said.Msg = fmt.Sprintf("CNI plugin %s: %v: not a CNI error: %s", name, err, text)
+	} else {
+		said.Msg = fmt.Sprintf("CNI plugin %s: %v: it gave no reason", name, err)
+	}
+	return &said
+}
+
+// capped keeps the first pluginOutputLimit bytes written to it.
+type capped struct{ bytes.Buffer }
+
+func (c *capped) Write(p []byte) (int, error) {
+	if room := pluginOutputLimit - c.Len(); room > 0 {
+		c.Buffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+// wait returns after d, or when ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// everyDel runs all the plugins of a DEL, also behind one that fails: an
+// address must not stay taken because a port mapping could not be removed.
+// libcni stops at the first error and forgets the network's cached result when
+// there was none, so the errors are held back until the last plugin has run and
+// are reported for that one. The result is then still there for the next try.
+type everyDel struct {
+	*plugins
+	left int // plugins still to run
+	errs []error
+}
+
+func (d *everyDel) FindInPath(plugin string, dirs []string) (string, error) {
+	path, err := d.plugins.FindInPath(plugin, dirs)
+	if err == nil {
+		return path, nil
+	}
+	d.errs = append(d.errs, err)
+	return "", nil // ExecPlugin skips it
+}
+
+func (d *everyDel) ExecPlugin(ctx context.Context, path string, conf []byte, env []string) ([]byte, error) {
+	d.left--
+	if path != "" {
+		if _, err := d.plugins.ExecPlugin(ctx, path, conf, env); err != nil {
+			d.errs = append(d.errs, fmt.Errorf("plugin %s: %w", filepath.Base(path), err))
+		}
+	}
+	if d.left > 0 {
+		return nil, nil
+	}
+	return nil, oneLine(d.errs)
+}
+
+// oneLine joins errors in one line, nil when there are none.
+func oneLine(errs []error) error {
+	var all error
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case all == nil:
+			all = err
+		default:
+			all = fmt.Errorf("%w; %w", all, err)
+		}
+	}
+	return all
+}
