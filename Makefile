@@ -1,0 +1,33 @@
+# make help lists what there is.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+GOBUILD := go build -trimpath -buildvcs=false
+export GOTOOLCHAIN ?= local
+
+.PHONY: help build berthd shim setup test demo clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+build: ## build berthd, berth and berth-shim into bin/
+build: berthd shim
+
+berthd:
+	CGO_ENABLED=0 $(GOBUILD) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/berthd ./cmd/berth
+
+# The shim holds libcontainer and libseccomp, which are C; the file is static all the same.
+shim:
+	CGO_ENABLED=1 $(GOBUILD) -tags 'seccomp netgo osusergo' -ldflags '$(LDFLAGS) -linkmode external -extldflags "-static"' -o bin/ ./cmd/berth-shim
+
+setup:
+	@test/setup.sh
+
+test: setup build ## vet, unit tests (race detector), kernel tests as root, recovery, bad input, critest
+	@go run ./test/run
+
+demo: setup build ## run a pod with a web server through crictl; DEMO_IMAGE=name runs another image
+	@go run ./test/demo
+
+clean: ## remove what was built and cached
+	rm -rf bin .cache

@@ -1,0 +1,142 @@
+// The run program runs all tests of the repository in their order, prints what
+// fails, and counts: each test that has no subtests is one, so is each spec of
+// critest. It writes the count to .cache/test-result and prints it last.
+//
+//	go run ./test/run            all
+//	go run ./test/run critest    the phases named
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A phase is one run of go test.
+type phase struct {
+	name string
+	args []string
+	only func(pkg string) bool // of the module's packages, relative to it
+}
+
+func phases() []phase {
+	own := func(pkg string) bool { return !strings.HasPrefix(pkg, "test/") }
+	small := func(pkg string) bool {
+		return slices.Contains([]string{"test/images", "test/leaks", "test/arch", "test/node", "test/run", "test/bench"}, pkg)
+	}
+	is := func(name string) func(string) bool { return func(pkg string) bool { return pkg == name } }
+	return []phase{
+		{"race", []string{"-race", "-short", "-timeout=5m"}, own},
+		{"kernel", []string{"-count=1", "-p=1", "-timeout=8m"}, func(pkg string) bool { return own(pkg) || small(pkg) }},
+		{"recovery", []string{"-count=1", "-timeout=5m"}, is("test/recovery")},
+		{"badinput", []string{"-count=1", "-timeout=5m"}, is("test/badinput")},
+		{"critest", []string{"-count=1", "-timeout=15m"}, is("test/critest")},
+	}
+}
+
+func main() {
+	total, err := run(context.Background(), os.Args[1:])
+	line := fmt.Sprintf("%d passed, %d failed", total.passed, total.failed)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(".cache", "test-result"), []byte(line+"\n"), 0o644)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "run:", err)
+		os.Exit(1)
+	}
+	fmt.Println(line)
+	if total.failed > 0 {
+		os.Exit(1)
+	}
+}
+
+// run runs the phases named, or all, and adds up.
+func run(ctx context.Context, names []string) (tally, error) {
+	var total tally
+	if os.Geteuid() != 0 {
+		return total, errors.New("the tests need root")
+	}
+	if err := os.MkdirAll(".cache", 0o755); err != nil {
+		return total, err
+	}
+	pkgs, err := packages(ctx)
+	if err != nil {
+		return total, err
+	}
+	if len(names) == 0 {
+		if total, err = vet(ctx); err != nil {
+			return total, err
+		}
+	}
+	for _, p := range phases() {
+		if len(names) > 0 && !slices.Contains(names, p.name) {
+			continue
+		}
+		start := time.Now()
+		t, err := p.run(ctx, pkgs)
+		if err != nil {
+			return total, fmt.Errorf("%s: %w", p.name, err)
+		}
+		fmt.Printf("== %-9s %4d passed %3d failed %3d skipped %6.1f s\n", p.name, t.passed, t.failed, t.skipped, time.Since(start).Seconds())
+		total.add(t)
+	}
+	return total, nil
+}
+
+// vet counts as one test.
+func vet(ctx context.Context) (tally, error) {
+	if out, err := exec.CommandContext(ctx, "go", "vet", "./...").CombinedOutput(); err != nil {
+		fmt.Printf("%s== vet       failed: %v\n", out, err)
+		return tally{failed: 1}, nil
+	}
+	fmt.Println("== vet       passed")
+	return tally{passed: 1}, nil
+}
+
+// packages lists the module's packages that have tests, relative to it.
+func packages(ctx context.Context) ([]string, error) {
+	const format = `{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}`
+	out, err := exec.CommandContext(ctx, "go", "list", "-f", format, "./...").Output()
+	if err != nil {
+		return nil, fmt.Errorf("go list: %w", err)
+	}
+	var pkgs []string
+	for _, p := range strings.Fields(string(out)) {
+		pkgs = append(pkgs, strings.TrimPrefix(p, "github.com/berthd/berth/"))
+	}
+	return pkgs, nil
+}
+
+func (p phase) run(ctx context.Context, pkgs []string) (tally, error) {
+	args := append([]string{"test", "-json"}, p.args...)
+	var chosen []string
+	for _, pkg := range pkgs {
+		if p.only(pkg) {
+			chosen = append(chosen, "./"+pkg)
+		}
+	}
+	if len(chosen) == 0 {
+		return tally{failed: 1}, errors.New("no package to test")
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, chosen...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return tally{}, err
+	}
+	if err := cmd.Start(); err != nil {
+		return tally{}, err
+	}
+	t, err := count(out, os.Stdout, slices.Contains(p.args, "-short"))
+	if waitErr := cmd.Wait(); waitErr != nil && t.failed == 0 && err == nil {
+		t.failed++ // it says that something failed and not what
+		fmt.Println(p.name, waitErr)
+	}
+	return t, err
+}
