@@ -1,0 +1,116 @@
+// Package durable writes files that are whole after a power cut.
+//
+// What WriteFile, Remove, SyncDir and SyncTree have returned nil for is on disk.
+// Replace promises less: the file is never seen half-written by a process, and
+// nothing is said about a power cut; records use it, because nothing on a pod's
+// path may wait for the disk.
+//
+// Every call may be repeated after a crash. A crash can leave temporary files
+// behind, never a half-written file under its real name; Sweep takes them away.
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// tmpPrefix marks files a crash may leave behind. Sweep removes them.
+const tmpPrefix = ".tmp-"
+
+// WriteFile replaces the file at path with data, mode perm whatever the umask.
+// When it returns nil, content and name are on disk. When it returns an error,
+// either content may be there: read it again.
+func WriteFile(path string, data []byte, perm fs.FileMode) error {
+	if err := replace(path, data, perm, (*os.File).Sync); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path)) // the name itself
+}
+
+// Replace is WriteFile without waiting for the disk: readers see the old content
+// or the new, never a mixture, but after a power cut the file may be either,
+// torn or missing.
+func Replace(path string, data []byte, perm fs.FileMode) error {
+	return replace(path, data, perm, func(*os.File) error { return nil })
+}
+
+// replace writes data beside path, lets sync settle it, and renames it to path.
+func replace(path string, data []byte, perm fs.FileMode, sync func(*os.File) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), tmpPrefix+"*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			f.Close() // a second Close is harmless
+			os.Remove(f.Name())
+			err = fmt.Errorf("write %s: %w", path, err)
+		}
+	}()
+	if err := f.Chmod(perm); err != nil {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := sync(f); err != nil { // the bytes, before the name points at them
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// Remove deletes the file or empty directory at path and waits until the removal
+// is on disk. An absent file is fine, so that a delete cut short by a crash can
+// be run again; so is an absent directory around it.
+func Remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	err := SyncDir(filepath.Dir(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// SyncDir makes creations, renames and removals in dir durable.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	return nil
+}
+
+// Sweep removes from dir, not from the directories in it, what writes cut short
+// by a crash left there. Only its owner may call it, while no write is under way.
+// An absent dir is fine.
+func Sweep(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), tmpPrefix) || !e.Type().IsRegular() {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}

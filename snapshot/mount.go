@@ -1,0 +1,268 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+)
+
+// MountAll mounts mounts, in order, at target, an absolute path that it makes a directory
+// of unless there is one. When as many are mounted there already, it does nothing. When
+// one fails, those before it are unmounted again.
+//
+// An overlay's mark that it was mounted volatile is cleared: it warns of a crash of the
+// machine, and Prepare does not hand out what is older than the machine's start.
+func MountAll(mounts []Mount, target string) error {
+	if !filepath.IsAbs(target) {
+		return fmt.Errorf("mount %q: not an absolute path: %w", target, ErrInvalid)
+	}
+	if err := os.Mkdir(target, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	have, err := mountedAt(target)
+	if err != nil {
+		return err
+	}
+	if have > 0 && have >= len(mounts) {
+		return nil
+	}
+	if have > 0 { // a crash between two mounts
+		if err := Unmount(target); err != nil {
+			return err
+		}
+	}
+	for _, m := range mounts {
+		if err := mountOne(m, target); err != nil {
+			return errors.Join(fmt.Errorf("mount %s: %w", target, err), Unmount(target))
+		}
+	}
+	return nil
+}
+
+// Unmount unmounts all that is mounted at target, not what is mounted below it. Neither
+// target nor a mount need be there. A mount that is busy goes as soon as its last user
+// does. The directory stays.
+func Unmount(target string) error {
+	for {
+		err := unmount(target)
+		if errors.Is(err, errNotMounted) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("unmount %s: %w", target, err)
+		}
+	}
+}
+
+// errNotMounted says that a path is no mount point, or not there.
+var errNotMounted = errors.New("not mounted")
+
+// mountedAt counts the mounts at target. It looks at the kernel's list only when target
+// is a mount point at all: the list is long on a busy node.
+func mountedAt(target string) (int, error) {
+	is, err := mountinfo.Mounted(target)
+	if err != nil || !is {
+		return 0, err
+	}
+	real, err := filepath.EvalSymlinks(target)
+	if err != nil {
+		return 0, err
+	}
+	all, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) { return i.Mountpoint != real, false })
+	return len(all), err
+}
+
+// A setting is one of a file system's own options.
+type setting struct {
+	key, value string
+	flag       bool // has no value
+}
+
+// A mounting is a Mount, taken apart.
+type mounting struct {
+	Mount
+	flags    mountFlags
+	settings []setting
+}
+
+func parseMount(m Mount) mounting {
+	out := mounting{Mount: m}
+	for _, o := range m.Options {
+		if out.flags.take(o) {
+			continue
+		}
+		key, value, ok := strings.Cut(o, "=")
+		out.settings = append(out.settings, setting{key: key, value: value, flag: !ok})
+	}
+	return out
+}
+
+func (m mounting) setting(key string) (string, bool) {
+	for _, s := range m.settings {
+		if s.key == key {
+			return s.value, true
+		}
+	}
+	return "", false
+}
+
+func mountOne(mount Mount, target string) error {
+	m := parseMount(mount)
+	if m.Type != "overlay" {
+		return m.byMount(target, joinSettings(m.settings))
+	}
+	if _, ok := m.setting("volatile"); ok {
+		if work, ok := m.setting("workdir"); ok {
+			if err := os.RemoveAll(filepath.Join(work, "work", "incompat")); err != nil {
+				return err
+			}
+		}
+	}
+	return m.overlay(target)
+}
+
+// overlay mounts an overlay by the calls that take one lower directory at a time: the
+// page that mount(2) takes all options in holds some forty layers of ours, and images
+// have up to 128. A kernel before 6.5 knows them not; there the directories are named by
+// descriptor, and 300 fit.
+func (m mounting) overlay(target string) error {
+	var settings []setting
+	for _, s := range m.settings {
+		if s.key != "lowerdir" {
+			settings = append(settings, s)
+			continue
+		}
+		for lower := range strings.SplitSeq(s.value, ":") {
+			settings = append(settings, setting{key: "lowerdir+", value: lower})
+		}
+	}
+	short := shortener{longest: maxFsconfig}
+	err := short.shorten(settings)
+	if err == nil {
+		err = m.byFsmount(target, settings)
+	}
+	short.close()
+	if err == nil || !isUnsupported(err) {
+		return err
+	}
+	if err2 := m.overlayByMount(target, maxMountData); err2 != nil {
+		return errors.Join(err, err2)
+	}
+	return nil
+}
+
+// overlayByMount mounts an overlay with one call of mount(2), whose options may take
+// room bytes.
+func (m mounting) overlayByMount(target string, room int) error {
+	data := joinSettings(m.settings)
+	if len(data) < room {
+		return m.byMount(target, data)
+	}
+	short := shortener{}
+	defer short.close()
+	settings := append([]setting(nil), m.settings...)
+	for i, s := range settings {
+		if s.key != "lowerdir" {
+			continue
+		}
+		var lowers []setting
+		for lower := range strings.SplitSeq(s.value, ":") {
+			lowers = append(lowers, setting{key: "lowerdir+", value: lower})
+		}
+		if err := short.shorten(lowers); err != nil {
+			return err
+		}
+		names := make([]string, len(lowers))
+		for j, l := range lowers {
+			names[j] = l.value
+		}
+		settings[i].value = strings.Join(names, ":")
+	}
+	if data = joinSettings(settings); len(data) >= room {
+		return fmt.Errorf("%d bytes of options, %d fit: %w", len(data), room, ErrTooLarge)
+	}
+	return m.byMount(target, data)
+}
+
+func joinSettings(settings []setting) string {
+	parts := make([]string, len(settings))
+	for i, s := range settings {
+		parts[i] = s.key
+		if !s.flag {
+			parts[i] += "=" + s.value
+		}
+	}
+	return strings.Join(parts, ",")
+}
+
+// A shortener gives directories short names, which last until it is closed.
+type shortener struct {
+	longest int // what may stay as it is
+	open    []at
+}
+
+func (s *shortener) shorten(settings []setting) error {
+	for i, o := range settings {
+		switch o.key {
+		case "lowerdir+", "upperdir", "workdir":
+		default:
+			continue
+		}
+		if len(o.value) <= s.longest {
+			continue
+		}
+		dir, err := openAt(o.value)
+		if err != nil {
+			return err
+		}
+		s.open = append(s.open, dir)
+		settings[i].value = dir.procPath()
+	}
+	return nil
+}
+
+func (s *shortener) close() {
+	for _, d := range s.open {
+		d.close()
+	}
+}
+
+// probe mounts an overlay once, to learn which options this kernel has, and to say at
+// the start rather than at the first container what is missing.
+func (o *overlay) probe() (options []string, err error) {
+	dir, err := os.MkdirTemp(o.path("tmp"), "probe-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	for _, sub := range []string{"lower", "upper", "work", "root"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	lower, err := openAt(filepath.Join(dir, "lower"))
+	if err != nil {
+		return nil, fmt.Errorf("openat2: %w: %w", ErrUnsupported, err)
+	}
+	defer lower.close()
+	if err := errors.Join(lower.mknod("whiteout", kindChar, 0), lower.setxattr(".", opaqueXattr, []byte("y"))); err != nil {
+		return nil, fmt.Errorf("marks of overlayfs: %w: %w", ErrUnsupported, err)
+	}
+	root := filepath.Join(dir, "root")
+	// index=off: a layer may be below many uppers, and an upper may see its layers return.
+	// volatile: no container's file is worth a wait for the disk (kernel 5.10).
+	for _, options := range [][]string{{"index=off", "volatile"}, {"volatile"}, {"index=off"}, nil} {
+		m := Mount{Type: "overlay", Source: "overlay", Options: append([]string{
+			"lowerdir=" + filepath.Join(dir, "lower"), "upperdir=" + filepath.Join(dir, "upper"), "workdir=" + filepath.Join(dir, "work"),
+		}, options...)}
+		if err = MountAll([]Mount{m}, root); err == nil {
+			return options, Unmount(root)
+		}
+	}
+	return nil, fmt.Errorf("overlayfs: %w: %w", ErrUnsupported, err)
+}

@@ -1,0 +1,322 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/snapshot/durable"
+)
+
+// overlay is the driver that keeps a layer as a directory and mounts them as lower
+// directories of overlayfs. On disk, below dir, all of it 0700:
+//
+//	layers/sha256-<hex>/   fs/ is the layer; layer.json; implicit
+//	seals/<hex>/           of a chain; seal.json, and fs/ where the chain needs one
+//	roots/<id>/            fs/ is upper, work/, root.json
+//	empty/                 the lower directory of an image without layers
+//	tmp/                   being made
+//	trash/                 being deleted
+type overlay struct {
+	dir     string
+	limits  Limits
+	trash   trash
+	bootID  string
+	options []string // of every mount, as this kernel has them
+
+	sweeping sync.WaitGroup
+
+	mu    sync.Mutex                     // orders what takes layers into use with what removes them; held across renames, never across a disk wait
+	users map[string]map[string]struct{} // the containers that stand on a layer or seal, by its name
+}
+
+// layerRecord is layer.json.
+type layerRecord struct {
+	Usage
+	OpaqueRoot bool `json:"opaqueRoot,omitempty"` // hides all layers below
+}
+
+func openOverlay(ctx context.Context, dir string, limits Limits) (*overlay, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if strings.ContainsAny(dir, ":,\\") {
+		return nil, fmt.Errorf("snapshots %q: overlayfs cannot be told such a path: %w", dir, ErrInvalid)
+	}
+	o := &overlay{dir: dir, limits: limits, trash: trash{filepath.Join(dir, "trash")}, users: make(map[string]map[string]struct{})}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	for _, sub := range []string{"layers", "seals", "roots", "empty", "tmp", "trash"} {
+		mode := fs.FileMode(0o700)
+		if sub == "empty" {
+			mode = 0o755 // seen as a root directory
+		}
+		if err := makeDir(o.path(sub), mode); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Chmod(dir, 0o700); err != nil { // CVE-2024-25621
+		return nil, err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, err
+	}
+	o.bootID = strings.TrimSpace(string(boot))
+	if err := o.sweep(ctx); err != nil {
+		return nil, err
+	}
+	for _, sub := range []string{"layers", "seals"} { // a crash may have come between a rename and its sync
+		if err := durable.SyncDir(o.path(sub)); err != nil {
+			return nil, err
+		}
+	}
+	if o.options, err = o.probe(); err != nil {
+		return nil, fmt.Errorf("snapshots %s: %w", dir, err)
+	}
+	return o, nil
+}
+
+// makeDir makes a directory of exactly that mode, unless it is there.
+func makeDir(path string, mode fs.FileMode) error {
+	if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return os.Chmod(path, mode)
+}
+
+func (o *overlay) path(elem ...string) string {
+	return filepath.Join(append([]string{o.dir}, elem...)...)
+}
+
+// sweep throws away what a crash left half-made, learns which layers the containers
+// stand on, and starts deleting.
+func (o *overlay) sweep(ctx context.Context) error {
+	half, err := os.ReadDir(o.path("tmp"))
+	if err != nil {
+		return err
+	}
+	for _, e := range half {
+		if err := o.trash.throw(o.path("tmp", e.Name()), "half"); err != nil {
+			return err
+		}
+	}
+	roots, err := os.ReadDir(o.path("roots"))
+	if err != nil {
+		return err
+	}
+	for _, e := range roots {
+		rec, err := o.readRoot(e.Name())
+		if err != nil { // torn by a power cut: its container did not survive it either
+			klog.FromContext(ctx).Info("Dropping a snapshot without a readable record", "snapshot", e.Name(), "err", err)
+			if err := o.trash.throw(o.path("roots", e.Name()), "root-"+e.Name()); err != nil {
+				return err
+			}
+			continue
+		}
+		o.use(e.Name(), rec.uses())
+	}
+	left, err := os.ReadDir(o.trash.dir)
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	background := context.WithoutCancel(ctx) // finite work; a daemon that stops leaves the rest to the next
+	o.sweeping.Go(func() {
+		if err := o.trash.empty(background, ""); err != nil {
+			klog.FromContext(background).Error(err, "Sweeping snapshots")
+		}
+	})
+	return nil
+}
+
+// make makes something in a temporary directory and renames it to its place, unless it
+// is there by then. On an error nothing is left.
+func (o *overlay) make(ctx context.Context, place string, fill func(tmp string) error) error {
+	tmp := o.path("tmp", rand.Text())
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return err
+	}
+	err := fill(tmp)
+	if err == nil {
+		if err = os.Rename(tmp, place); err == nil {
+			return nil
+		}
+		if isNotEmpty(err) { // somebody was faster with the same
+			err = nil
+		}
+	}
+	label := "half-" + filepath.Base(tmp)
+	if left := o.trash.throw(tmp, label); left != nil {
+		return errors.Join(err, left)
+	}
+	return errors.Join(err, o.trash.empty(context.WithoutCancel(ctx), label))
+}
+
+// AddLayer implements Layers.
+func (o *overlay) AddLayer(ctx context.Context, diffID digest.Digest, r io.Reader, verify func() error) error {
+	name, err := layerName(diffID)
+	if err != nil {
+		return err
+	}
+	if o.HasLayer(diffID) {
+		return nil
+	}
+	err = o.make(ctx, o.path("layers", name), func(tmp string) error {
+		if err := o.fillLayer(ctx, tmp, r, verify); err != nil {
+			return err
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return fmt.Errorf("layer %s: %w", diffID, err)
+	}
+	return durable.SyncDir(o.path("layers"))
+}
+
+// fillLayer unpacks r into the new directory tmp and waits until it is on disk.
+func (o *overlay) fillLayer(ctx context.Context, tmp string, r io.Reader, verify func() error) error {
+	files := filepath.Join(tmp, "fs")
+	if err := makeDir(files, 0o755); err != nil {
+		return err
+	}
+	about, err := unpack(ctx, files, r, o.limits)
+	if err != nil {
+		return err
+	}
+	if verify != nil {
+		if err := verify(); err != nil {
+			return fmt.Errorf("verify: %w", err)
+		}
+	}
+	if err := durable.SyncTree(ctx, files); err != nil {
+		return err
+	}
+	rec := layerRecord{OpaqueRoot: about.opaqueRoot}
+	if rec.Usage, err = measureDir(ctx, files); err != nil {
+		return err
+	}
+	implicit := []byte(strings.Join(about.implicit, "\x00"))
+	if err := durable.WriteFile(filepath.Join(tmp, "implicit"), implicit, 0o600); err != nil {
+		return err
+	}
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(tmp, "layer.json"), data, 0o600)
+}
+
+func measureDir(ctx context.Context, dir string) (Usage, error) {
+	root, err := openAt(dir)
+	if err != nil {
+		return Usage{}, err
+	}
+	defer root.close()
+	return measure(ctx, root)
+}
+
+// HasLayer implements Layers.
+func (o *overlay) HasLayer(diffID digest.Digest) bool {
+	name, err := layerName(diffID)
+	if err != nil {
+		return false
+	}
+	_, err = os.Lstat(o.path("layers", name))
+	return err == nil
+}
+
+// RemoveLayer implements Layers.
+func (o *overlay) RemoveLayer(ctx context.Context, diffID digest.Digest) error {
+	name, err := layerName(diffID)
+	if err != nil {
+		return err
+	}
+	if err := o.discard(ctx, "layers", name); err != nil {
+		return fmt.Errorf("layer %s: %w", diffID, err)
+	}
+	return nil
+}
+
+// discard removes the layer or seal name unless a container needs it.
+func (o *overlay) discard(ctx context.Context, kind, name string) error {
+	o.mu.Lock()
+	err := o.unused(name)
+	if err == nil {
+		err = o.trash.throw(o.path(kind, name), name)
+	}
+	o.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return o.trash.empty(ctx, name)
+}
+
+// unused returns ErrInUse naming a container that stands on the layer or seal name. It
+// needs the lock.
+func (o *overlay) unused(name string) error {
+	for id := range o.users[name] {
+		return fmt.Errorf("%s and %d more: %w", id, len(o.users[name])-1, ErrInUse)
+	}
+	return nil
+}
+
+// ListLayers implements Layers.
+func (o *overlay) ListLayers(ctx context.Context) ([]LayerInfo, error) {
+	found, err := os.ReadDir(o.path("layers"))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]LayerInfo, 0, len(found))
+	for _, e := range found {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		id, ok := layerID(e.Name())
+		if !ok {
+			continue
+		}
+		rec, err := o.readLayer(e.Name())
+		if errors.Is(err, ErrNotFound) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, LayerInfo{DiffID: id, Usage: rec.Usage})
+	}
+	slices.SortFunc(out, func(a, b LayerInfo) int { return strings.Compare(string(a.DiffID), string(b.DiffID)) })
+	return out, nil
+}
+
+func (o *overlay) readLayer(name string) (rec layerRecord, err error) {
+	return rec, readRecord(o.path("layers", name, "layer.json"), &rec)
+}
+
+// readRecord reads a JSON file of ours; ErrNotFound when it is absent.
+func readRecord(path string, into any) error {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", path, ErrNotFound)
+	}
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,226 @@
+package snapshot
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berthd/berth/snapshot/durable"
+)
+
+// rootRecord is root.json: what a container's snapshot stands on. It is written
+// without waiting for the disk, with the directory whose rename makes it seen.
+type rootRecord struct {
+	BootID string          `json:"bootID"`
+	Layers []digest.Digest `json:"layers"` // base first, as given
+	Seal   string          `json:"seal"`
+}
+
+// uses names the layers and the seal that r stands on.
+func (r rootRecord) uses() []string {
+	out := []string{r.Seal}
+	for _, d := range r.Layers {
+		if name, err := layerName(d); err == nil {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func (o *overlay) readRoot(id string) (rec rootRecord, err error) {
+	return rec, readRecord(o.path("roots", id, "root.json"), &rec)
+}
+
+// use notes that the container stands on names. It needs the lock, or that nobody else
+// has the driver yet.
+func (o *overlay) use(id string, names []string) {
+	for _, name := range names {
+		if o.users[name] == nil {
+			o.users[name] = make(map[string]struct{})
+		}
+		o.users[name][id] = struct{}{}
+	}
+}
+
+// unuse undoes use for whatever the container stands on.
+func (o *overlay) unuse(id string) {
+	for name, users := range o.users {
+		delete(users, id)
+		if len(users) == 0 {
+			delete(o.users, name)
+		}
+	}
+}
+
+// Prepare implements Roots.
+func (o *overlay) Prepare(ctx context.Context, id string, diffIDs []digest.Digest) ([]Mount, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	mounts, err := o.prepare(ctx, id, diffIDs)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	return mounts, nil
+}
+
+func (o *overlay) prepare(ctx context.Context, id string, diffIDs []digest.Digest) ([]Mount, error) {
+	seal, err := sealName(diffIDs)
+	if err != nil {
+		return nil, err
+	}
+	have, err := o.readRoot(id)
+	switch {
+	case err == nil && have.Seal != seal:
+		return nil, fmt.Errorf("made for other layers: %w", ErrInUse)
+	case err == nil && have.BootID != o.bootID:
+		if err := o.Remove(ctx, id); err != nil {
+			return nil, err
+		}
+	case err != nil && !errors.Is(err, ErrNotFound):
+		return nil, err
+	}
+	rec := rootRecord{BootID: o.bootID, Layers: diffIDs, Seal: seal}
+
+	o.mu.Lock()
+	lowers, err := o.lowers(rec)
+	if err == nil {
+		o.use(id, rec.uses()) // from here on, none of them can go
+	}
+	o.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if have.BootID != o.bootID {
+		err = o.make(ctx, o.path("roots", id), func(tmp string) error { return fillRoot(tmp, rec, lowers[0]) })
+	}
+	if err != nil {
+		if _, gone := o.readRoot(id); errors.Is(gone, ErrNotFound) {
+			o.mu.Lock()
+			o.unuse(id)
+			o.mu.Unlock()
+		}
+		return nil, err
+	}
+	return []Mount{o.mount(id, lowers)}, nil
+}
+
+// fillRoot makes the parts of a snapshot in the new directory tmp. The upper directory
+// is what the container sees as its root, so it takes after the topmost layer's.
+func fillRoot(tmp string, rec rootRecord, lower string) error {
+	upper := filepath.Join(tmp, "fs")
+	for _, dir := range []string{upper, filepath.Join(tmp, "work")} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	meta, err := readMeta(lower)
+	if err != nil {
+		return err
+	}
+	to, err := openAt(upper)
+	if err != nil {
+		return err
+	}
+	defer to.close()
+	if err := meta.apply(to); err != nil {
+		return err
+	}
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	return durable.Replace(filepath.Join(tmp, "root.json"), data, 0o600)
+}
+
+// lowers lists the lower directories of a sealed chain, topmost first. Prepare holds
+// the lock around it.
+func (o *overlay) lowers(rec rootRecord) ([]string, error) {
+	var sealed sealRecord
+	if err := readRecord(o.path("seals", rec.Seal, "seal.json"), &sealed); err != nil {
+		return nil, fmt.Errorf("image is not sealed: %w", err)
+	}
+	var out []string
+	if sealed.Top {
+		out = append(out, o.path("seals", rec.Seal, "fs"))
+	}
+	for _, name := range sealed.Layers {
+		dir := o.path("layers", name, "fs")
+		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("layer %s: %w", name, ErrNotFound)
+		} else if err != nil {
+			return nil, err
+		}
+		out = append(out, dir)
+	}
+	if len(out) == 0 {
+		out = append(out, o.path("empty"))
+	}
+	return out, nil
+}
+
+// mount is what to mount for the snapshot id.
+func (o *overlay) mount(id string, lowers []string) Mount {
+	return Mount{Type: "overlay", Source: "overlay", Options: slices.Concat([]string{
+		"lowerdir=" + strings.Join(lowers, ":"),
+		"upperdir=" + o.path("roots", id, "fs"),
+		"workdir=" + o.path("roots", id, "work"),
+	}, o.options)}
+}
+
+// Remove implements Roots.
+func (o *overlay) Remove(ctx context.Context, id string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	label := "root-" + id + "."
+	o.mu.Lock()
+	err := o.trash.throw(o.path("roots", id), strings.TrimSuffix(label, "."))
+	if err == nil {
+		o.unuse(id)
+	}
+	o.mu.Unlock()
+	if err == nil {
+		err = o.trash.empty(ctx, label)
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	return nil
+}
+
+// ListRoots implements Roots.
+func (o *overlay) ListRoots(context.Context) ([]string, error) {
+	found, err := os.ReadDir(o.path("roots"))
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]string, len(found))
+	for i, e := range found {
+		ids[i] = e.Name()
+	}
+	return ids, nil
+}
+
+// Usage implements Roots.
+func (o *overlay) Usage(ctx context.Context, id string) (Usage, error) {
+	if err := checkID(id); err != nil {
+		return Usage{}, err
+	}
+	u, err := measureDir(ctx, o.path("roots", id, "fs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Usage{}, fmt.Errorf("snapshot %s: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return Usage{}, fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	return u, nil
+}

@@ -1,0 +1,167 @@
+// Package snapshot keeps image layers on disk and makes containers' root file
+// systems out of them.
+//
+// A layer goes by its diff ID, a container's writable layer by the container's
+// ID, and both by nothing else. A layer is on disk when AddLayer returns nil and
+// is never seen before that. A writable layer is worth only as much as its
+// container: it survives the daemon, not a reboot, and nothing waits for the disk
+// on its behalf.
+//
+// Every call may be repeated after a crash: AddLayer, SealImage and Prepare find
+// what they made, RemoveLayer, UnsealImage, Remove and Unmount of an absent thing
+// succeed. Things are made under a temporary name and renamed into place, and
+// renamed away before they are deleted, so a crash leaves garbage and no
+// half-things; Open sweeps the garbage.
+//
+// Layers come from strangers. Whatever a tar says, unpacking it touches nothing
+// outside the layer's directory: see unpack.go for what is followed and what is
+// refused.
+//
+// A Driver is safe for concurrent use. Calls for one container ID are for the
+// caller to order.
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// What a caller may want to tell apart.
+var (
+	// ErrNotFound says that a layer, an image's seal or a snapshot is not there.
+	ErrNotFound = errors.New("not found")
+	// ErrInUse says that a container's snapshot still needs what was to be removed, or
+	// that the snapshot's ID stands for other layers.
+	ErrInUse = errors.New("in use by a container")
+	// ErrInvalid says that an ID, digest or path given by the caller can never be right.
+	ErrInvalid = errors.New("invalid argument")
+	// ErrCorrupt says that a layer's tar cannot be what its author meant.
+	ErrCorrupt = errors.New("corrupt layer")
+	// ErrMalicious says that a layer's tar tries to leave its directory.
+	ErrMalicious = errors.New("malicious layer")
+	// ErrTooLarge says that an image's bytes pass a limit of ours or the kernel's.
+	ErrTooLarge = errors.New("too large")
+	// ErrNotRegular says that a path in a root file system is no regular file.
+	ErrNotRegular = errors.New("not a regular file")
+	// ErrUnsupported says that the kernel or the file system under the snapshots lacks
+	// what the driver needs, or that there is no such driver.
+	ErrUnsupported = errors.New("not supported")
+)
+
+// Layers is what the image service needs of a driver.
+type Layers interface {
+	// AddLayer unpacks an uncompressed tar stream as layer diffID. Layers may be
+	// added in any order and concurrently. A layer that is there already is left
+	// alone: nothing is read from tar and nil returned.
+	//
+	// The whole stream is read, what follows the archive's end included, then verify
+	// is called, once; its error discards the layer and is returned wrapped. AddLayer
+	// does not hash: the caller does, and compares in verify.
+	//
+	// When it returns nil, the layer is on disk. When it returns an error, nothing is
+	// left: ErrCorrupt, ErrMalicious, ErrTooLarge, the reader's own error, the context's,
+	// or one of the file system's.
+	AddLayer(ctx context.Context, diffID digest.Digest, tar io.Reader, verify func() error) error
+	// HasLayer tells whether AddLayer has succeeded for diffID.
+	HasLayer(diffID digest.Digest) bool
+	// RemoveLayer takes a layer away and frees its space. An absent one is fine. It
+	// returns ErrInUse while a container's snapshot stands on the layer.
+	RemoveLayer(ctx context.Context, diffID digest.Digest) error
+	// ListLayers lists the layers that are there, sorted by diff ID.
+	ListLayers(ctx context.Context) ([]LayerInfo, error)
+	Seals
+}
+
+// Seals turn layers into something that can be mounted.
+type Seals interface {
+	// SealImage makes a chain of layers (base first) mountable, durably. All of them
+	// must be there: ErrNotFound otherwise. Sealing twice is fine.
+	SealImage(ctx context.Context, diffIDs []digest.Digest) error
+	// UnsealImage undoes SealImage. An absent seal is fine. It returns ErrInUse while a
+	// container's snapshot stands on it.
+	UnsealImage(ctx context.Context, diffIDs []digest.Digest) error
+}
+
+// Roots is what pods need of a driver: root file systems of containers.
+type Roots interface {
+	// Prepare makes the writable layer of container id over a sealed chain of layers
+	// (base first) and returns what to mount, for MountAll or for a virtual machine's
+	// shim. The same id and layers give the same mounts and keep what was written;
+	// other layers are ErrInUse. A writable layer from before a reboot is emptied: its
+	// last writes may not have reached the disk. ErrNotFound: not sealed, or a layer is missing.
+	Prepare(ctx context.Context, id string, diffIDs []digest.Digest) ([]Mount, error)
+	// Remove takes the writable layer of container id away. It must be unmounted. An
+	// absent one is fine. If the context ends first, call it again or leave the rest to Open.
+	Remove(ctx context.Context, id string) error
+	// ListRoots lists the container IDs that have a writable layer, sorted.
+	ListRoots(ctx context.Context) ([]string, error)
+	// Usage measures the writable layer of container id by walking it; ErrNotFound.
+	Usage(ctx context.Context, id string) (Usage, error)
+}
+
+// A Driver is one way to keep layers and root file systems.
+type Driver interface {
+	Layers
+	Roots
+}
+
+// LayerInfo describes a layer on disk.
+type LayerInfo struct {
+	DiffID digest.Digest
+	Usage
+}
+
+// Usage is what something takes on disk.
+type Usage struct {
+	Bytes  uint64 `json:"bytes"`  // allocated, not apparent
+	Inodes uint64 `json:"inodes"` // a file with several names counts once
+}
+
+// A Mount is one mount in the form of mount(8) and of the Task API: Options hold
+// flags such as "ro" and the file system's own key=value settings together.
+type Mount struct {
+	Type, Source string
+	Options      []string
+}
+
+// Limits bound what one layer may hold. They protect the node from archives made to
+// exhaust it; no honest image comes near.
+type Limits struct {
+	Entries int64 // names in the archive; 0 = 2,000,000
+	Bytes   int64 // of the archive, and apparent bytes of its files, each; 0 = 256 GiB
+}
+
+// An Option adjusts what Open opens.
+type Option func(*Limits)
+
+// WithLimits replaces the limits on a layer. A zero field keeps its default.
+func WithLimits(l Limits) Option {
+	return func(have *Limits) {
+		if l.Entries > 0 {
+			have.Entries = l.Entries
+		}
+		if l.Bytes > 0 {
+			have.Bytes = l.Bytes
+		}
+	}
+}
+
+// Open opens the snapshots in dir, which it makes if it is absent, with the named
+// driver: "overlay", also meant by "". It sweeps what a crash has left; deleting
+// that goes on after Open has returned. ErrUnsupported: no such driver, or one that
+// cannot work here. Only one process may have dir open.
+func Open(ctx context.Context, driver, dir string, opts ...Option) (Driver, error) {
+	limits := Limits{Entries: 2_000_000, Bytes: 256 << 30}
+	for _, o := range opts {
+		o(&limits)
+	}
+	switch driver {
+	case "", "overlay":
+		return openOverlay(ctx, dir, limits)
+	}
+	return nil, fmt.Errorf("snapshot driver %q: %w", driver, ErrUnsupported)
+}

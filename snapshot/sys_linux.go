@@ -1,0 +1,399 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// An at is an open directory. What is done to files whose names come from strangers
+// is done through one: a name given to its methods is a single component unless the
+// method says otherwise, so no path is ever resolved outside it.
+type at int
+
+// below is how a path of more than one component is resolved: downwards only, through
+// no symbolic link and no /proc link.
+const below = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
+
+// openAt opens the directory at path, which is one of ours.
+func openAt(path string) (at, error) {
+	fd, err := openat2(unix.AT_FDCWD, path, unix.O_PATH|unix.O_DIRECTORY, 0, 0)
+	return at(fd), err
+}
+
+func (d at) close() { unix.Close(int(d)) }
+
+// dup gives a second descriptor for d.
+func (d at) dup() (at, error) {
+	fd, err := unix.FcntlInt(uintptr(d), unix.F_DUPFD_CLOEXEC, 0)
+	return at(fd), os.NewSyscallError("dup", err)
+}
+
+// dir opens the directory at the relative path rel below d.
+func (d at) dir(rel string) (at, error) {
+	fd, err := openat2(int(d), rel, unix.O_PATH|unix.O_DIRECTORY, 0, below)
+	return at(fd), err
+}
+
+// list opens the directory at the relative path rel below d for reading its names.
+func (d at) list(rel string) (*os.File, error) {
+	return newFile(rel)(openat2(int(d), rel, unix.O_RDONLY|unix.O_DIRECTORY, 0, below))
+}
+
+// create makes a file that must not be there yet.
+func (d at) create(name string) (*os.File, error) {
+	return newFile(name)(openat2(int(d), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600, below))
+}
+
+// open opens a file known to be a regular one for reading.
+func (d at) open(name string) (*os.File, error) {
+	return newFile(name)(openat2(int(d), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0, below))
+}
+
+// inRoot finds path, of any length, as a process with root d would: an absolute link
+// starts at d, and ".." stops there. What it gives can be asked and not read.
+func (d at) inRoot(path string) (at, error) {
+	fd, err := openat2(int(d), path, unix.O_PATH, 0, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	return at(fd), err
+}
+
+// reopen opens for reading what d, not necessarily a directory, stands for.
+func (d at) reopen() (*os.File, error) {
+	fd, err := openat2(unix.AT_FDCWD, d.procPath(), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0, 0)
+	return newFile("")(fd, err)
+}
+
+// openat2Tries bounds how often a lookup that raced with a rename is tried again.
+const openat2Tries = 128
+
+func openat2(dirfd int, path string, flags int, mode, resolve uint64) (int, error) {
+	how := unix.OpenHow{Flags: uint64(flags) | unix.O_CLOEXEC, Mode: mode, Resolve: resolve}
+	for try := 0; ; try++ {
+		fd, err := unix.Openat2(dirfd, path, &how)
+		if err == nil {
+			return fd, nil
+		}
+		if err == unix.EINTR || err == unix.EAGAIN && try < openat2Tries {
+			continue
+		}
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+}
+
+func newFile(name string) func(int, error) (*os.File, error) {
+	return func(fd int, err error) (*os.File, error) {
+		if err != nil {
+			return nil, err
+		}
+		return os.NewFile(uintptr(fd), name), nil
+	}
+}
+
+func (d at) mkdir(name string, mode uint32) error {
+	if err := unix.Mkdirat(int(d), name, mode); err != nil {
+		return &os.PathError{Op: "mkdir", Path: name, Err: err}
+	}
+	return d.chmod(name, mode) // past the umask
+}
+
+// mknod makes a device, FIFO or socket; mode has the type's bits. The umask applies.
+func (d at) mknod(name string, mode uint32, dev uint64) error {
+	return pathError("mknod", name, unix.Mknodat(int(d), name, mode, int(dev)))
+}
+
+func (d at) symlink(target, name string) error {
+	return pathError("symlink", name, unix.Symlinkat(target, int(d), name))
+}
+
+// link gives the file name a second name in directory to. It follows no link.
+func (d at) link(name string, to at, newName string) error {
+	return pathError("link", newName, unix.Linkat(int(d), name, int(to), newName, 0))
+}
+
+func (d at) rename(name string, to at, newName string) error {
+	return pathError("rename", name, unix.Renameat2(int(d), name, int(to), newName, unix.RENAME_NOREPLACE))
+}
+
+func (d at) unlink(name string) error {
+	return pathError("unlink", name, unix.Unlinkat(int(d), name, 0))
+}
+
+func (d at) rmdir(name string) error {
+	return pathError("rmdir", name, unix.Unlinkat(int(d), name, unix.AT_REMOVEDIR))
+}
+
+func (d at) readlink(name string) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(int(d), name, buf)
+	if err != nil {
+		return "", &os.PathError{Op: "readlink", Path: name, Err: err}
+	}
+	return string(buf[:n]), nil
+}
+
+func (d at) chown(name string, uid, gid uint32) error {
+	return pathError("chown", name, unix.Fchownat(int(d), name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW))
+}
+
+// chmod must not be used on a symbolic link.
+func (d at) chmod(name string, mode uint32) error {
+	return pathError("chmod", name, unix.Fchmodat(int(d), name, mode, 0))
+}
+
+func (d at) chtimes(name string, mtime time.Time) error {
+	ts := unix.Timespec{Sec: mtime.Unix(), Nsec: int64(mtime.Nanosecond())}
+	return pathError("chtimes", name, unix.UtimesNanoAt(int(d), name, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW))
+}
+
+// viaProc names a file for the calls on extended attributes, which know no directories
+// before kernel 6.13.
+func (d at) viaProc(name string) string { return d.procPath() + "/" + name }
+
+func (d at) setxattr(name, key string, value []byte) error {
+	return pathError("setxattr "+key, name, unix.Lsetxattr(d.viaProc(name), key, value, 0))
+}
+
+// getxattr returns nil when there is no such attribute.
+func (d at) getxattr(name, key string) ([]byte, error) {
+	for size := 256; ; size = maxXattr {
+		buf := make([]byte, size)
+		n, err := unix.Lgetxattr(d.viaProc(name), key, buf)
+		switch {
+		case err == nil:
+			return buf[:n], nil
+		case err == unix.ENODATA || err == unix.ENOTSUP:
+			return nil, nil
+		case err != unix.ERANGE || size == maxXattr:
+			return nil, pathError("getxattr "+key, name, err)
+		}
+	}
+}
+
+// maxXattr is the kernel's limit on a value and on a list (XATTR_SIZE_MAX, XATTR_LIST_MAX).
+const maxXattr = 64 << 10
+
+// listxattr returns the names of name's extended attributes.
+func (d at) listxattr(name string) ([]string, error) {
+	n, err := unix.Llistxattr(d.viaProc(name), nil)
+	if n == 0 || err == unix.ENOTSUP {
+		return nil, nil
+	}
+	if err == nil {
+		buf := make([]byte, maxXattr)
+		if n, err = unix.Llistxattr(d.viaProc(name), buf); err == nil {
+			return strings.FieldsFunc(string(buf[:n]), func(r rune) bool { return r == 0 }), nil
+		}
+	}
+	return nil, pathError("listxattr", name, err)
+}
+
+func pathError(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.PathError{Op: op, Path: name, Err: err}
+}
+
+// attr is what stat tells.
+type attr struct {
+	mode         uint32 // type and permissions
+	uid, gid     uint32
+	dev, rdev    uint64
+	ino, nlink   uint64
+	size, blocks int64 // blocks of 512 bytes
+	mtime        time.Time
+}
+
+func (a attr) kind() uint32     { return a.mode & unix.S_IFMT }
+func (a attr) perm() uint32     { return a.mode & 0o7777 }
+func (a attr) isDir() bool      { return a.kind() == unix.S_IFDIR }
+func (a attr) isRegular() bool  { return a.kind() == unix.S_IFREG }
+func (a attr) isSymlink() bool  { return a.kind() == unix.S_IFLNK }
+func (a attr) isWhiteout() bool { return a.kind() == unix.S_IFCHR && a.rdev == 0 }
+
+// The kinds of special files that mknod makes.
+const (
+	kindChar  = unix.S_IFCHR
+	kindBlock = unix.S_IFBLK
+	kindFifo  = unix.S_IFIFO
+)
+
+// stat tells about name itself, link or not; "." is d.
+func (d at) stat(name string) (attr, error) { return d.statFlags(name, unix.AT_SYMLINK_NOFOLLOW) }
+
+// self tells about what d stands for, be it a directory or not.
+func (d at) self() (attr, error) { return d.statFlags("", unix.AT_EMPTY_PATH) }
+
+func (d at) statFlags(name string, flags int) (attr, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(d), name, &st, flags); err != nil {
+		return attr{}, &os.PathError{Op: "stat", Path: name, Err: err}
+	}
+	return attr{
+		mode: st.Mode, uid: st.Uid, gid: st.Gid, dev: uint64(st.Dev), rdev: uint64(st.Rdev), //nolint:unconvert // the types differ by architecture
+		ino: st.Ino, nlink: uint64(st.Nlink), size: st.Size, blocks: st.Blocks,
+		mtime: time.Unix(st.Mtim.Unix()),
+	}, nil
+}
+
+// device makes a device number; false when the kernel has no such number.
+func device(major, minor int64) (uint64, bool) {
+	if major < 0 || major >= 1<<12 || minor < 0 || minor >= 1<<20 {
+		return 0, false
+	}
+	return unix.Mkdev(uint32(major), uint32(minor)), true
+}
+
+// startWriteback asks the kernel to write f's dirty pages from offset on without
+// waiting for them, so that a later fsync finds little to do.
+func startWriteback(f *os.File, offset int64) {
+	_ = unix.SyncFileRange(int(f.Fd()), offset, 0, unix.SYNC_FILE_RANGE_WRITE) // a hint
+}
+
+// What an error says, for those that package os has no word for.
+
+func isLoop(err error) bool   { return errors.Is(err, unix.ELOOP) }
+func isNotDir(err error) bool { return errors.Is(err, unix.ENOTDIR) }
+func isDirectory(err error) bool {
+	return errors.Is(err, unix.EISDIR)
+}
+func isNotEmpty(err error) bool {
+	return errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, fs.ErrExist)
+}
+func isNameTooLong(err error) bool { return errors.Is(err, unix.ENAMETOOLONG) }
+
+// isRefused says that a file of this kind, or this file system, takes no such attribute.
+func isRefused(err error) bool {
+	return errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM)
+}
+
+// isBadValue says that an attribute's value makes no sense.
+func isBadValue(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ERANGE)
+}
+
+// isGone says that a name has gone or become something else since it was read.
+func isGone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || isLoop(err) || isNotDir(err)
+}
+
+// procPath is a path to what d stands for, as long as d is open.
+func (d at) procPath() string { return fmt.Sprintf("/proc/self/fd/%d", d) }
+
+// What the kernel takes: a string of fsconfig(2), and the page of mount(2).
+const (
+	maxFsconfig  = 255
+	maxMountData = 4095
+)
+
+// mountFlags are the options that any file system has, for either way of mounting.
+type mountFlags struct {
+	ms   uintptr
+	attr int
+}
+
+// take notes the option and tells whether it is such a one.
+func (f *mountFlags) take(option string) bool {
+	switch option {
+	case "ro":
+		f.ms, f.attr = f.ms|unix.MS_RDONLY, f.attr|unix.MOUNT_ATTR_RDONLY
+	case "nosuid":
+		f.ms, f.attr = f.ms|unix.MS_NOSUID, f.attr|unix.MOUNT_ATTR_NOSUID
+	case "nodev":
+		f.ms, f.attr = f.ms|unix.MS_NODEV, f.attr|unix.MOUNT_ATTR_NODEV
+	case "noexec":
+		f.ms, f.attr = f.ms|unix.MS_NOEXEC, f.attr|unix.MOUNT_ATTR_NOEXEC
+	case "noatime":
+		f.ms, f.attr = f.ms|unix.MS_NOATIME, f.attr|unix.MOUNT_ATTR_NOATIME
+	case "bind":
+		f.ms |= unix.MS_BIND
+	case "rbind":
+		f.ms |= unix.MS_BIND | unix.MS_REC
+	case "rw", "relatime", "defaults":
+	default:
+		return false
+	}
+	return true
+}
+
+// byMount mounts with mount(2).
+func (m mounting) byMount(target, data string) error {
+	if err := unix.Mount(m.Source, target, m.Type, m.flags.ms, data); err != nil {
+		return fmt.Errorf("mount %s: %w", m.Type, err)
+	}
+	if m.flags.ms&unix.MS_BIND == 0 || m.flags.ms&^(unix.MS_BIND|unix.MS_REC) == 0 {
+		return nil
+	}
+	if err := unix.Mount("", target, "", m.flags.ms|unix.MS_REMOUNT, ""); err != nil { // a bind mount heeds flags only so
+		return errors.Join(fmt.Errorf("remount: %w", err), unmount(target))
+	}
+	return nil
+}
+
+// byFsmount mounts with fsopen(2) and its kin, of kernel 5.2.
+func (m mounting) byFsmount(target string, settings []setting) error {
+	fd, err := unix.Fsopen(m.Type, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("fsopen %s: %w", m.Type, err)
+	}
+	defer unix.Close(fd)
+	settings = append([]setting{{key: "source", value: m.Source}}, settings...)
+	for _, s := range settings {
+		if s.flag {
+			err = unix.FsconfigSetFlag(fd, s.key)
+		} else {
+			err = unix.FsconfigSetString(fd, s.key, s.value)
+		}
+		if err != nil {
+			return fmt.Errorf("fsconfig %s=%s: %s%w", s.key, s.value, contextLog(fd), err)
+		}
+	}
+	if err := unix.FsconfigCreate(fd); err != nil {
+		return fmt.Errorf("fsconfig create %s: %s%w", m.Type, contextLog(fd), err)
+	}
+	made, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, m.flags.attr)
+	if err != nil {
+		return fmt.Errorf("fsmount: %w", err)
+	}
+	defer unix.Close(made)
+	if err := unix.MoveMount(made, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move_mount: %w", err)
+	}
+	return nil
+}
+
+// contextLog is what the kernel has to say about a mount that failed, as text to put
+// before the error.
+func contextLog(fd int) string {
+	var out strings.Builder
+	buf := make([]byte, 1024)
+	for {
+		n, err := unix.Read(fd, buf)
+		if err != nil || n <= 0 {
+			return out.String()
+		}
+		out.WriteString(strings.TrimSpace(string(buf[:n])) + ": ")
+	}
+}
+
+// unmount takes the topmost mount off target; errNotMounted when there is none.
+func unmount(target string) error {
+	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
+	if err == unix.EBUSY {
+		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	}
+	if err == unix.EINVAL || err == unix.ENOENT || err == unix.ENOTDIR {
+		return errNotMounted
+	}
+	return err
+}
+
+// isUnsupported says that the kernel may lack a call or an option.
+func isUnsupported(err error) bool {
+	return errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM)
+}
