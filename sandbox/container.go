@@ -1,0 +1,141 @@
+package sandbox
+
+import (
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/sandbox/spec"
+)
+
+// Reasons of an exited container. Only OOMKilled is in the contract; the others
+// are what kubelet's users are used to.
+const (
+	ReasonCompleted  = "Completed"
+	ReasonError      = "Error"
+	ReasonOOMKilled  = "OOMKilled"
+	ReasonStartError = "StartError"
+	ReasonLost       = "ShimLost"   // its keeper died; what was left of it was killed
+	ReasonRebooted   = "NodeReboot" // it ran in an earlier boot
+)
+
+// Exit codes for which no process is the source.
+const (
+	codeStartError = 128 // as containerd reports a container that could not be started
+	codeUnknown    = 255 // nobody saw the exit
+	codeKilled     = 137 // we sent SIGKILL
+)
+
+// A ContainerSpec is what a container is made from: kubelet's word, obeyed.
+type ContainerSpec struct {
+	Config *runtimeapi.ContainerConfig // with metadata and image; validated by package cri
+}
+
+// A ContainerRecord is what survives a restart of the daemon. It is a value: to
+// change one, another is saved.
+type ContainerRecord struct {
+	ID     string `json:"id"`
+	PodID  string `json:"podID"`
+	State  State  `json:"state"`
+	BootID string `json:"bootID"`
+
+	CreatedAt  int64  `json:"createdAt"` // nanoseconds since 1970, as the next two
+	StartedAt  int64  `json:"startedAt,omitempty"`
+	FinishedAt int64  `json:"finishedAt,omitempty"`
+	ExitCode   int32  `json:"exitCode,omitempty"`
+	Reason     string `json:"reason,omitempty"`
+	Message    string `json:"message,omitempty"`
+
+	ContainerConfig message[*runtimeapi.ContainerConfig] `json:"config"`
+
+	Image    ImageOfContainer `json:"image"`
+	Identity spec.Identity    `json:"identity"`
+	Pid      int              `json:"pid,omitempty"` // of the init process, in the host's namespace
+	LogPath  string           `json:"logPath,omitempty"`
+	Stop     int              `json:"stopSignal,omitempty"` // number of the effective stop signal
+
+	Stages []Stage `json:"stages,omitempty"` // of the creation
+}
+
+// ImageOfContainer is which image a container was made from.
+type ImageOfContainer struct {
+	ID      string          `json:"id"`  // config digest: ContainerStatus.image_id
+	Ref     string          `json:"ref"` // a digested reference when there is one: image_ref
+	DiffIDs []digest.Digest `json:"diffIDs,omitempty"`
+}
+
+// Config is kubelet's configuration of the container. It must not be changed.
+func (r ContainerRecord) Config() *runtimeapi.ContainerConfig { return r.ContainerConfig.msg }
+
+// A Container is one container. It is safe for concurrent use.
+type Container struct {
+	cell[ContainerRecord]
+	pod   *Pod
+	trace Trace
+	turn  turn
+	gone  atomic.Bool // its record and name are no more
+
+	exitOnce sync.Once
+	exited   chan struct{} // closed when the exit is on record
+
+	signalled atomic.Bool                   // the stop signal was sent
+	process   atomic.Pointer[specs.Process] // of the bundle, read once, for exec
+}
+
+// what names the container in errors.
+func (c *Container) what() string { return "container " + c.Record().ID }
+
+// Pod returns the pod that the container belongs to.
+func (c *Container) Pod() *Pod { return c.pod }
+
+// Stages returns the timed stages of what has happened to the container.
+func (c *Container) Stages() []Stage {
+	if s := c.trace.Stages(); len(s) > 0 {
+		return s
+	}
+	return c.Record().Stages
+}
+
+// move takes the container to the next state.
+func (c *Container) move(next State, edit func(*ContainerRecord)) error {
+	err := c.update(promises(next), func(r *ContainerRecord) error {
+		if err := allowed(containerMoves, r.State, next); err != nil {
+			return fmt.Errorf("container %s: %w", r.ID, err)
+		}
+		r.State = next
+		if edit != nil {
+			edit(r)
+		}
+		return nil
+	})
+	if err == nil && next == Exited {
+		c.exitOnce.Do(func() { close(c.exited) })
+	}
+	return err
+}
+
+// note changes the record and not the state; it must be saved to take effect.
+func (c *Container) note(edit func(*ContainerRecord)) error {
+	return c.update(true, func(r *ContainerRecord) error { edit(r); return nil })
+}
+
+// containerName is the key under which a container is unique: its name and
+// attempt within its pod.
+func containerName(podID string, m *runtimeapi.ContainerMetadata) string {
+	return fmt.Sprintf("%s_%s_%d", podID, m.GetName(), m.GetAttempt())
+}
+
+// Places of a container, all named by its ID.
+func (o Options) containerRecord(podID, id string) string {
+	return filepath.Join(o.podDir(podID), "containers", id+".json")
+}
+func (o Options) volumes(podID, id string) string {
+	return filepath.Join(o.podDir(podID), "volumes", id)
+}
+func (o Options) bundle(id string) string { return filepath.Join(o.State, "containers", id) }
+func (o Options) rootfs(id string) string { return filepath.Join(o.bundle(id), "rootfs") }

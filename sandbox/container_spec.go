@@ -1,0 +1,230 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/imageservice"
+	"github.com/berthd/berth/sandbox/spec"
+	"github.com/berthd/berth/snapshot"
+)
+
+// Caps on what is read from an image or a policy file, in bytes. An image's
+// passwd and group are hostile (CVE-2026-47262).
+const (
+	maxUserFile = 4 << 20
+	maxSeccomp  = 4 << 20
+	maxBundle   = 16 << 20
+)
+
+// addSpec writes the OCI runtime spec of the container into its bundle.
+func (cs *Containers) addSpec(ctx context.Context, c *Container) error {
+	in, err := cs.specInput(ctx, c)
+	if err != nil {
+		return err
+	}
+	s, err := spec.Container(in)
+	if err != nil {
+		return err
+	}
+	if err := writeBundle(cs.opts.bundle(in.ID), s); err != nil {
+		return err
+	}
+	return c.note(func(r *ContainerRecord) {
+		r.Identity, r.Stop = in.Identity, stopSignal(r.Config(), in.Image.StopSignal)
+	})
+}
+
+// specInput gathers all that the pure function spec.Container needs.
+func (cs *Containers) specInput(ctx context.Context, c *Container) (spec.Input, error) {
+	r, pod := c.Record(), c.pod.Record()
+	img, err := cs.opts.Images.Get(r.Image.ID)
+	if err != nil {
+		return spec.Input{}, err
+	}
+	if err := checkSources(r.Config()); err != nil {
+		return spec.Input{}, err
+	}
+	identity, err := cs.identity(r, img.Config.User)
+	if err != nil {
+		return spec.Input{}, err
+	}
+	in := spec.Input{
+		ID: r.ID, PodID: r.PodID, Pod: pod.Config(), Container: r.Config(),
+		Image: hostileImage(img.Config), Identity: identity, SystemdCgroup: cs.opts.SystemdCgroup,
+	}
+	if in.Host, err = spec.ProbeHost(); err != nil {
+		return spec.Input{}, err
+	}
+	if in.Namespaces, err = cs.joined(ctx, c); err != nil {
+		return spec.Input{}, err
+	}
+	dir := cs.opts.podFiles(r.PodID)
+	in.Files.ResolvConf = filepath.Join(dir, resolvConf)
+	in.Files.Hostname = filepath.Join(dir, hostnameFile)
+	in.Files.Shm = "/dev/shm"
+	if pod.namespaceOptions().GetIpc() != runtimeapi.NamespaceMode_NODE {
+		in.Files.Shm = filepath.Join(dir, shmDir)
+	}
+	if in.Devices, in.DeviceRules, err = spec.LoadDevices(r.Config().GetDevices()); err != nil {
+		return spec.Input{}, err
+	}
+	if in.Volumes, err = cs.makeVolumes(ctx, r, img.Config.Volumes); err != nil {
+		return spec.Input{}, err
+	}
+	in.SeccompLocalhost, err = localhostProfile(r.Config().GetLinux().GetSecurityContext().GetSeccomp())
+	return in, err
+}
+
+// checkSources wants everything that is to be mounted to be there. The CRI says
+// that a missing host path is an error; kubelet makes those that are to be made.
+func checkSources(c *runtimeapi.ContainerConfig) error {
+	for _, source := range spec.MountSources(c) {
+		if _, err := os.Stat(source); err != nil {
+			return fmt.Errorf("mount: host path %s: %w", source, err)
+		}
+	}
+	return nil
+}
+
+// hostileImage is what a spec may take from an image: a closed list.
+func hostileImage(c imageservice.Config) spec.Image {
+	return spec.Image{User: c.User, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd,
+		WorkingDir: c.WorkingDir, Volumes: c.Volumes, StopSignal: c.StopSignal}
+}
+
+// identity resolves who the container's process is, with the passwd and group
+// files of its own root.
+func (cs *Containers) identity(r ContainerRecord, imageUser string) (spec.Identity, error) {
+	root := cs.opts.rootfs(r.ID)
+	files := make([][]byte, 2)
+	for i, name := range []string{"/etc/passwd", "/etc/group"} {
+		data, err := snapshot.ReadRootFile(root, name, maxUserFile)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return spec.Identity{}, fmt.Errorf("image: %s: %w", name, err)
+		}
+		files[i] = data
+	}
+	return spec.ResolveIdentity(r.Config().GetLinux().GetSecurityContext(), imageUser, files[0], files[1])
+}
+
+// joined is which existing namespaces the container enters.
+func (cs *Containers) joined(ctx context.Context, c *Container) (spec.Namespaces, error) {
+	pod := c.pod.Record()
+	ns := spec.Namespaces{Net: pod.Namespaces.Net, IPC: pod.Namespaces.IPC, UTS: pod.Namespaces.UTS}
+	o := c.Record().Config().GetLinux().GetSecurityContext().GetNamespaceOptions()
+	if o == nil {
+		o = pod.namespaceOptions()
+	}
+	switch o.GetPid() {
+	case runtimeapi.NamespaceMode_POD:
+		if ns.PID = pod.PIDNamespace; ns.PID == "" {
+			return ns, fmt.Errorf("PID mode POD: the pod was not made with a shared PID namespace: %w", ErrInvalid)
+		}
+	case runtimeapi.NamespaceMode_TARGET:
+		target, err := cs.Get(o.GetTargetId())
+		if err != nil {
+			return ns, fmt.Errorf("PID mode TARGET: %w", err)
+		}
+		if target.pod != c.pod {
+			return ns, fmt.Errorf("PID mode TARGET: %s is of another pod: %w", target.what(), ErrInvalid)
+		}
+		state, err := cs.opts.Processes.State(ctx, target.Record().ID)
+		if err != nil {
+			return ns, fmt.Errorf("PID mode TARGET: %s: %w", target.what(), err)
+		}
+		if target.Record().State != Running {
+			return ns, fmt.Errorf("PID mode TARGET: %s is not running: %w", target.what(), ErrBadState)
+		}
+		ns.PID = pidNamespacePath(state.Pid)
+	}
+	return ns, nil
+}
+
+// makeVolumes makes a folder of the host for each VOLUME of the image, with what
+// the image has there. They live and die with the container. What kubelet mounts
+// at the same place comes instead (spec.Container decides).
+func (cs *Containers) makeVolumes(ctx context.Context, r ContainerRecord, volumes []string) ([]string, error) {
+	dirs := make([]string, len(volumes))
+	for i, v := range volumes {
+		dir := filepath.Join(cs.opts.volumes(r.PodID, r.ID), fmt.Sprint(i))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, fmt.Errorf("volume %q: %w", v, err)
+		}
+		if err := snapshot.CopyTree(ctx, cs.opts.rootfs(r.ID), v, dir); err != nil {
+			return nil, fmt.Errorf("volume %q: %w", v, err)
+		}
+		dirs[i] = dir
+	}
+	return dirs, nil
+}
+
+// localhostProfile reads the seccomp profile that kubelet names, if it does.
+func localhostProfile(p *runtimeapi.SecurityProfile) ([]byte, error) {
+	if p.GetProfileType() != runtimeapi.SecurityProfile_Localhost {
+		return nil, nil
+	}
+	f, err := os.Open(p.GetLocalhostRef())
+	if err != nil {
+		return nil, fmt.Errorf("seccomp profile: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSeccomp))
+	if err != nil {
+		return nil, fmt.Errorf("seccomp profile: %w", err)
+	}
+	return data, nil
+}
+
+// stopSignal is the signal that asks the container to stop: kubelet's, or the
+// image's, or SIGTERM. CRI numbers its signals in an order of its own, so they
+// are mapped by their names without the prefix that cri-api 0.37 gave them.
+func stopSignal(cfg *runtimeapi.ContainerConfig, image string) int {
+	if n, ok := signalOfCRI(cfg.GetStopSignal()); ok {
+		return n
+	}
+	if n, ok := signalNumber(image); ok {
+		return n
+	}
+	return sigterm
+}
+
+// execProcess is the process of an exec: the container's own but for what it
+// runs.
+func (cs *Containers) execProcess(c *Container, args []string) (*specs.Process, error) {
+	base := c.process.Load()
+	if base == nil {
+		s, err := readBundle(cs.opts.bundle(c.Record().ID))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.what(), err)
+		}
+		base = s.Process
+		c.process.Store(base)
+	}
+	return spec.ExecProcess(&specs.Spec{Process: base}, args, false), nil
+}
+
+func readBundle(bundle string) (*specs.Spec, error) {
+	f, err := os.Open(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("bundle: %w", err)
+	}
+	defer f.Close()
+	var s specs.Spec
+	if err := json.NewDecoder(io.LimitReader(f, maxBundle)).Decode(&s); err != nil {
+		return nil, fmt.Errorf("bundle: config.json: %w", err)
+	}
+	if s.Process == nil {
+		return nil, fmt.Errorf("bundle: config.json: no process: %w", errDamaged)
+	}
+	return &s, nil
+}

@@ -1,0 +1,152 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/imageservice"
+	"github.com/berthd/berth/shim"
+	"github.com/berthd/berth/snapshot"
+)
+
+// steps is the anatomy of a container.
+func (cs *Containers) steps() []step[*Container] {
+	return []step[*Container]{
+		{"record", cs.record, cs.unrecord}, // first in, last out
+		{"image", cs.findImage, cs.collect},
+		{"snapshot", cs.addRoot, cs.delRoot},
+		{"spec", cs.addSpec, cs.delSpec},
+		{"task", cs.addTask, cs.delTask},
+		{"created", cs.created, nothing[*Container]},
+	}
+}
+
+func (cs *Containers) record(_ context.Context, c *Container) error {
+	if err := c.pod.admit(c); err != nil {
+		return err
+	}
+	return c.note(func(*ContainerRecord) {})
+}
+
+func (cs *Containers) unrecord(_ context.Context, c *Container) error {
+	r := c.Record()
+	if err := os.Remove(c.path); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("record: %w", err)
+	}
+	c.gone.Store(true)
+	c.pod.forget(r.ID)
+	cs.table.drop(r.ID, containerName(r.PodID, r.Config().GetMetadata()))
+	return nil
+}
+
+// findImage notes which image the container is made from. The image must be on
+// the node: CreateContainer does not pull.
+func (cs *Containers) findImage(_ context.Context, c *Container) error {
+	img, err := cs.opts.Images.Get(c.Record().Config().GetImage().GetImage())
+	if err != nil {
+		return err
+	}
+	return c.note(func(r *ContainerRecord) {
+		r.Image = ImageOfContainer{ID: img.ID.String(), Ref: imageRef(img, r.Config().GetImage().GetUserSpecifiedImage()), DiffIDs: img.DiffIDs}
+	})
+}
+
+// imageRef is a digested reference of the image, of the repository that the user
+// asked for when it has one there, or else its ID.
+func imageRef(img imageservice.Image, asked string) string {
+	for _, d := range img.Digests {
+		if repo, _, _ := strings.Cut(d, "@"); asked != "" && strings.Contains(repo, strings.Split(asked, ":")[0]) {
+			return d
+		}
+	}
+	if len(img.Digests) > 0 {
+		return img.Digests[0]
+	}
+	return img.ID.String()
+}
+
+// collect lets go of layers that only this container kept.
+func (cs *Containers) collect(context.Context, *Container) error {
+	cs.background(func(ctx context.Context) {
+		if err := cs.opts.Images.Collect(ctx); err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Unused layers not removed; they are looked for again with the next container")
+		}
+	})
+	return nil
+}
+
+// addRoot gives the container its writable root filesystem, mounted in its bundle.
+func (cs *Containers) addRoot(ctx context.Context, c *Container) error {
+	r := c.Record()
+	mounts, err := cs.opts.Roots.Prepare(ctx, r.ID, r.Image.DiffIDs)
+	if err != nil {
+		return err
+	}
+	root := cs.opts.rootfs(r.ID)
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return fmt.Errorf("bundle: %w", err)
+	}
+	return snapshot.MountAll(mounts, root)
+}
+
+func (cs *Containers) delRoot(ctx context.Context, c *Container) error {
+	return cs.removeRoot(ctx, c.Record().ID)
+}
+
+// removeRoot removes a container's bundle and its writable layer, by ID.
+func (cs *Containers) removeRoot(ctx context.Context, id string) error {
+	if err := snapshot.Unmount(cs.opts.rootfs(id)); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(cs.opts.bundle(id)); err != nil {
+		return fmt.Errorf("bundle: %w", err)
+	}
+	return cs.opts.Roots.Remove(ctx, id)
+}
+
+func (cs *Containers) delSpec(_ context.Context, c *Container) error {
+	r := c.Record()
+	if err := os.RemoveAll(cs.opts.volumes(r.PodID, r.ID)); err != nil {
+		return fmt.Errorf("volumes: %w", err)
+	}
+	return nil
+}
+
+// addTask makes the container's init, which waits to be started.
+func (cs *Containers) addTask(ctx context.Context, c *Container) error {
+	r := c.Record()
+	cfg := r.Config()
+	logPath := ""
+	if dir := c.pod.Record().Config().GetLogDirectory(); dir != "" && cfg.GetLogPath() != "" {
+		logPath = filepath.Join(dir, cfg.GetLogPath())
+	}
+	pid, err := cs.opts.Tasks.Create(ctx, shim.CreateRequest{
+		ID: r.ID, PodID: r.PodID, Bundle: cs.opts.bundle(r.ID), LogPath: logPath,
+		Terminal: cfg.GetTty(), Stdin: cfg.GetStdin(), StdinOnce: cfg.GetStdinOnce(),
+		SystemdCgroup: cs.opts.SystemdCgroup,
+	})
+	if err != nil {
+		return err
+	}
+	return c.note(func(r *ContainerRecord) { r.Pid, r.LogPath = pid, logPath })
+}
+
+func (cs *Containers) delTask(ctx context.Context, c *Container) error {
+	return cs.opts.Tasks.Delete(ctx, c.Record().ID)
+}
+
+// created makes the container visible.
+func (cs *Containers) created(_ context.Context, c *Container) error {
+	err := c.move(Created, func(r *ContainerRecord) { r.Stages = c.trace.Stages() })
+	if err != nil {
+		return err
+	}
+	cs.table.put(c.Record().ID, c)
+	cs.watch(c)
+	return nil
+}

@@ -1,0 +1,58 @@
+package sandbox
+
+import (
+	"context"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berthd/berth/imageservice"
+	"github.com/berthd/berth/netns"
+	"github.com/berthd/berth/shim"
+	"github.com/berthd/berth/snapshot"
+)
+
+// What this package needs from its neighbours, no wider than it uses.
+
+// Namespaces pins a pod's namespaces. *netns.Namespaces is one.
+type Namespaces interface {
+	Create(ctx context.Context, podID string, k netns.Kinds) (netns.Paths, error)
+	Remove(ctx context.Context, podID string) error
+	List() ([]string, error)
+}
+
+// Network is where a pod's addresses come from. *netns.Network is one.
+type Network interface {
+	Conf() ([]byte, error)
+	Attach(ctx context.Context, a netns.Attachment) (netns.Result, error)
+	Detach(ctx context.Context, a netns.Attachment) error
+}
+
+// Roots gives containers their root filesystems. A snapshot.Driver is one.
+type Roots interface {
+	Prepare(ctx context.Context, id string, diffIDs []digest.Digest) ([]snapshot.Mount, error)
+	Remove(ctx context.Context, id string) error
+	ListRoots(ctx context.Context) ([]string, error)
+}
+
+// Images answers for images that are on the node. *imageservice.Service is one.
+type Images interface {
+	Get(ref string) (imageservice.Image, error)
+	Collect(ctx context.Context) error
+}
+
+// Tasks is the life of a container's processes. *shim.Shims is one.
+type Tasks interface {
+	Create(ctx context.Context, r shim.CreateRequest) (pid int, err error)
+	Start(ctx context.Context, id string) error
+	Kill(ctx context.Context, id string, signal int, all bool) error
+	Wait(ctx context.Context, id string) (shim.Exit, error)
+	Delete(ctx context.Context, id string) error
+}
+
+// Processes is what is asked of running containers. *shim.Shims is one.
+type Processes interface {
+	State(ctx context.Context, id string) (shim.TaskState, error)
+	Tasks(ctx context.Context) ([]shim.Task, error)
+	ExecSync(ctx context.Context, r shim.ExecRequest) (shim.ExecResult, error)
+	ReopenLog(ctx context.Context, id string) error
+}

@@ -1,0 +1,81 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"k8s.io/klog/v2"
+)
+
+// A Node is the pods and containers of this node.
+type Node struct {
+	Pods       *Pods
+	Containers *Containers
+}
+
+// Open reads the records under o.Root and takes up what they say: what runs is
+// adopted, what was being made or removed is taken down, and what belongs to no
+// record is removed, the last two in the background. When it returns, List tells
+// the truth. ctx carries the logger; Close ends the background work.
+func Open(ctx context.Context, o Options) (*Node, error) {
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{filepath.Join(o.Root, "pods"), filepath.Join(o.State, "pods"), filepath.Join(o.State, "containers")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("folders: %w", err)
+		}
+	}
+	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	cs := &Containers{opts: o, bootID: boot, base: base, cancel: cancel}
+	ps := &Pods{opts: o, bootID: boot, containers: cs}
+	cs.pods = ps
+	n := &Node{Pods: ps, Containers: cs}
+	if err := n.recover(ctx); err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// Close ends the background work. Containers go on.
+func (n *Node) Close() {
+	n.Containers.cancel()
+	n.Containers.wg.Wait()
+}
+
+// knownHandler returns ErrUnknownHandler for a runtime handler that pods cannot
+// have.
+func (o Options) knownHandler(name string) error {
+	if name == "" || slices.Contains(o.Handlers, name) {
+		return nil
+	}
+	return fmt.Errorf("runtime handler %q: %w", name, ErrUnknownHandler)
+}
+
+// parallel runs do for every item, a few at a time, and waits for all.
+func parallel[T any](items []T, do func(T)) {
+	const width = 16
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, width)
+	for _, item := range items {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			do(item)
+		})
+	}
+	wg.Wait()
+}
+
+// logLeft logs what could not be taken down; it is tried again at the next start.
+func logLeft(ctx context.Context, err error, what, id string) {
+	if err != nil && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, "Left behind; it is tried again at the next start", what, id)
+	}
+}

@@ -1,0 +1,121 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Names of a pod's files under its state folder.
+const (
+	resolvConf   = "resolv.conf"
+	hostnameFile = "hostname"
+	shmDir       = "shm"
+)
+
+// hostResolvConf is what a pod without a DNS configuration gets a copy of.
+const hostResolvConf = "/etc/resolv.conf"
+
+// maxResolvConf bounds the host's resolv.conf, in bytes.
+const maxResolvConf = 1 << 20
+
+// addFiles makes the files that kubelet leaves to the runtime: resolv.conf,
+// hostname, and /dev/shm when the pod has its own IPC namespace.
+func (ps *Pods) addFiles(_ context.Context, p *Pod) error {
+	r := p.Record()
+	dir := ps.opts.podFiles(r.ID)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("pod files: %w", err)
+	}
+	dns, err := resolvText(r.Config().GetDnsConfig())
+	if err != nil {
+		return err
+	}
+	name, err := podHostname(r)
+	if err != nil {
+		return err
+	}
+	for file, text := range map[string]string{resolvConf: dns, hostnameFile: name + "\n"} {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+			return fmt.Errorf("pod files: %w", err)
+		}
+	}
+	if r.namespaceOptions().GetIpc() == runtimeapi.NamespaceMode_NODE {
+		return nil
+	}
+	shm := filepath.Join(dir, shmDir)
+	if err := os.MkdirAll(shm, 0o700); err != nil {
+		return fmt.Errorf("pod files: %w", err)
+	}
+	return mountShm(shm)
+}
+
+func (ps *Pods) delFiles(_ context.Context, p *Pod) error {
+	return removePodFiles(ps.opts.podFiles(p.Record().ID))
+}
+
+// removePodFiles removes a pod's state folder and what is mounted in it.
+func removePodFiles(dir string) error {
+	if err := unmount(filepath.Join(dir, shmDir)); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("pod files: %w", err)
+	}
+	return nil
+}
+
+// podHostname is the pod's name for itself. CRI leaves it empty only with the
+// host's network.
+func podHostname(r PodRecord) (string, error) {
+	if h := r.Config().GetHostname(); h != "" {
+		return h, nil
+	}
+	h, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("hostname: %w", err)
+	}
+	return h, nil
+}
+
+// resolvText is the resolv.conf of a pod. One without a configuration of its own
+// gets the host's.
+func resolvText(d *runtimeapi.DNSConfig) (string, error) {
+	if len(d.GetServers())+len(d.GetSearches())+len(d.GetOptions()) == 0 {
+		return hostResolvText()
+	}
+	var b strings.Builder
+	if s := d.GetSearches(); len(s) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(s, " "))
+	}
+	for _, s := range d.GetServers() {
+		fmt.Fprintf(&b, "nameserver %s\n", s)
+	}
+	if o := d.GetOptions(); len(o) > 0 {
+		fmt.Fprintf(&b, "options %s\n", strings.Join(o, " "))
+	}
+	return b.String(), nil
+}
+
+func hostResolvText() (string, error) {
+	f, err := os.Open(hostResolvConf)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("resolv.conf of the host: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxResolvConf))
+	if err != nil {
+		return "", fmt.Errorf("resolv.conf of the host: %w", err)
+	}
+	return string(data), nil
+}

@@ -1,0 +1,201 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// Options are what Open needs. Every field is required unless it says otherwise.
+type Options struct {
+	Root  string // survives a reboot: records
+	State string // a tmpfs: bundles, pod files
+
+	Handlers      []string // runtime handlers that a pod may ask for, beside ""
+	SystemdCgroup bool     // the cgroup driver is systemd's
+	PauseBinary   string   // static binary that stands still when called "pause"
+
+	Namespaces Namespaces
+	Network    Network
+	Roots      Roots
+	Images     Images
+	Tasks      Tasks
+	Processes  Processes
+}
+
+// Pods is all pods of the node. It is safe for concurrent use.
+type Pods struct {
+	opts       Options
+	bootID     string
+	table      table[*Pod]
+	containers *Containers
+}
+
+// Run makes a pod and returns its record once it is ready. A repeated call for
+// the same metadata joins the creation under way, or returns what it made.
+func (ps *Pods) Run(ctx context.Context, spec PodSpec) (PodRecord, error) {
+	if err := ps.opts.knownHandler(spec.Handler); err != nil {
+		return PodRecord{}, err
+	}
+	name := podName(spec.Config.GetMetadata())
+	for {
+		p, _, err := ps.table.claim(name, func() (*Pod, error) { return ps.newPod(spec) })
+		if err != nil {
+			return PodRecord{}, fmt.Errorf("pod %s: %w", name, err)
+		}
+		err = p.turn.do(ctx, "pod "+name, "creation", podCreateLimit, &p.trace, func(ctx context.Context) error {
+			return ps.create(ctx, p)
+		})
+		if errors.Is(err, errGone) {
+			continue // removed between claim and creation: the name is free now
+		}
+		if err != nil {
+			return PodRecord{}, fmt.Errorf("pod %s: %w", name, err)
+		}
+		return p.Record(), nil
+	}
+}
+
+// newPod is a pod of which nothing exists yet.
+func (ps *Pods) newPod(spec PodSpec) (*Pod, error) {
+	cfg, err := newMessage(spec.Config)
+	if err != nil {
+		return nil, err
+	}
+	rec := PodRecord{ID: newID(), State: Creating, BootID: ps.bootID, Handler: spec.Handler,
+		CreatedAt: time.Now().UnixNano(), PodConfig: cfg}
+	p := &Pod{containers: map[string]*Container{}}
+	p.path = ps.opts.podRecord(rec.ID)
+	p.rec.Store(&rec)
+	return p, nil
+}
+
+// create builds p, unless that was done before. When it fails and cannot be
+// undone either, the pod stays, not ready, so that kubelet finds and removes it.
+func (ps *Pods) create(ctx context.Context, p *Pod) error {
+	switch s := p.Record().State; {
+	case p.gone.Load():
+		return errGone
+	case s == Ready:
+		return nil
+	case s != Creating:
+		return fmt.Errorf("is %s: %w", s, ErrNameTaken)
+	}
+	stuck, err := build(ctx, p, &p.trace, ps.steps())
+	if stuck {
+		_ = p.move(NotReady, func(r *PodRecord) { r.Reason = err.Error() })
+		ps.table.put(p.Record().ID, p)
+	}
+	return err
+}
+
+// Stop takes down what is alive in the pod and gives its addresses back. An
+// unknown pod and a stopped one are fine; it may be repeated.
+func (ps *Pods) Stop(ctx context.Context, id string) error {
+	p, err := ps.table.find(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("pod: %w", err)
+	}
+	return p.turn.do(ctx, p.what(), "stop", 2*teardownLimit, &p.trace, func(ctx context.Context) error {
+		return ps.stop(ctx, p)
+	})
+}
+
+// stop runs inside p's turn.
+func (ps *Pods) stop(ctx context.Context, p *Pod) error {
+	switch s := p.Record().State; s {
+	case Creating, Removing: // a removal does all of a stop
+		return nil
+	case NotReady:
+		if p.Record().NetConf == nil && len(p.members()) == 0 {
+			return nil
+		}
+	}
+	if err := p.move(Stopping, nil); err != nil {
+		return err
+	}
+	p.close()
+	if err := ps.killAll(ctx, p); err != nil {
+		return fmt.Errorf("%s: %w", p.what(), err)
+	}
+	if err := teardown(ctx, p, &p.trace, ps.steps()[firstLive:]); err != nil {
+		return fmt.Errorf("%s: %w", p.what(), err)
+	}
+	return p.move(NotReady, func(r *PodRecord) { r.IPs = nil })
+}
+
+// killAll ends all containers of p at once.
+func (ps *Pods) killAll(ctx context.Context, p *Pod) error {
+	var wg sync.WaitGroup
+	members := p.members()
+	errs := make([]error, len(members))
+	for i, c := range members {
+		wg.Go(func() { errs[i] = ps.containers.halt(ctx, c, 0) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Remove takes away all of the pod, its containers first and its record last.
+// An unknown pod is fine; it may be repeated.
+func (ps *Pods) Remove(ctx context.Context, id string) error {
+	p, err := ps.table.find(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("pod: %w", err)
+	}
+	return p.turn.do(ctx, p.what(), "removal", 3*teardownLimit, &p.trace, func(ctx context.Context) error {
+		return ps.remove(ctx, p)
+	})
+}
+
+// remove runs inside p's turn.
+func (ps *Pods) remove(ctx context.Context, p *Pod) error {
+	if s := p.Record().State; s != Removing && s != Creating {
+		if err := ps.stop(ctx, p); err != nil {
+			return err
+		}
+	}
+	p.close()
+	for _, c := range p.members() {
+		if err := ps.containers.removeContainer(ctx, c); err != nil {
+			return fmt.Errorf("%s: %w", p.what(), err)
+		}
+	}
+	if err := p.move(Removing, nil); err != nil {
+		return err
+	}
+	if err := teardown(ctx, p, &p.trace, ps.steps()); err != nil {
+		return fmt.Errorf("%s: %w", p.what(), err)
+	}
+	return nil
+}
+
+// Get returns the pod with that ID or unique prefix of one.
+func (ps *Pods) Get(id string) (*Pod, error) {
+	p, err := ps.table.find(id)
+	if err != nil {
+		return nil, fmt.Errorf("pod: %w", err)
+	}
+	return p, nil
+}
+
+// List returns every pod that was ever ready and not yet removed.
+func (ps *Pods) List() []*Pod { return ps.table.all() }
+
+// lost marks a pod whose holder ended by itself as not ready.
+func (ps *Pods) lost(ctx context.Context, p *Pod, why string) {
+	err := p.move(NotReady, func(r *PodRecord) { r.Reason = why })
+	if err == nil {
+		klog.FromContext(ctx).Info("Pod is not ready any more", "pod", p.Record().ID, "reason", why)
+	}
+}

@@ -1,0 +1,289 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/shim"
+)
+
+// recoverLimit bounds what one container's keeper may take to answer at start.
+const recoverLimit = 10 * time.Second
+
+// recover brings memory in line with the records and the world.
+func (n *Node) recover(ctx context.Context) error {
+	seen, err := n.inventory(ctx)
+	if err != nil {
+		return err
+	}
+	if err := n.load(ctx); err != nil {
+		return err
+	}
+	tasks := map[string]shim.Task{}
+	for _, t := range seen.tasks {
+		tasks[t.ID] = t
+	}
+	var unfinished []*Pod
+	var halfMade []*Container
+	for _, p := range n.Pods.loaded() {
+		if s := p.Record().State; s == Creating || s == Removing {
+			unfinished = append(unfinished, p)
+			continue
+		}
+		n.Pods.adopt(ctx, p)
+		for _, c := range p.members() {
+			if s := c.Record().State; s == Creating || s == Removing {
+				halfMade = append(halfMade, c)
+			}
+		}
+	}
+	parallel(n.Containers.List(), func(c *Container) { n.Containers.adopt(ctx, c, tasks) })
+	orphans := n.orphans(seen)
+	n.Containers.background(func(ctx context.Context) {
+		parallel(halfMade, func(c *Container) { n.Containers.takeDown(ctx, c) })
+		parallel(unfinished, func(p *Pod) { n.Pods.takeDown(ctx, p) })
+		parallel(orphans, func(id string) { logLeft(ctx, n.sweep(ctx, id), "id", id) })
+	})
+	return nil
+}
+
+// seen is what exists in the world before anything new is made.
+type seen struct {
+	tasks []shim.Task
+	ids   map[string]bool // every ID that anything goes by
+}
+
+// inventory lists everything that goes by an ID of ours.
+func (n *Node) inventory(ctx context.Context) (seen, error) {
+	o := n.Pods.opts
+	s := seen{ids: map[string]bool{}}
+	var err error
+	if s.tasks, err = o.Processes.Tasks(ctx); err != nil {
+		return s, fmt.Errorf("list tasks: %w", err)
+	}
+	for _, t := range s.tasks {
+		s.ids[t.ID] = true
+	}
+	names, err := o.Namespaces.List()
+	if err != nil {
+		return s, fmt.Errorf("list namespaces: %w", err)
+	}
+	roots, err := o.Roots.ListRoots(ctx)
+	if err != nil {
+		return s, fmt.Errorf("list root filesystems: %w", err)
+	}
+	for _, dir := range []string{filepath.Join(o.Root, "pods"), filepath.Join(o.State, "pods"), filepath.Join(o.State, "containers")} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return s, fmt.Errorf("list: %w", err)
+		}
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+	}
+	for _, id := range append(names, roots...) {
+		s.ids[id] = true
+	}
+	return s, nil
+}
+
+// orphans are the IDs in s that no record has.
+func (n *Node) orphans(s seen) []string {
+	for _, p := range n.Pods.loaded() {
+		delete(s.ids, p.Record().ID)
+		for _, c := range p.members() {
+			delete(s.ids, c.Record().ID)
+		}
+	}
+	var ids []string
+	for id := range s.ids {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// sweep removes everything that goes by an ID, pod's or container's.
+func (n *Node) sweep(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, teardownLimit)
+	defer cancel()
+	o := n.Pods.opts
+	klog.FromContext(ctx).Info("Removing what no record owns", "id", id)
+	if err := o.Tasks.Delete(ctx, id); err != nil {
+		return err
+	}
+	for _, m := range []string{filepath.Join(o.podFiles(id), pidPin), filepath.Join(o.rootfs(id), pauseName)} {
+		if err := unmount(m); err != nil {
+			return err
+		}
+	}
+	if err := n.Containers.removeRoot(ctx, id); err != nil {
+		return err
+	}
+	if err := o.Namespaces.Remove(ctx, id); err != nil {
+		return err
+	}
+	if err := removePodFiles(o.podFiles(id)); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(o.podDir(id)); err != nil {
+		return fmt.Errorf("pod folder: %w", err)
+	}
+	return nil
+}
+
+// load reads all records. One that is damaged is as good as none: what it named
+// is swept.
+func (n *Node) load(ctx context.Context) error {
+	dirs, err := os.ReadDir(filepath.Join(n.Pods.opts.Root, "pods"))
+	if err != nil {
+		return fmt.Errorf("records: %w", err)
+	}
+	for _, d := range dirs {
+		p := &Pod{containers: map[string]*Container{}}
+		p.path = n.Pods.opts.podRecord(d.Name())
+		var rec PodRecord
+		if err := loadRecord(p.path, &rec); err != nil || rec.ID != d.Name() {
+			klog.FromContext(ctx).Info("Pod record cannot be used", "id", d.Name(), "err", err)
+			continue
+		}
+		p.rec.Store(&rec)
+		name := podName(rec.Config().GetMetadata())
+		if _, isNew, _ := n.Pods.table.claim(name, func() (*Pod, error) { return p, nil }); !isNew {
+			klog.FromContext(ctx).Info("Two pod records of one name; the second is removed", "id", rec.ID, "name", name)
+			continue
+		}
+		n.loadContainers(ctx, p)
+	}
+	return nil
+}
+
+func (n *Node) loadContainers(ctx context.Context, p *Pod) {
+	dir := filepath.Join(n.Pods.opts.podDir(p.Record().ID), "containers")
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		klog.FromContext(ctx).Error(err, "Container records cannot be read", "pod", p.Record().ID)
+	}
+	for _, e := range entries {
+		id, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			continue
+		}
+		c := &Container{pod: p, exited: make(chan struct{})}
+		c.path = filepath.Join(dir, e.Name())
+		var rec ContainerRecord
+		if err := loadRecord(c.path, &rec); err != nil || rec.ID != id {
+			klog.FromContext(ctx).Info("Container record cannot be used", "id", id, "err", err)
+			_ = os.Remove(c.path)
+			continue
+		}
+		c.rec.Store(&rec)
+		name := containerName(rec.PodID, rec.Config().GetMetadata())
+		_, _, _ = n.Containers.table.claim(name, func() (*Container, error) { return c, nil })
+		p.containers[id] = c
+		if rec.State == Exited {
+			c.exitOnce.Do(func() { close(c.exited) })
+		}
+		if rec.State != Creating && p.Record().State != Creating {
+			n.Containers.table.put(id, c)
+		}
+	}
+}
+
+// loaded returns all pods that have a name, listed or not.
+func (ps *Pods) loaded() []*Pod {
+	ps.table.mu.Lock()
+	defer ps.table.mu.Unlock()
+	var list []*Pod
+	for _, p := range ps.table.byName {
+		list = append(list, p)
+	}
+	return list
+}
+
+// adopt takes up a pod that the previous process left.
+func (ps *Pods) adopt(ctx context.Context, p *Pod) {
+	r := p.Record()
+	ps.table.put(r.ID, p)
+	switch {
+	case r.State != Ready:
+	case r.BootID != ps.bootID:
+		ps.lost(ctx, p, "the node was rebooted")
+	default:
+		ps.watch(p)
+	}
+}
+
+// adopt takes up a container that the previous process left: what its keeper
+// says, or its exit record, or that nothing of it can be left.
+func (cs *Containers) adopt(ctx context.Context, c *Container, tasks map[string]shim.Task) {
+	r := c.Record()
+	if r.State != Created && r.State != Running {
+		return
+	}
+	if r.BootID != cs.bootID {
+		_ = c.move(Exited, func(r *ContainerRecord) {
+			r.FinishedAt, r.ExitCode, r.Reason = time.Now().UnixNano(), codeUnknown, ReasonRebooted
+			r.Message = "the node was rebooted while the container ran"
+		})
+		return
+	}
+	if t, ok := tasks[r.ID]; ok && t.Status == shim.StatusRunning {
+		if r.State == Created { // killed between the start and its record
+			_ = c.move(Running, func(r *ContainerRecord) { r.StartedAt = time.Now().UnixNano() })
+		}
+		cs.watch(c)
+		return
+	} else if ok && t.Status == shim.StatusCreated {
+		cs.watch(c)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, recoverLimit)
+	defer cancel()
+	exit, err := cs.opts.Tasks.Wait(ctx, r.ID)
+	if err != nil {
+		cs.finish(ctx, c, ReasonLost, codeKilled,
+			fmt.Sprintf("the process that kept this container alive was lost, and the container was stopped: %v", err))
+		return
+	}
+	cs.recordExit(c, exit)
+}
+
+// takeDown removes a pod whose creation or removal was cut short. A retry of its
+// creation waits for it and starts afresh.
+func (ps *Pods) takeDown(ctx context.Context, p *Pod) {
+	err := p.turn.do(ctx, p.what(), "recovery", 3*teardownLimit, &p.trace, func(ctx context.Context) error {
+		for _, c := range p.members() {
+			if err := teardown(ctx, c, &c.trace, ps.containers.steps()); err != nil {
+				return err
+			}
+		}
+		return teardown(ctx, p, &p.trace, ps.steps())
+	})
+	if err != nil {
+		_ = p.move(NotReady, func(r *PodRecord) { r.Reason = err.Error() })
+		ps.table.put(p.Record().ID, p)
+	}
+	logLeft(ctx, err, "pod", p.Record().ID)
+}
+
+// takeDown removes a container whose creation or removal was cut short.
+func (cs *Containers) takeDown(ctx context.Context, c *Container) {
+	err := c.turn.do(ctx, c.what(), "recovery", 2*teardownLimit, &c.trace, func(ctx context.Context) error {
+		return teardown(ctx, c, &c.trace, cs.steps())
+	})
+	if err != nil {
+		_ = c.move(Exited, func(r *ContainerRecord) {
+			r.FinishedAt, r.ExitCode, r.Reason, r.Message = time.Now().UnixNano(), codeUnknown, ReasonError, err.Error()
+		})
+		cs.table.put(c.Record().ID, c)
+	}
+	logLeft(ctx, err, "container", c.Record().ID)
+}

@@ -1,0 +1,116 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// sigkill and sigterm are the signals this package sends of its own accord.
+const (
+	sigkill = int(unix.SIGKILL)
+	sigterm = int(unix.SIGTERM)
+)
+
+// shmSize is the size of a pod's /dev/shm, which is what both incumbents and
+// Docker give.
+const shmSize = "size=65536k"
+
+// mountShm mounts a tmpfs for POSIX shared memory at dir, once.
+func mountShm(dir string) error {
+	mounted, err := isMount(dir)
+	if err != nil || mounted {
+		return err
+	}
+	err = unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, "mode=1777,"+shmSize)
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", dir, err)
+	}
+	return nil
+}
+
+// isMount tells whether something is mounted at path. A missing path is not.
+func isMount(path string) (bool, error) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, 0, &st)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("statx %s: %w", path, err)
+	}
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}
+
+// pinNamespace keeps the namespace file source alive at path, once.
+func pinNamespace(source, path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("pin %s: %w", source, err)
+	}
+	f.Close()
+	if mounted, err := isMount(path); err != nil || mounted {
+		return err
+	}
+	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("pin %s: %w", source, err)
+	}
+	return nil
+}
+
+// bindFile makes the file source appear at path, read-only, once.
+func bindFile(source, path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o755)
+	if err != nil {
+		return fmt.Errorf("bind %s: %w", source, err)
+	}
+	f.Close()
+	if mounted, err := isMount(path); err != nil || mounted {
+		return err
+	}
+	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", source, err)
+	}
+	if err := unix.Mount("", path, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("bind %s: read-only: %w", source, err)
+	}
+	return nil
+}
+
+// unmount takes everything off path. A path that is not a mount, or not there,
+// is fine.
+func unmount(path string) error {
+	for {
+		mounted, err := isMount(path)
+		if err != nil || !mounted {
+			return err
+		}
+		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("unmount %s: %w", path, err)
+		}
+	}
+}
+
+// bootID identifies this boot of the kernel.
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("boot ID: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// pidNamespacePath is the PID namespace file of a live process.
+func pidNamespacePath(pid int) string {
+	return "/proc/" + strconv.Itoa(pid) + "/ns/pid"
+}
+
+// signalNamed is the number of a signal by its name, with the prefix SIG.
+func signalNamed(name string) (n int, ok bool) {
+	sig := unix.SignalNum(name)
+	return int(sig), sig != 0
+}

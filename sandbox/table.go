@@ -1,0 +1,89 @@
+package sandbox
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"sync"
+)
+
+// A table finds objects by ID, by a unique prefix of it, and by name. Lookups by
+// ID take no lock.
+type table[T any] struct {
+	byID sync.Map // string → T
+
+	mu     sync.Mutex
+	byName map[string]T // guarded by mu
+}
+
+// claim returns the object of that name, or makes it with fresh and keeps it.
+func (t *table[T]) claim(name string, fresh func() (T, error)) (obj T, isNew bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if obj, ok := t.byName[name]; ok {
+		return obj, false, nil
+	}
+	if obj, err = fresh(); err != nil {
+		return obj, false, err
+	}
+	if t.byName == nil {
+		t.byName = map[string]T{}
+	}
+	t.byName[name] = obj
+	return obj, true, nil
+}
+
+// put makes the object findable by its ID.
+func (t *table[T]) put(id string, obj T) { t.byID.Store(id, obj) }
+
+// drop forgets the object. A name or ID that is not there is fine.
+func (t *table[T]) drop(id, name string) {
+	t.byID.Delete(id)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.byName, name)
+}
+
+// find returns the object with that ID, or the one whose ID it is a prefix of.
+func (t *table[T]) find(id string) (obj T, err error) {
+	if id == "" {
+		return obj, fmt.Errorf("empty ID: %w", ErrNotFound)
+	}
+	if v, ok := t.byID.Load(id); ok {
+		return v.(T), nil
+	}
+	found := 0
+	t.byID.Range(func(k, v any) bool {
+		if strings.HasPrefix(k.(string), id) {
+			obj = v.(T)
+			found++
+		}
+		return found < 2
+	})
+	switch found {
+	case 0:
+		return obj, fmt.Errorf("ID %q: %w", id, ErrNotFound)
+	case 1:
+		return obj, nil
+	default:
+		return obj, fmt.Errorf("ID %q: %w", id, ErrAmbiguous)
+	}
+}
+
+// all returns every object, in no order.
+func (t *table[T]) all() []T {
+	var list []T
+	t.byID.Range(func(_, v any) bool {
+		list = append(list, v.(T))
+		return true
+	})
+	return list
+}
+
+// newID returns 64 hexadecimal digits, as CRI clients expect of an ID.
+func newID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,71 @@
+package sandbox
+
+import (
+	"sync"
+	"time"
+)
+
+// A Stage is one named, timed part of an operation, for `berth why`, logs and
+// error texts.
+type Stage struct {
+	Name     string        `json:"name"`
+	Start    time.Time     `json:"start"`
+	Duration time.Duration `json:"duration_ns"` // 0 while it is under way
+	Error    string        `json:"error,omitempty"`
+}
+
+// keptStages bounds what a Trace remembers: a teardown that is tried again and
+// again must not grow without end.
+const keptStages = 64
+
+// A Trace is the stages of one pod or container, oldest first. It is safe for
+// concurrent use.
+type Trace struct {
+	mu     sync.Mutex
+	stages []Stage
+}
+
+// Stages returns a copy of what has happened so far.
+func (t *Trace) Stages() []Stage {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return append([]Stage(nil), t.stages...)
+}
+
+// Current names the stage under way, or "waiting" between stages.
+func (t *Trace) Current() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := len(t.stages) - 1; i >= 0; i-- {
+		if t.stages[i].Duration == 0 {
+			return t.stages[i].Name
+		}
+	}
+	return "waiting"
+}
+
+// run times do as a stage of that name.
+func (t *Trace) run(name string, do func() error) error {
+	start := time.Now()
+	t.mu.Lock()
+	if len(t.stages) >= keptStages {
+		t.stages = append(t.stages[:0], t.stages[len(t.stages)-keptStages/2:]...)
+	}
+	t.stages = append(t.stages, Stage{Name: name, Start: start})
+	t.mu.Unlock()
+
+	err := do()
+
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := len(t.stages) - 1; i >= 0; i-- {
+		if s := &t.stages[i]; s.Name == name && s.Start.Equal(start) {
+			s.Duration = max(time.Since(start), 1)
+			if err != nil {
+				s.Error = err.Error()
+			}
+			break
+		}
+	}
+	return err
+}

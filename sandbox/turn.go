@@ -1,0 +1,64 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// A turn orders the operations that change one pod or one container: one at a
+// time, each in a goroutine of its own under its own deadline. A caller waits
+// for an operation and may give up; the operation goes on. A caller who asks
+// for the kind that is under way joins it and gets its result, which is what
+// makes kubelet's retries after a timeout safe.
+type turn struct {
+	mu  sync.Mutex
+	cur *flight
+}
+
+// A flight is one operation under way.
+type flight struct {
+	kind string
+	done chan struct{} // closed when err is set
+	err  error
+}
+
+// do runs op as the object's only operation, or joins one of the same kind.
+// what names the object and trace its stage, for the error of a caller whose
+// context ends first.
+func (t *turn) do(ctx context.Context, what, kind string, limit time.Duration, trace *Trace, op func(context.Context) error) error {
+	for {
+		f, joined := t.take(ctx, kind, limit, op)
+		select {
+		case <-f.done:
+			if joined {
+				return f.err
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %s under way, at stage %q: %w", what, f.kind, trace.Current(), ctx.Err())
+		}
+	}
+}
+
+// take starts op when nothing is under way. Otherwise it returns what is, and
+// whether that is of the same kind, so that its result is the caller's too.
+func (t *turn) take(ctx context.Context, kind string, limit time.Duration, op func(context.Context) error) (f *flight, joined bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.cur != nil {
+		return t.cur, t.cur.kind == kind
+	}
+	f = &flight{kind: kind, done: make(chan struct{})}
+	t.cur = f
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+		defer cancel()
+		f.err = op(ctx)
+		t.mu.Lock()
+		t.cur = nil
+		t.mu.Unlock()
+		close(f.done)
+	}()
+	return f, true
+}
