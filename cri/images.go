@@ -1,0 +1,138 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/imageservice"
+	"github.com/berthd/berth/sandbox"
+	"github.com/berthd/berth/sandbox/spec"
+)
+
+// imageServer answers the ImageService.
+type imageServer struct {
+	runtimeapi.UnimplementedImageServiceServer
+	images   *imageservice.Service
+	handlers []string
+}
+
+// PullImage implements the RPC. The answer is the image's ID, its config digest.
+func (s imageServer) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
+	if req.GetImage().GetImage() == "" {
+		return nil, invalid("image.image", "is empty")
+	}
+	if h := req.GetImage().GetRuntimeHandler(); h != "" && !slices.Contains(s.handlers, h) {
+		return nil, fmt.Errorf("image.runtime_handler %q: %w", h, sandbox.ErrUnknownHandler)
+	}
+	pull := imageservice.PullRequest{Image: req.GetImage().GetImage()}
+	if a := req.GetAuth(); a != nil {
+		pull.Auth = &imageservice.Auth{Username: a.GetUsername(), Password: a.GetPassword(), Auth: a.GetAuth(),
+			ServerAddress: a.GetServerAddress(), IdentityToken: a.GetIdentityToken(), RegistryToken: a.GetRegistryToken()}
+	}
+	img, err := s.images.Pull(ctx, pull)
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.PullImageResponse{ImageRef: img.ID.String()}, nil
+}
+
+// ListImages implements the RPC. The filter names one image; one that names none
+// gives an empty list.
+func (s imageServer) ListImages(_ context.Context, req *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
+	if want := req.GetFilter().GetImage().GetImage(); want != "" {
+		img, err := s.images.Get(want)
+		if errors.Is(err, imageservice.ErrNotFound) {
+			return &runtimeapi.ListImagesResponse{}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return &runtimeapi.ListImagesResponse{Images: []*runtimeapi.Image{imageItem(img)}}, nil
+	}
+	var list []*runtimeapi.Image
+	for _, img := range s.images.List() {
+		list = append(list, imageItem(img))
+	}
+	return &runtimeapi.ListImagesResponse{Images: list}, nil
+}
+
+// ImageStatus implements the RPC: a missing image is OK, with a nil image.
+func (s imageServer) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
+	if req.GetImage().GetImage() == "" {
+		return nil, invalid("image.image", "is empty")
+	}
+	img, err := s.images.Get(req.GetImage().GetImage())
+	if errors.Is(err, imageservice.ErrNotFound) {
+		return &runtimeapi.ImageStatusResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp := &runtimeapi.ImageStatusResponse{Image: imageItem(img)}
+	if req.GetVerbose() {
+		data, err := json.Marshal(map[string]any{"config": img.Config, "diffIDs": img.DiffIDs})
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", img.ID, err)
+		}
+		resp.Info = map[string]string{"info": string(data)}
+	}
+	return resp, nil
+}
+
+// RemoveImage implements the RPC: all names of the image go; a missing one is fine.
+func (s imageServer) RemoveImage(ctx context.Context, req *runtimeapi.RemoveImageRequest) (*runtimeapi.RemoveImageResponse, error) {
+	if req.GetImage().GetImage() == "" {
+		return nil, invalid("image.image", "is empty")
+	}
+	if err := s.images.Remove(ctx, req.GetImage().GetImage()); err != nil {
+		return nil, err
+	}
+	return &runtimeapi.RemoveImageResponse{}, nil
+}
+
+// ImageFsInfo implements the RPC. Images and containers share one file system,
+// so both lists say the same; kubelet needs neither to be empty.
+func (s imageServer) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
+	u, err := s.images.Usage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	fs := func() []*runtimeapi.FilesystemUsage {
+		return []*runtimeapi.FilesystemUsage{{
+			Timestamp:  u.At.UnixNano(),
+			FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: u.Mountpoint},
+			UsedBytes:  &runtimeapi.UInt64Value{Value: u.Bytes},
+			InodesUsed: &runtimeapi.UInt64Value{Value: u.Inodes},
+		}}
+	}
+	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: fs(), ContainerFilesystems: fs()}, nil
+}
+
+func imageItem(img imageservice.Image) *runtimeapi.Image {
+	item := &runtimeapi.Image{
+		Id:          img.ID.String(),
+		RepoTags:    img.Tags,
+		RepoDigests: img.Digests,
+		Size:        uint64(max(img.Size, 0)),
+		Pinned:      img.Pinned,
+		Spec:        &runtimeapi.ImageSpec{Image: img.ID.String()},
+	}
+	// kubelet wants to know whether the image would run as root. A USER that is
+	// neither a valid number nor a valid name is handed on as a name, which kubelet
+	// refuses where it must not be root (CVE-2024-40635).
+	uid, name, err := spec.ImageUser(img.Config.User)
+	switch {
+	case err != nil:
+		item.Username = img.Config.User
+	case name != "":
+		item.Username = name
+	case img.Config.User != "":
+		item.Uid = &runtimeapi.Int64Value{Value: uid}
+	}
+	return item
+}

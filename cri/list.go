@@ -1,0 +1,72 @@
+package cri
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/berthd/berth/sandbox"
+)
+
+// idMatches tells whether a filter's ID, which may be a prefix, fits. An empty
+// one fits all.
+func idMatches(id, want string) bool { return strings.HasPrefix(id, want) }
+
+// labelsMatch tells whether labels has all of want, by equality.
+func labelsMatch(labels, want map[string]string) bool {
+	for k, v := range want {
+		if got, ok := labels[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+func newestFirst(a, b int64, aID, bID string) int {
+	return cmp.Or(cmp.Compare(b, a), cmp.Compare(aID, bID))
+}
+
+// podInfo and containerInfo are what a verbose status adds, as JSON under "info".
+type podInfo struct {
+	ID        string        `json:"id"`
+	State     sandbox.State `json:"state"`
+	Reason    string        `json:"reason,omitempty"`
+	NetNS     string        `json:"netns,omitempty"`
+	IPs       []string      `json:"ips,omitempty"`
+	CreatedAt int64         `json:"createdAt"`
+}
+
+type containerInfo struct {
+	ID        string        `json:"id"`
+	SandboxID string        `json:"sandboxID"`
+	State     sandbox.State `json:"state"`
+	Pid       int           `json:"pid"`
+	LogPath   string        `json:"logPath,omitempty"`
+}
+
+// stage is one line of the timed stages of a verbose status.
+type stage struct {
+	Name       string  `json:"name"`
+	Start      string  `json:"start"`
+	DurationMS float64 `json:"duration_ms"`
+	Error      string  `json:"error,omitempty"`
+}
+
+// verbose is the info map of a status: one JSON text under each key.
+func verbose(info any, stages []sandbox.Stage) (map[string]string, error) {
+	list := make([]stage, 0, len(stages))
+	for _, s := range stages {
+		list = append(list, stage{Name: s.Name, Start: s.Start.Format("15:04:05.000000"),
+			DurationMS: float64(s.Duration.Microseconds()) / 1000, Error: s.Error})
+	}
+	out := map[string]string{}
+	for key, v := range map[string]any{"info": info, "stages": list} {
+		data, err := json.Marshal(v)
+		if err != nil {
+			return nil, fmt.Errorf("verbose status: %w", err)
+		}
+		out[key] = string(data)
+	}
+	return out, nil
+}

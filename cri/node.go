@@ -1,0 +1,94 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"slices"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// node answers what concerns no single pod.
+type node struct {
+	opts Options
+}
+
+// What Version answers beside our own version.
+const (
+	kubeAPIVersion = "0.1.0" // of the CRI's version request, unchanged since 1.5
+	runtimeName    = "berth"
+	runtimeVersion = "v1"
+)
+
+// Version implements the RPC. kubelet wants all four fields filled.
+func (n node) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
+	return &runtimeapi.VersionResponse{
+		Version:           kubeAPIVersion,
+		RuntimeName:       runtimeName,
+		RuntimeVersion:    n.opts.Version,
+		RuntimeApiVersion: runtimeVersion,
+	}, nil
+}
+
+// Status implements the RPC. It is asked every few seconds and looks at what is
+// known already: it runs no plugin and waits for nothing.
+func (n node) Status(_ context.Context, req *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+	network := &runtimeapi.RuntimeCondition{Type: runtimeapi.NetworkReady, Status: true}
+	if err := n.opts.NetworkReady(); err != nil {
+		network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", err.Error()
+	}
+	resp := &runtimeapi.StatusResponse{
+		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
+			{Type: runtimeapi.RuntimeReady, Status: true}, network,
+		}},
+		RuntimeHandlers: n.handlers(),
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
+	}
+	if req.GetVerbose() {
+		info, err := n.info()
+		if err != nil {
+			return nil, err
+		}
+		resp.Info = info
+	}
+	return resp, nil
+}
+
+// handlers lists the default handler and the configured ones, in a stable order.
+func (n node) handlers() []*runtimeapi.RuntimeHandler {
+	names := append([]string{""}, n.opts.Handlers...)
+	slices.Sort(names)
+	var list []*runtimeapi.RuntimeHandler
+	for _, name := range slices.Compact(names) {
+		list = append(list, &runtimeapi.RuntimeHandler{Name: name, Features: &runtimeapi.RuntimeHandlerFeatures{
+			RecursiveReadOnlyMounts: true,
+		}})
+	}
+	return list
+}
+
+func (n node) info() (map[string]string, error) {
+	data, err := json.Marshal(map[string]string{"go": runtime.Version(), "berth": n.opts.Version})
+	if err != nil {
+		return nil, fmt.Errorf("status: %w", err)
+	}
+	return map[string]string{"config": n.opts.Config(), "version": string(data)}, nil
+}
+
+// RuntimeConfig implements the RPC: kubelet takes its cgroup driver from it.
+func (n node) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
+	driver := runtimeapi.CgroupDriver_CGROUPFS
+	if n.opts.SystemdCgroup {
+		driver = runtimeapi.CgroupDriver_SYSTEMD
+	}
+	return &runtimeapi.RuntimeConfigResponse{Linux: &runtimeapi.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil
+}
+
+// UpdateRuntimeConfig implements the RPC. It carries the pod CIDR for runtimes
+// that write a CNI configuration from a template; we have none, so there is
+// nothing to do.
+func (n node) UpdateRuntimeConfig(context.Context, *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
+	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
+}

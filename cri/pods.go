@@ -1,0 +1,132 @@
+package cri
+
+import (
+	"context"
+	"slices"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/sandbox"
+)
+
+// pods answers for pod sandboxes.
+type pods struct {
+	pods *sandbox.Pods
+}
+
+// RunPodSandbox implements the RPC. On success the pod is ready.
+func (s pods) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
+	if err := checkPodConfig(req.GetConfig()); err != nil {
+		return nil, err
+	}
+	rec, err := s.pods.Run(ctx, sandbox.PodSpec{Config: req.GetConfig(), Handler: req.GetRuntimeHandler()})
+	if err != nil {
+		return nil, err
+	}
+	return &runtimeapi.RunPodSandboxResponse{PodSandboxId: rec.ID}, nil
+}
+
+// StopPodSandbox implements the RPC: unknown and stopped pods are fine.
+func (s pods) StopPodSandbox(ctx context.Context, req *runtimeapi.StopPodSandboxRequest) (*runtimeapi.StopPodSandboxResponse, error) {
+	if err := checkID("pod_sandbox_id", req.GetPodSandboxId()); err != nil {
+		return nil, err
+	}
+	if err := s.pods.Stop(ctx, req.GetPodSandboxId()); err != nil {
+		return nil, err
+	}
+	return &runtimeapi.StopPodSandboxResponse{}, nil
+}
+
+// RemovePodSandbox implements the RPC: running containers are killed and removed
+// with the pod; an unknown pod is fine.
+func (s pods) RemovePodSandbox(ctx context.Context, req *runtimeapi.RemovePodSandboxRequest) (*runtimeapi.RemovePodSandboxResponse, error) {
+	if err := checkID("pod_sandbox_id", req.GetPodSandboxId()); err != nil {
+		return nil, err
+	}
+	if err := s.pods.Remove(ctx, req.GetPodSandboxId()); err != nil {
+		return nil, err
+	}
+	return &runtimeapi.RemovePodSandboxResponse{}, nil
+}
+
+// PodSandboxStatus implements the RPC.
+func (s pods) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
+	if err := checkID("pod_sandbox_id", req.GetPodSandboxId()); err != nil {
+		return nil, err
+	}
+	p, err := s.pods.Get(req.GetPodSandboxId())
+	if err != nil {
+		return nil, err
+	}
+	r := p.Record()
+	resp := &runtimeapi.PodSandboxStatusResponse{Status: podStatus(r)}
+	if req.GetVerbose() {
+		resp.Info, err = verbose(podInfo{ID: r.ID, State: r.State, Reason: r.Reason, NetNS: r.Namespaces.Net, IPs: r.IPs, CreatedAt: r.CreatedAt}, p.Stages())
+	}
+	return resp, err
+}
+
+// ListPodSandbox implements the RPC, newest first.
+func (s pods) ListPodSandbox(_ context.Context, req *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
+	all := s.pods.List()
+	items := make([]*runtimeapi.PodSandbox, 0, len(all))
+	for _, p := range all {
+		r := p.Record()
+		if podMatches(r, req.GetFilter()) {
+			items = append(items, podItem(r))
+		}
+	}
+	slices.SortFunc(items, func(a, b *runtimeapi.PodSandbox) int { return newestFirst(a.CreatedAt, b.CreatedAt, a.Id, b.Id) })
+	return &runtimeapi.ListPodSandboxResponse{Items: items}, nil
+}
+
+func podState(s sandbox.State) runtimeapi.PodSandboxState {
+	if s == sandbox.Ready {
+		return runtimeapi.PodSandboxState_SANDBOX_READY
+	}
+	return runtimeapi.PodSandboxState_SANDBOX_NOTREADY
+}
+
+func podItem(r sandbox.PodRecord) *runtimeapi.PodSandbox {
+	return &runtimeapi.PodSandbox{
+		Id:             r.ID,
+		Metadata:       r.Config().GetMetadata(),
+		State:          podState(r.State),
+		CreatedAt:      r.CreatedAt,
+		Labels:         r.Config().GetLabels(),
+		Annotations:    r.Config().GetAnnotations(),
+		RuntimeHandler: r.Handler,
+	}
+}
+
+func podStatus(r sandbox.PodRecord) *runtimeapi.PodSandboxStatus {
+	options := r.Config().GetLinux().GetSecurityContext().GetNamespaceOptions()
+	if options == nil {
+		options = &runtimeapi.NamespaceOption{}
+	}
+	network := &runtimeapi.PodSandboxNetworkStatus{}
+	for i, ip := range r.IPs {
+		if i == 0 {
+			network.Ip = ip
+			continue
+		}
+		network.AdditionalIps = append(network.AdditionalIps, &runtimeapi.PodIP{Ip: ip})
+	}
+	return &runtimeapi.PodSandboxStatus{
+		Id:             r.ID,
+		Metadata:       r.Config().GetMetadata(),
+		State:          podState(r.State),
+		CreatedAt:      r.CreatedAt,
+		Network:        network,
+		Linux:          &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{Options: options}},
+		Labels:         r.Config().GetLabels(),
+		Annotations:    r.Config().GetAnnotations(),
+		RuntimeHandler: r.Handler,
+	}
+}
+
+func podMatches(r sandbox.PodRecord, f *runtimeapi.PodSandboxFilter) bool {
+	return idMatches(r.ID, f.GetId()) &&
+		(f.GetState() == nil || f.GetState().GetState() == podState(r.State)) &&
+		labelsMatch(r.Config().GetLabels(), f.GetLabelSelector())
+}

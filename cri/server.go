@@ -1,0 +1,78 @@
+package cri
+
+import (
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/imageservice"
+	"github.com/berthd/berth/sandbox"
+)
+
+// Options are what New needs.
+type Options struct {
+	Version       string   // of berthd, as Version answers it
+	Handlers      []string // runtime handlers by name; "" is always there
+	SystemdCgroup bool     // which cgroup driver kubelet is told
+	NetworkReady  func() error
+	Config        func() string // the effective configuration, for Status with verbose
+}
+
+// A Server answers the CRI. Until Attach, every call fails with Unavailable:
+// kubelet then waits, and a log that is followed goes on.
+type Server struct {
+	opts    Options
+	grpc    *grpc.Server
+	runtime *runtimeService // filled before ready is set
+	images  *imageServer    // filled before ready is set
+	ready   atomic.Bool
+}
+
+// maxMessage bounds a request and an answer, in bytes: what kubelet accepts.
+const maxMessage = 16 << 20
+
+// New returns a server that answers Unavailable until Attach.
+func New(o Options) *Server {
+	s := &Server{opts: o, runtime: &runtimeService{}, images: &imageServer{}}
+	s.grpc = grpc.NewServer(
+		grpc.UnaryInterceptor(s.intercept),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxSendMsgSize(maxMessage),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+	runtimeapi.RegisterRuntimeServiceServer(s.grpc, s.runtime)
+	runtimeapi.RegisterImageServiceServer(s.grpc, s.images)
+	return s
+}
+
+// GRPC is the server to serve on a listener.
+func (s *Server) GRPC() *grpc.Server { return s.grpc }
+
+// Attach gives the server its parts and lets calls in. It is called once.
+func (s *Server) Attach(n *sandbox.Node, images *imageservice.Service) {
+	*s.runtime = runtimeService{
+		node:       node{opts: s.opts},
+		pods:       pods{pods: n.Pods},
+		containers: containers{containers: n.Containers},
+		processes:  processes{containers: n.Containers},
+	}
+	*s.images = imageServer{images: images, handlers: s.opts.Handlers}
+	s.ready.Store(true)
+}
+
+// runtimeService is the sum of small servers. What none of them has, rest
+// answers with Unimplemented: embedded deeper, it loses to every other.
+type runtimeService struct {
+	node
+	pods
+	containers
+	processes
+	rest
+}
+
+type rest struct {
+	runtimeapi.UnimplementedRuntimeServiceServer
+}

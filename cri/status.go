@@ -1,0 +1,116 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/imageservice"
+	"github.com/berthd/berth/netns"
+	"github.com/berthd/berth/sandbox"
+	"github.com/berthd/berth/sandbox/spec"
+	"github.com/berthd/berth/shim"
+	"github.com/berthd/berth/snapshot"
+)
+
+// errInvalid marks a request that can never succeed as sent.
+var errInvalid = errors.New("invalid request")
+
+// errNotBuilt marks what the CRI has and this release does not.
+var errNotBuilt = errors.New("not supported by this release of berth")
+
+// codeOf says which gRPC code an error of ours becomes. The first match counts.
+// What is not here leaves as Unknown: kubelet then shows the text as it is, and
+// matches its prefixes (RegistryUnavailable, ImageVolumeMountFailed).
+var codeOf = []struct {
+	err  error
+	code codes.Code
+}{
+	{imageservice.ErrUnavailable, codes.Unknown}, // kubelet strips the wrapper of Unknown only
+	{context.Canceled, codes.Canceled},
+	{shim.ErrTimeout, codes.DeadlineExceeded}, // ExecSync: kubelet takes it for a failed probe
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+	{errInvalid, codes.InvalidArgument},
+	{errNotBuilt, codes.Unimplemented},
+	{sandbox.ErrInvalid, codes.InvalidArgument},
+	{sandbox.ErrUnknownHandler, codes.InvalidArgument},
+	{sandbox.ErrAmbiguous, codes.InvalidArgument},
+	{spec.ErrInvalid, codes.InvalidArgument},
+	{spec.ErrNoSuchUser, codes.InvalidArgument},
+	{spec.ErrNoSuchGroup, codes.InvalidArgument},
+	{spec.ErrRROUnsupported, codes.Unknown}, // its prefix is what counts (cri-api, pkg/errors)
+	{spec.ErrUnsupported, codes.Unimplemented},
+	{netns.ErrInvalid, codes.InvalidArgument},
+	{netns.ErrInvalidSysctl, codes.InvalidArgument},
+	{imageservice.ErrInvalidReference, codes.InvalidArgument},
+	{sandbox.ErrNotFound, codes.NotFound},
+	{imageservice.ErrNotFound, codes.NotFound},
+	{sandbox.ErrNameTaken, codes.AlreadyExists},
+	{sandbox.ErrBadState, codes.FailedPrecondition},
+	{shim.ErrNotRunning, codes.FailedPrecondition},
+	{shim.ErrNotFound, codes.FailedPrecondition}, // the container is known, its process is not there any more
+	{snapshot.ErrInUse, codes.FailedPrecondition},
+	{sandbox.ErrClosed, codes.Unavailable},
+	{netns.ErrNotReady, codes.Unavailable},
+	{shim.ErrUnavailable, codes.Unavailable},
+	{syscall.ENOSPC, codes.ResourceExhausted},
+	{syscall.EDQUOT, codes.ResourceExhausted},
+}
+
+// toStatus gives err its code and keeps its text. An error that has a code
+// already keeps it.
+func toStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	for _, c := range codeOf {
+		if errors.Is(err, c.err) {
+			return status.Error(c.code, err.Error())
+		}
+	}
+	return status.Error(codes.Unknown, err.Error())
+}
+
+// slowCall is how long a call may take before it is logged without being asked.
+const slowCall = 10 * time.Second
+
+// intercept is where every request enters and every error leaves the daemon.
+func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	logger := klog.FromContext(ctx)
+	if !s.ready.Load() {
+		return nil, status.Error(codes.Unavailable, "berthd is starting; try again")
+	}
+	start := time.Now()
+	resp, err := next(ctx, req)
+	err = toStatus(err)
+	took := time.Since(start)
+	switch {
+	case err != nil && quiet(err):
+		logger.V(2).Info("Call failed", "method", info.FullMethod, "took", took, "err", err)
+	case err != nil:
+		logger.Error(err, "Call failed", "method", info.FullMethod, "took", took)
+	case took > slowCall:
+		logger.Info("Slow call", "method", info.FullMethod, "took", took)
+	default:
+		logger.V(4).Info("Call", "method", info.FullMethod, "took", took)
+	}
+	return resp, err
+}
+
+// quiet errors are everyday answers that would only fill the log.
+func quiet(err error) bool {
+	switch status.Code(err) {
+	case codes.NotFound, codes.Unimplemented, codes.Canceled, codes.InvalidArgument:
+		return true
+	}
+	return false
+}
