@@ -63,10 +63,6 @@ func TestConformance(t *testing.T) {
 		t.Error(err)
 	}
 	for _, l := range left {
-		if n.Name == "containerd" { // its parent cgroup stays, and is not ours to judge
-			t.Log("left on the machine:", l)
-			continue
-		}
 		t.Error("left on the machine:", l)
 	}
 	closed = true

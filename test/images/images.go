@@ -48,10 +48,14 @@ func Serve(ctx context.Context, repo string) (*Registry, error) {
 }
 
 // WriteCerts writes the hosts.toml of every registry into dir, so that dir
-// serves as a runtime's certs.d.
-func (r *Registry) WriteCerts(dir string) error {
+// serves as a runtime's certs.d. What the registry on loopback lacks is not
+// found, unless upstream lets a runtime go on to the real registry.
+func (r *Registry) WriteCerts(dir string, upstream bool) error {
 	for _, h := range Hosts() {
-		text := fmt.Sprintf("server = \"http://%[1]s\"\n\n[host.\"http://%[1]s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", r.Addr)
+		text := fmt.Sprintf("[host.\"http://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", r.Addr)
+		if !upstream {
+			text = fmt.Sprintf("server = \"http://%s\"\n\n", r.Addr) + text
+		}
 		if err := os.MkdirAll(filepath.Join(dir, h), 0o755); err != nil {
 			return err
 		}

@@ -49,7 +49,7 @@ func TestServe(t *testing.T) {
 		}
 	}
 	certs := t.TempDir()
-	if err := r.WriteCerts(certs); err != nil {
+	if err := r.WriteCerts(certs, false); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(filepath.Join(certs, "registry.k8s.io", "hosts.toml"))

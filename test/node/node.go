@@ -239,5 +239,22 @@ func (n *Node) Dial() (*grpc.ClientConn, error) {
 func (n *Node) Close() error {
 	err := n.Stop()
 	n.log.Close()
+	if n.Name == "containerd" {
+		err = errors.Join(err, removeEmpty("/run/containerd/s", "/run/containerd", "/sys/fs/cgroup/k8s.io", "/sys/fs/cgroup/*/k8s.io"))
+	}
 	return errors.Join(err, os.RemoveAll(filepath.Dir(n.State)), os.RemoveAll(filepath.Dir(n.Root)))
+}
+
+// removeEmpty removes the folders that match and are empty: containerd makes
+// them outside of those it is given, and keeps them.
+func removeEmpty(patterns ...string) error {
+	var errs []error
+	for _, p := range patterns {
+		dirs, err := filepath.Glob(p)
+		errs = append(errs, err)
+		for _, d := range dirs {
+			_ = os.Remove(d) // not ours when there is something in it
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -69,7 +69,7 @@ func NewWorld(ctx context.Context) (_ *World, err error) {
 	if w.Registry, err = images.Serve(ctx, repo); err != nil {
 		return nil, err
 	}
-	if err := w.Registry.WriteCerts(w.Certs); err != nil {
+	if err := w.Registry.WriteCerts(w.Certs, false); err != nil {
 		return nil, err
 	}
 	return w, w.writeCNI()
