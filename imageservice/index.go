@@ -1,0 +1,240 @@
+package imageservice
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/imageservice/registry"
+	"github.com/berthd/berth/snapshot"
+	"github.com/berthd/berth/snapshot/durable"
+)
+
+// The form of index.json.
+type (
+	indexFile struct {
+		Version int               `json:"version"` // 1
+		Images  []json.RawMessage `json:"images"`  // of indexEntry, each read by itself
+		Unseal  [][]digest.Digest `json:"unseal,omitempty"`
+	}
+	indexEntry struct {
+		ID       digest.Digest `json:"id"`
+		Manifest digest.Digest `json:"manifest"`
+		Tags     []string      `json:"tags,omitempty"`
+		Digests  []string      `json:"digests"`
+		Size     int64         `json:"size"`
+		Platform Platform      `json:"platform"` // for the reader; the configuration counts
+		Pulled   time.Time     `json:"pulled"`
+	}
+)
+
+const (
+	indexVersion = 1
+	maxIndex     = 64 << 20 // bytes
+)
+
+func encodeIndex(records map[digest.Digest]record, unseal [][]digest.Digest) ([]byte, error) {
+	doc := indexFile{Version: indexVersion, Images: []json.RawMessage{}, Unseal: unseal}
+	ids := make([]digest.Digest, 0, len(records))
+	for id := range records {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		r := records[id]
+		data, err := json.Marshal(indexEntry{
+			ID: id, Manifest: r.manifest, Tags: r.image.Tags, Digests: r.image.Digests,
+			Size: r.image.Size, Platform: r.image.Platform, Pulled: r.pulled,
+		})
+		if err != nil {
+			return nil, err
+		}
+		doc.Images = append(doc.Images, data)
+	}
+	return json.MarshalIndent(doc, "", " ")
+}
+
+// load reads the index. What is damaged is logged and dropped: a node must start.
+// Files that no image names any more are swept.
+func (st *store) load(ctx context.Context, layers snapshot.Layers) error {
+	log := klog.FromContext(ctx)
+	st.records = map[digest.Digest]record{}
+	doc, err := st.readIndex()
+	if err != nil {
+		log.Error(err, "The image index is damaged: starting without images; they can be pulled again", "file", st.indexFile())
+	}
+	for _, c := range doc.Unseal {
+		if !slices.ContainsFunc(c, func(d digest.Digest) bool { return checkDigest(d) != nil }) {
+			st.unseal = append(st.unseal, c)
+		}
+	}
+	taken := map[string]bool{}
+	for _, raw := range doc.Images {
+		rec, err := st.readEntry(raw)
+		if err == nil {
+			err = ready(ctx, layers, rec.image.DiffIDs)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			log.Error(err, "Dropped a damaged image; it can be pulled again", "image", rec.image.ID, "tags", rec.image.Tags)
+			if rec.image.DiffIDs != nil {
+				st.unseal = append(st.unseal, rec.image.DiffIDs)
+			}
+			continue
+		}
+		rec.image.Tags = unclaimed(rec.image.Tags, taken)
+		rec.image.Digests = unclaimed(rec.image.Digests, taken)
+		st.records[rec.image.ID] = rec
+	}
+	st.view.Store(newView(st.records, st.pinned))
+	return st.sweep()
+}
+
+func (st *store) readIndex() (indexFile, error) {
+	var doc indexFile
+	data, err := readCapped(st.indexFile(), maxIndex)
+	if errors.Is(err, fs.ErrNotExist) {
+		return doc, nil
+	}
+	if err != nil {
+		return doc, err
+	}
+	if err := json.Unmarshal(data, &doc); err != nil {
+		return indexFile{}, fmt.Errorf("index: %w", err)
+	}
+	if doc.Version != indexVersion {
+		return indexFile{}, fmt.Errorf("index: version %d: %w", doc.Version, ErrUnsupported)
+	}
+	return doc, nil
+}
+
+// readEntry reads an image by its entry and verifies its documents. With an error,
+// the record says as much as is known.
+func (st *store) readEntry(raw json.RawMessage) (rec record, err error) {
+	var e indexEntry
+	if err := json.Unmarshal(raw, &e); err != nil {
+		return rec, fmt.Errorf("index entry: %w: %w", err, ErrCorrupt)
+	}
+	rec = record{image: Image{ID: e.ID, Tags: e.Tags, Digests: e.Digests, Size: e.Size}, manifest: e.Manifest, pulled: e.Pulled}
+	if err := errors.Join(checkDigest(e.ID), checkDigest(e.Manifest)); err != nil {
+		return rec, fmt.Errorf("index entry: %w", err)
+	}
+	for _, name := range slices.Concat(e.Tags, e.Digests) {
+		if named, err := reference.ParseNormalizedNamed(name); err != nil || named.String() != name {
+			return rec, fmt.Errorf("index entry: name %.300q: %w", name, ErrCorrupt)
+		}
+	}
+	config, err := readVerified(st.configFile(e.ID), e.ID, maxConfig)
+	if err != nil {
+		return rec, err
+	}
+	parsed, err := parseConfig(config)
+	if err != nil {
+		return rec, err
+	}
+	rec.image.DiffIDs, rec.image.Config, rec.image.Platform = parsed.diffIDs, parsed.config, parsed.platform
+	data, err := readVerified(st.manifestFile(e.Manifest), e.Manifest, registry.MaxManifest)
+	if err != nil {
+		return rec, err
+	}
+	doc, err := parseDocument(data, "", "")
+	if err != nil {
+		return rec, err
+	}
+	if doc.config.Digest != e.ID {
+		return rec, fmt.Errorf("index entry: manifest %s is of another image: %w", e.Manifest, ErrCorrupt)
+	}
+	return rec, nil
+}
+
+// ready makes sure that an image of these layers can be mounted.
+func ready(ctx context.Context, layers snapshot.Layers, chain []digest.Digest) error {
+	for _, d := range chain {
+		if !layers.HasLayer(d) {
+			return fmt.Errorf("layer %s: %w", d, ErrNotFound)
+		}
+	}
+	return layers.SealImage(ctx, chain)
+}
+
+// unclaimed returns the names that are not taken yet, and takes them.
+func unclaimed(names []string, taken map[string]bool) []string {
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool {
+		was := taken[n]
+		taken[n] = true
+		return was
+	})
+	sort.Strings(names)
+	return names
+}
+
+// sweep removes documents without an image and the leavings of writes cut short.
+func (st *store) sweep() error {
+	keep := map[string]bool{}
+	for id, r := range st.records {
+		keep[st.configFile(id)], keep[st.manifestFile(r.manifest)] = true, true
+	}
+	if err := durable.Sweep(st.dir); err != nil {
+		return err
+	}
+	for _, kind := range []string{"manifests", "configs"} {
+		dir := filepath.Join(st.dir, kind, "sha256")
+		if err := durable.Sweep(dir); err != nil {
+			return err
+		}
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if file := filepath.Join(dir, e.Name()); !keep[file] {
+				if err := os.RemoveAll(file); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// readVerified reads a document and compares its digest.
+func readVerified(file string, want digest.Digest, limit int64) ([]byte, error) {
+	data, err := readCapped(file, limit)
+	if err != nil {
+		return nil, err
+	}
+	if got := digest.FromBytes(data); got != want {
+		return nil, fmt.Errorf("%s: content has digest %s: %w", file, got, ErrCorrupt)
+	}
+	return data, nil
+}
+
+func readCapped(file string, limit int64) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s: more than %d bytes: %w", file, limit, ErrTooLarge)
+	}
+	return data, nil
+}

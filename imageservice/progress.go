@@ -1,0 +1,65 @@
+package imageservice
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Progress is how far a pull under way has come. Bytes are those of layers as
+// they are compressed; a layer that is there already counts as done. Total is 0
+// until the manifest is known.
+type Progress struct {
+	Image        string // full name
+	Since        time.Time
+	Bytes, Total int64
+	Layers, Done int // layers in all, layers finished
+}
+
+// pullProgress is a pull's counters.
+type pullProgress struct {
+	image  string
+	since  time.Time
+	bytes  atomic.Int64
+	total  atomic.Int64
+	layers atomic.Int32
+	done   atomic.Int32
+}
+
+// progressList is the pulls under way. The zero value is ready.
+type progressList struct {
+	mu    sync.Mutex
+	pulls map[*pullProgress]bool
+}
+
+func (l *progressList) add(p *pullProgress) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pulls == nil {
+		l.pulls = map[*pullProgress]bool{}
+	}
+	l.pulls[p] = true
+}
+
+func (l *progressList) remove(p *pullProgress) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.pulls, p)
+}
+
+// Progress lists the pulls under way by name. It is cheap.
+func (s *Service) Progress() []Progress {
+	s.progress.mu.Lock()
+	defer s.progress.mu.Unlock()
+	var out []Progress
+	for p := range s.progress.pulls {
+		out = append(out, Progress{
+			Image: p.image, Since: p.since, Bytes: p.bytes.Load(), Total: p.total.Load(),
+			Layers: int(p.layers.Load()), Done: int(p.done.Load()),
+		})
+	}
+	slices.SortFunc(out, func(a, b Progress) int { return strings.Compare(a.Image, b.Image) })
+	return out
+}

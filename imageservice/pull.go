@@ -1,0 +1,248 @@
+package imageservice
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/imageservice/registry"
+)
+
+// A PullRequest asks for an image.
+type PullRequest struct {
+	Image string // name with tag or digest; "busybox" is docker.io/library/busybox:latest
+	Auth  *Auth  // nil: nobody
+}
+
+// A pullKey names a pull under way. Pulls of one name with different credentials are
+// different pulls: being let in is not contagious.
+type pullKey struct {
+	name string
+	cred registry.Credential
+}
+
+// unavailable puts the prefix before an error's text that kubelet looks for; it must
+// be the very first bytes (KEP-3542, cri-api/pkg/errors).
+type unavailable struct{ error }
+
+func (e unavailable) Error() string { return "RegistryUnavailable: " + e.error.Error() }
+func (e unavailable) Unwrap() error { return e.error }
+
+// maxNesting is how many indexes may lead to a manifest.
+const maxNesting = 3
+
+// Pull makes an image be here. The registry is always asked, about the tag or for leave; what is here
+// already is not transferred. Pulls of the same name with the same credentials
+// share one transfer, and pulls of different images share their common layers'; it goes on as
+// long as anybody waits for it. Errors: this package's, the context's, or the disk's.
+func (s *Service) Pull(ctx context.Context, req PullRequest) (Image, error) {
+	named, err := parseName(req.Image)
+	if err != nil {
+		return Image{}, err
+	}
+	cred, err := req.Auth.credential()
+	if err != nil {
+		return Image{}, fmt.Errorf("pull %s: %w", named, err)
+	}
+	id, _, err := s.pulls.do(ctx, pullKey{named.String(), cred}, func(ctx context.Context) (digest.Digest, error) {
+		return s.pull(ctx, named, cred)
+	})
+	if err != nil {
+		err = fmt.Errorf("pull %s: %w", named, err)
+		if errors.Is(err, ErrUnavailable) {
+			err = unavailable{err}
+		}
+		return Image{}, err
+	}
+	return s.Get(id.String())
+}
+
+// pull is one transfer.
+func (s *Service) pull(ctx context.Context, named reference.Named, cred registry.Credential) (digest.Digest, error) {
+	p := &pullProgress{image: named.String(), since: time.Now()}
+	s.progress.add(p)
+	defer s.progress.remove(p)
+
+	repo, err := s.registry.Repository(named, cred)
+	if err != nil {
+		return "", err
+	}
+	defer repo.Close()
+	target, err := repo.Resolve(ctx, tagOrDigest(named))
+	if err != nil {
+		return "", err
+	}
+	tags, digests, err := namesFor(named, target.Digest)
+	if err != nil {
+		return "", err
+	}
+	if id, ok, err := s.present(ctx, target.Digest, tags, digests); ok || err != nil {
+		return id, err
+	}
+	rec, manifest, config, err := s.pullNew(ctx, repo, target, p)
+	if err != nil {
+		return "", err
+	}
+	rec.image.Tags, rec.image.Digests = tags, digests
+	return rec.image.ID, s.commit(ctx, repo, rec, manifest, config, p)
+}
+
+// namesFor lists the names that a pull of named gives the image.
+func namesFor(named reference.Named, target digest.Digest) (tags, digests []string, err error) {
+	if tagged, ok := named.(reference.NamedTagged); ok {
+		tags = []string{tagged.String()}
+	}
+	canonical, err := reference.WithDigest(reference.TrimNamed(named), target)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", err, ErrCorrupt)
+	}
+	return tags, []string{canonical.String()}, nil
+}
+
+// present finds the image that target, a manifest's or an index's digest, is known to stand for,
+// complete with layers, and gives it names.
+func (s *Service) present(ctx context.Context, target digest.Digest, tags, digests []string) (digest.Digest, bool, error) {
+	for _, img := range s.store.view.Load().images {
+		if !slices.ContainsFunc(img.Digests, func(name string) bool { return hasDigest(name, target) }) {
+			continue
+		}
+		keys := guardKeys(img.DiffIDs)
+		if err := s.guard.hold(ctx, keys); err != nil {
+			return "", false, err
+		}
+		defer s.guard.release(keys)
+		if ready(ctx, s.layers, img.DiffIDs) != nil {
+			return "", false, nil // then it is pulled like a new one
+		}
+		ok, err := s.store.name(img.ID, tags, digests)
+		return img.ID, ok, err
+	}
+	return "", false, nil
+}
+
+func hasDigest(name string, d digest.Digest) bool {
+	n := len(name) - len(d)
+	return n > 0 && name[n:] == d.String() && name[n-1] == '@'
+}
+
+// pullNew fetches the documents of an image: manifest, by way of an index as the case may be, and configuration.
+func (s *Service) pullNew(ctx context.Context, repo *registry.Repository, target ocispec.Descriptor, p *pullProgress) (rec record, manifest, config []byte, err error) {
+	doc, manifest, manifestDigest, err := fetchManifest(ctx, repo, target.Digest)
+	if err != nil {
+		return rec, nil, nil, err
+	}
+	if config, err = repo.Bytes(ctx, doc.config); err != nil {
+		return rec, nil, nil, fmt.Errorf("configuration: %w", err)
+	}
+	parsed, err := parseConfig(config)
+	if err != nil {
+		return rec, nil, nil, err
+	}
+	if len(parsed.diffIDs) != len(doc.layers) {
+		return rec, nil, nil, fmt.Errorf("configuration: %d diff IDs for %d layers: %w", len(parsed.diffIDs), len(doc.layers), ErrCorrupt)
+	}
+	size := doc.config.Size
+	for _, l := range doc.layers {
+		size += l.Size
+	}
+	p.total.Store(size - doc.config.Size)
+	p.layers.Store(int32(len(doc.layers)))
+	rec = record{
+		image:    Image{ID: doc.config.Digest, Size: size, DiffIDs: parsed.diffIDs, Config: parsed.config, Platform: parsed.platform},
+		manifest: manifestDigest, pulled: time.Now().UTC().Truncate(time.Second),
+	}
+	return rec, manifest, config, nil
+}
+
+// fetchManifest follows d to the manifest for this machine and checks it.
+func fetchManifest(ctx context.Context, repo *registry.Repository, d digest.Digest) (document, []byte, digest.Digest, error) {
+	next := ocispec.Descriptor{Digest: d, Size: -1}
+	for range maxNesting {
+		data, contentType, err := repo.Manifest(ctx, next.Digest)
+		if err != nil {
+			return document{}, nil, "", err
+		}
+		if next.Size >= 0 && next.Size != int64(len(data)) {
+			return document{}, nil, "", fmt.Errorf("manifest %s: %d bytes, not %d as its index says: %w", next.Digest, len(data), next.Size, ErrCorrupt)
+		}
+		doc, err := parseDocument(data, contentType, next.MediaType)
+		if err != nil {
+			return document{}, nil, "", fmt.Errorf("%s: %w", next.Digest, err)
+		}
+		if !doc.isIndex {
+			if err := doc.check(); err != nil {
+				return document{}, nil, "", fmt.Errorf("%s: %w", next.Digest, err)
+			}
+			return doc, data, next.Digest, nil
+		}
+		if next, err = choose(doc.index); err != nil {
+			return document{}, nil, "", err
+		}
+		if err := checkDigest(next.Digest); err != nil {
+			return document{}, nil, "", fmt.Errorf("index: %w", err)
+		}
+	}
+	return document{}, nil, "", fmt.Errorf("%s: more than %d indexes in a row: %w", d, maxNesting, ErrUnsupported)
+}
+
+// commit brings the layers of rec here and writes it down. The layers, and the seal, are
+// held from before they are looked for until after the index names them.
+func (s *Service) commit(ctx context.Context, repo *registry.Repository, rec record, manifest, config []byte, p *pullProgress) error {
+	doc, err := parseDocument(manifest, "", "")
+	if err != nil {
+		return err
+	}
+	keys := guardKeys(rec.image.DiffIDs)
+	if err := s.guard.hold(ctx, keys); err != nil {
+		return err
+	}
+	defer s.guard.release(keys)
+	defer s.remeasure(ctx) // also of a failed pull: its whole layers stay
+	var layers []layer
+	for i, blob := range doc.layers {
+		layers = append(layers, layer{blob, rec.image.DiffIDs[i]})
+	}
+	if err := s.addLayers(ctx, repo, layers, p); err != nil {
+		return err
+	}
+	if err := s.store.intend(rec.image.DiffIDs); err != nil {
+		return err
+	}
+	if err := s.layers.SealImage(ctx, rec.image.DiffIDs); err != nil {
+		return fmt.Errorf("seal: %w", err)
+	}
+	if err := s.store.put(rec, manifest, config); err != nil {
+		return err
+	}
+	klog.FromContext(ctx).V(1).Info("Pulled an image", "image", p.image, "id", rec.image.ID, "bytes", rec.image.Size, "took", time.Since(p.since))
+	return nil
+}
+
+// addLayers adds layers side by side, the largest first: it takes longest.
+func (s *Service) addLayers(ctx context.Context, repo *registry.Repository, layers []layer, p *pullProgress) error {
+	layers = slices.Clone(layers)
+	slices.SortStableFunc(layers, func(a, b layer) int { return int(min(max(b.blob.Size-a.blob.Size, -1), 1)) })
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(s.parallel)
+	for _, l := range layers {
+		group.Go(func() error {
+			if err := groupCtx.Err(); err != nil {
+				return err
+			}
+			if err := s.addLayer(groupCtx, repo, l, p); err != nil {
+				return err
+			}
+			p.done.Add(1)
+			return nil
+		})
+	}
+	return group.Wait()
+}

@@ -1,0 +1,142 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// maxHostsFile is the largest hosts.toml that is read, in bytes.
+const maxHostsFile = 1 << 20
+
+// endpointsFor lists the hosts of the registry domain, in the order in which they
+// are to be asked, from the directory certsDir ("" = none).
+func endpointsFor(certsDir, domain string) ([]endpoint, error) {
+	dir, err := hostDir(certsDir, domain)
+	if err != nil {
+		return nil, err
+	}
+	endpoints := []endpoint{{pull: true, resolve: true}}
+	if dir != "" {
+		if endpoints, err = readDir(dir); err != nil {
+			return nil, err
+		}
+	}
+	last := &endpoints[len(endpoints)-1]
+	if last.host == "" {
+		last.setRegistry(domain)
+	}
+	if filepath.Base(dir) == "_default" {
+		for i := range endpoints {
+			endpoints[i].fallback = true
+		}
+	}
+	return endpoints, nil
+}
+
+// setRegistry makes e the registry domain itself.
+func (e *endpoint) setRegistry(domain string) {
+	e.scheme, e.host, e.path = "https", domain, "/v2"
+	if domain == "docker.io" {
+		e.host = "registry-1.docker.io"
+	}
+	// A port on this very machine may speak plain HTTP. As in containerd, TLS is tried
+	// first, without verification, because nobody has certificates for localhost.
+	if isLoopback(domain) {
+		switch portOf(domain) {
+		case "", "443":
+		case "80":
+			e.scheme = "http"
+		default:
+			e.scheme, e.probe = "http", true
+			e.skipVerify = len(e.ca) == 0
+		}
+	}
+}
+
+func isLoopback(hostport string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = strings.Trim(hostport, "[]")
+	}
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
+}
+
+// hostDir finds the directory of domain. "" when there is none. With a port, the
+// names are host_port_ and host:port; then _default.
+func hostDir(certsDir, domain string) (string, error) {
+	if certsDir == "" {
+		return "", nil
+	}
+	names := []string{domain, "_default"}
+	if port := portOf(domain); port != "" {
+		host := strings.TrimSuffix(domain, ":"+port)
+		names = []string{host + "_" + port + "_", domain, "_default"}
+	}
+	for _, name := range names {
+		dir := filepath.Join(certsDir, name)
+		_, err := os.Stat(dir)
+		if err == nil {
+			return dir, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("%w: %w", err, ErrConfig)
+		}
+	}
+	return "", nil
+}
+
+// readDir reads a registry's directory: its hosts.toml, or else certificates as Docker lays them out.
+func readDir(dir string) ([]endpoint, error) {
+	file := filepath.Join(dir, "hosts.toml")
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return dockerCerts(dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, ErrConfig)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxHostsFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, ErrConfig)
+	}
+	if len(data) > maxHostsFile {
+		return nil, fmt.Errorf("%s: larger than %d bytes: %w", file, maxHostsFile, ErrConfig)
+	}
+	endpoints, err := parseHosts(dir, data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", file, err, ErrConfig)
+	}
+	return endpoints, nil
+}
+
+// dockerCerts reads a directory without a hosts.toml: *.crt are authorities to
+// trust, *.cert with *.key are client certificates.
+func dockerCerts(dir string) ([]endpoint, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, ErrConfig)
+	}
+	e := endpoint{pull: true, resolve: true}
+	for _, entry := range entries {
+		file := filepath.Join(dir, entry.Name())
+		switch filepath.Ext(file) {
+		case ".crt":
+			e.ca = append(e.ca, file)
+		case ".cert":
+			pair := [2]string{file}
+			key := strings.TrimSuffix(file, ".cert") + ".key"
+			if _, err := os.Stat(key); err == nil {
+				pair[1] = key
+			}
+			e.client = append(e.client, pair)
+		}
+	}
+	return []endpoint{e}, nil
+}

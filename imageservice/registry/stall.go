@@ -1,0 +1,75 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+)
+
+// Stall says when a connection is as good as dead: when Bytes took longer than
+// Window to arrive. A trickle is not progress (containerd#11650). Time in
+// which nobody reads does not count: a slow disk is not a slow registry. Zero fields take the defaults.
+type Stall struct {
+	Bytes  int64         // default 64 KiB
+	Window time.Duration // default 30 s
+}
+
+func (s Stall) withDefaults() Stall {
+	if s.Bytes <= 0 {
+		s.Bytes = 64 << 10
+	}
+	if s.Window <= 0 {
+		s.Window = 30 * time.Second
+	}
+	return s
+}
+
+// String says what it means to have stalled.
+func (s Stall) String() string {
+	return fmt.Sprintf("stalled: less than %d bytes in %s", s.Bytes, s.Window)
+}
+
+// errStalled is what a stallReader returns once it has cut its connection.
+var errStalled = errors.New("stalled")
+
+// A stallReader reads from a connection and cuts it when it stalls.
+type stallReader struct {
+	body  io.Reader
+	stall Stall
+	timer *time.Timer
+	fired atomic.Bool // the connection was cut
+
+	got    int64         // since the window began
+	waited time.Duration // in Read, since the window began
+}
+
+// newStallReader watches body. cut must make a hanging Read of body return; it
+// may be called more than once.
+func newStallReader(body io.Reader, s Stall, cut func()) *stallReader {
+	r := &stallReader{body: body, stall: s}
+	r.timer = time.AfterFunc(s.Window, func() {
+		r.fired.Store(true)
+		cut()
+	})
+	r.timer.Stop()
+	return r
+}
+
+// Read implements io.Reader. Its error is errStalled when the connection was cut.
+func (r *stallReader) Read(p []byte) (int, error) {
+	begin := time.Now()
+	r.timer.Reset(r.stall.Window - r.waited)
+	n, err := r.body.Read(p)
+	r.timer.Stop()
+	if r.fired.Load() && n == 0 {
+		return 0, errStalled
+	}
+	r.waited += time.Since(begin)
+	r.got += int64(n)
+	if r.got >= r.stall.Bytes {
+		r.got, r.waited = 0, 0
+	}
+	return n, err
+}

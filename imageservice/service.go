@@ -1,0 +1,141 @@
+// Package imageservice keeps a node's images: it pulls them from registries,
+// verifies every byte of them, names them and takes them away.
+//
+// An image is its manifest and its configuration, two small files here, and layers,
+// which package snapshot keeps. It goes by its ID, the digest of its configuration.
+// Names (tags and repository digests) point to IDs; index.json holds both. An image is
+// in the index only when all of its layers are on disk, and the index survives a
+// power cut.
+//
+// Everything may be called again after a crash. A pull that was cut short leaves
+// whole layers and nothing else; the next one fetches the rest. Open drops, with a
+// line in the log, what it cannot verify; Remove and Collect of absent things
+// succeed.
+//
+// What a registry or an image says is hostile: sizes have caps, digests are compared, a document
+// that can be read in two ways is refused, and no label, variable or path in an
+// image's configuration means anything to this package. Secrets print as a word.
+//
+// Layout of the directory: manifests/sha256/<hex>, configs/sha256/<hex>, index.json.
+package imageservice
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berthd/berth/imageservice/registry"
+	"github.com/berthd/berth/snapshot"
+)
+
+// What a caller may want to tell apart. The first five are package registry's.
+var (
+	ErrUnavailable  = registry.ErrUnavailable  // text begins with "RegistryUnavailable: " when Pull returns it
+	ErrUnauthorized = registry.ErrUnauthorized // 401, 403, no token
+	ErrNotFound     = registry.ErrNotFound     // here or in the registry
+	ErrCorrupt      = registry.ErrCorrupt      // digest, size, ambiguous or malformed
+	ErrTooLarge     = registry.ErrTooLarge     // beyond a cap
+	ErrConfig       = registry.ErrConfig       // hosts.toml
+
+	// ErrInvalidReference is a name that is none.
+	ErrInvalidReference = errors.New("invalid image reference")
+	// ErrUnsupported is an image that is well-formed and not for us: another
+	// platform, an artifact, schema 1, encrypted or foreign layers.
+	ErrUnsupported = errors.New("unsupported image")
+)
+
+// Options says where images live and how they are pulled.
+type Options struct {
+	Root           string          // directory of the images; made if absent
+	CertsDir       string          // directory of hosts.toml files, read at each pull; "" = none
+	Layers         snapshot.Layers // where layers go
+	ParallelLayers int             // layers fetched at once, per image; 0 = 4. Twice as many on the node
+	Pinned         []string        // names or IDs of images that kubelet must not collect
+}
+
+// A Service keeps images. It is safe for concurrent use. Nothing that only reads waits
+// for the disk or for a pull.
+type Service struct {
+	layers   snapshot.Layers
+	registry *registry.Client
+	parallel int
+	slots    chan struct{} // of layers being fetched, node-wide
+	limit    func(compressed int64) int64
+
+	store *store
+	guard guard
+
+	pulls        flights[pullKey, digest.Digest]
+	layerFlights flights[digest.Digest, struct{}]
+	progress     progressList
+
+	root       string
+	usage      atomic.Pointer[FsUsage]
+	measuring  sync.Mutex // one measurement at a time
+	background sync.WaitGroup
+}
+
+// Open opens the images in o.Root. An image that is damaged, or whose layers are
+// gone, is dropped and logged; it can be pulled again. Only one process may have a
+// directory open.
+func Open(ctx context.Context, o Options) (*Service, error) {
+	return open(ctx, o, registry.New(registry.Options{CertsDir: o.CertsDir}))
+}
+
+func open(ctx context.Context, o Options, client *registry.Client) (*Service, error) {
+	parallel := o.ParallelLayers
+	if parallel <= 0 {
+		parallel = 4
+	}
+	pinned, err := pinnedNames(o.Pinned)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{o.Root, filepath.Join(o.Root, "manifests", "sha256"), filepath.Join(o.Root, "configs", "sha256")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil { // CVE-2024-25621
+			return nil, fmt.Errorf("images: %w", err)
+		}
+	}
+	s := &Service{
+		layers: o.Layers, registry: client, parallel: parallel, slots: make(chan struct{}, 2*parallel),
+		limit: layerLimit, root: o.Root,
+		store: &store{dir: o.Root, pinned: pinned},
+	}
+	if err := s.store.load(ctx, o.Layers); err != nil {
+		return nil, fmt.Errorf("images: %w", err)
+	}
+	if err := s.measure(ctx); err != nil {
+		return nil, fmt.Errorf("images: %w", err)
+	}
+	return s, nil
+}
+
+// Close cancels the pulls under way and waits for them. Call nothing after it.
+func (s *Service) Close() {
+	s.pulls.close()
+	s.layerFlights.close()
+	s.background.Wait()
+}
+
+// List returns all images, sorted by ID. It takes no lock. What the images point to is
+// shared: do not change it.
+func (s *Service) List() []Image {
+	v := s.store.view.Load()
+	return append([]Image(nil), v.images...)
+}
+
+// Get finds an image by its ID ("sha256:" or not), by a unique prefix of at least 4 digits of
+// its ID, by tag or by repository digest; else ErrNotFound. A name goes before a prefix.
+func (s *Service) Get(ref string) (Image, error) {
+	img, ok := s.store.view.Load().find(ref)
+	if !ok {
+		return Image{}, fmt.Errorf("image %.300q: %w", ref, ErrNotFound)
+	}
+	return img, nil
+}
