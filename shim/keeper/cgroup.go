@@ -24,18 +24,16 @@ type cgroup struct {
 // first: what is frozen cannot fork while it is killed.
 var killOrder = [...]string{"freezer", "pids", "devices", "memory", "cpu", "name=systemd"}
 
-// newCgroup picks from a container's cgroup paths by controller, or the one of
-// the unified hierarchy under "".
+// newCgroup picks from a container's cgroup paths by controller. The unified
+// hierarchy, under "", is used when it is the only one; on a hybrid host it
+// stands beside the others and has no controllers.
 func newCgroup(paths map[string]string) cgroup {
-	if dir, ok := paths[""]; ok {
-		return cgroup{dir: dir, memory: dir}
-	}
 	for _, c := range killOrder {
 		if dir := paths[c]; dir != "" {
 			return cgroup{dir: dir, controller: c, memory: paths["memory"]}
 		}
 	}
-	return cgroup{}
+	return cgroup{dir: paths[""], memory: paths[""]}
 }
 
 // makeSub makes a cgroup inside g, for one command.

@@ -3,6 +3,7 @@ package keeper
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -202,7 +203,7 @@ func (k *Keeper) tearDown(ctx context.Context, t *task) error {
 	if t.log != nil {
 		t.log.close()
 	}
-	if err := os.Remove(k.recordPath(t)); err != nil && !os.IsNotExist(err) {
+	if err := os.Remove(k.recordPath(t)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	k.forget(t)

@@ -214,4 +214,3 @@ func (c *capture) run(pool *bufferPool) error {
 		}
 	}
 }
-

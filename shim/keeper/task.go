@@ -22,7 +22,7 @@ type phase int
 
 const (
 	creating phase = iota // not listed
-	created                // its init waits to run the command
+	created               // its init waits to run the command
 	running
 	exited // and the exit record is written
 )
@@ -49,8 +49,8 @@ type task struct {
 	log       *logFile
 	oomBefore uint64
 
-	ended   chan struct{} // closed when it has been waited for
-	done    chan struct{} // closed when the status is exited
+	ended chan struct{} // closed when it has been waited for
+	done  chan struct{} // closed when the status is exited
 
 	op chan struct{} // holds a token while somebody changes the task: held across processes, so waited for with a context
 
@@ -70,10 +70,10 @@ type taskState struct {
 
 func newTask(req createRequest) *task {
 	return &task{
-		rec:     req.rec,
-		ended:   make(chan struct{}),
-		done:    make(chan struct{}),
-		op:      make(chan struct{}, 1),
+		rec:   req.rec,
+		ended: make(chan struct{}),
+		done:  make(chan struct{}),
+		op:    make(chan struct{}, 1),
 	}
 }
 

@@ -1,0 +1,379 @@
+package shim_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/berthd/berth/shim"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// fixture is what all tests share: the binary and a root filesystem.
+var fixture struct{ binary, rootfs string }
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if testing.Short() {
+		fmt.Println("skipped: these tests run containers")
+		return
+	}
+	if os.Geteuid() != 0 {
+		fmt.Println("FAIL: these tests run containers and need root; -short leaves them out")
+		os.Exit(1)
+	}
+	dir, err := os.MkdirTemp("", "berth-shim-")
+	if err == nil {
+		err = build(dir)
+	}
+	code := 1
+	if err != nil {
+		fmt.Println("FAIL:", err)
+	} else {
+		code = m.Run()
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Println("FAIL: left behind:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func build(dir string) error {
+	fixture.binary, fixture.rootfs = filepath.Join(dir, "berth-shim"), filepath.Join(dir, "rootfs")
+	cmd := exec.Command("go", "build", "-tags", "seccomp netgo osusergo", "-ldflags", `-s -w -extldflags "-static"`,
+		"-o", fixture.binary, "github.com/berthd/berth/cmd/berth-shim")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return makeRootfs(fixture.rootfs)
+}
+
+// makeRootfs makes a root filesystem of Debian's busybox and its libraries.
+func makeRootfs(root string) error {
+	const busybox = "/bin/busybox"
+	out, err := exec.Command("ldd", busybox).Output()
+	if err != nil {
+		return fmt.Errorf("ldd %s: %w", busybox, err)
+	}
+	files := append(regexp.MustCompile(`/lib\S+`).FindAllString(string(out), -1), busybox)
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Join(root, filepath.Dir(f)), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(root, f), data, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, d := range []string{"proc", "dev", "sys", "tmp", "etc", "test"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			return err
+		}
+	}
+	applets, err := exec.Command(busybox, "--list").Output()
+	if err != nil {
+		return err
+	}
+	for a := range strings.FieldsSeq(string(applets)) {
+		if err := os.Symlink("busybox", filepath.Join(root, "bin", a)); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// A host is a state directory with shims in it. When its test ends, everything
+// in it is deleted, and what is left all the same fails the test.
+type host struct {
+	t       testing.TB
+	state   string
+	cgroup  string
+	options shim.Options
+	*shim.Shims
+
+	mu  sync.Mutex
+	ids []string
+	n   int
+}
+
+func newHost(t testing.TB) *host {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "bs-") // short: the path of a socket is limited
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{t: t, state: dir, cgroup: "/berth-test-" + filepath.Base(dir)}
+	h.options = shim.Options{Binary: fixture.binary, State: dir}
+	if h.Shims, err = shim.Open(t.Context(), h.options); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.cleanUp)
+	return h
+}
+
+func (h *host) cleanUp() {
+	ctx := testContext(h.t)
+	for _, id := range h.ids {
+		if err := h.Delete(ctx, id); err != nil {
+			h.t.Errorf("delete %s: %v", id, err)
+		}
+	}
+	shims := h.shimPids()
+	if err := h.Close(); err != nil {
+		h.t.Error(err)
+	}
+	for _, p := range shims {
+		p.waitGone(h.t)
+	}
+	h.checkEmpty("shims")
+	h.checkEmpty("runc")
+	h.checkCgroups()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil || bytes.Contains(mounts, []byte(h.state)) {
+		h.t.Errorf("mounts left (%v)", err)
+	}
+	if err := os.RemoveAll(h.state); err != nil {
+		h.t.Error(err)
+	}
+}
+
+func (h *host) checkEmpty(sub string) {
+	entries, err := os.ReadDir(filepath.Join(h.state, sub))
+	if err != nil {
+		h.t.Error(err)
+	}
+	for _, e := range entries {
+		h.t.Errorf("left behind: %s/%s", sub, e.Name())
+	}
+}
+
+// checkCgroups removes the test's cgroup, which holds nothing but what a
+// container left, from each hierarchy.
+func (h *host) checkCgroups() {
+	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() || d.Name() != filepath.Base(h.cgroup) {
+			return nil
+		}
+		if err := os.Remove(path); err != nil {
+			h.t.Errorf("cgroup left with something in it: %v", err)
+		}
+		return fs.SkipDir
+	})
+	if err != nil {
+		h.t.Error(err)
+	}
+}
+
+// reopen closes the connection to the shims and finds them again, as a new
+// daemon would.
+func (h *host) reopen() {
+	h.t.Helper()
+	if err := h.Close(); err != nil {
+		h.t.Fatal(err)
+	}
+	var err error
+	if h.Shims, err = shim.Open(testContext(h.t), h.options); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// A running shim, by a descriptor that cannot mean another process.
+type shimProcess struct {
+	pid int
+	fd  int
+}
+
+// shimPids finds the shims of this host.
+func (h *host) shimPids() []shimProcess {
+	h.t.Helper()
+	var found []shimProcess
+	cmdlines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range cmdlines {
+		data, err := os.ReadFile(path)
+		if err != nil || !bytes.Contains(data, []byte("\x00serve\x00")) || !bytes.Contains(data, []byte(h.state)) {
+			continue
+		}
+		pid, _ := strconv.Atoi(strings.Split(path, "/")[2])
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue
+		}
+		found = append(found, shimProcess{pid, fd})
+	}
+	return found
+}
+
+// waitGone waits for a process to end.
+func (p shimProcess) waitGone(t testing.TB) {
+	t.Helper()
+	defer unix.Close(p.fd)
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		fds := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, int(time.Until(deadline).Milliseconds()))
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if n == 0 || err != nil {
+			t.Errorf("process %d is still there (%v)", p.pid, err)
+		}
+		return
+	}
+}
+
+// A box is a container to be.
+type box struct {
+	h    *host
+	id   string
+	spec *specs.Spec
+	req  shim.CreateRequest
+}
+
+// box describes a container that runs a shell script.
+func (h *host) box(script string) *box { return h.command("/bin/sh", "-c", script) }
+
+func (h *host) command(args ...string) *box {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.n++
+	id := fmt.Sprintf("c%d", h.n)
+	h.ids = append(h.ids, id)
+	bundle := filepath.Join(h.state, "containers", id)
+	return &box{
+		h: h, id: id, spec: newSpec(h.cgroup+"/"+id, args),
+		req: shim.CreateRequest{ID: id, PodID: "p-" + id, Bundle: bundle, LogPath: filepath.Join(h.state, "logs", id+".log")},
+	}
+}
+
+func newSpec(cgroup string, args []string) *specs.Spec {
+	caps := []string{"CAP_KILL", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETUID", "CAP_SETGID"}
+	return &specs.Spec{
+		Version: specs.Version,
+		Process: &specs.Process{
+			Args: args, Cwd: "/", Env: []string{"PATH=/bin"}, NoNewPrivileges: true,
+			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+		},
+		Root:     &specs.Root{Path: fixture.rootfs},
+		Hostname: "box",
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc"},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755"}},
+			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		},
+		Linux: &specs.Linux{
+			CgroupsPath: cgroup,
+			Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}},
+			Resources:   &specs.LinuxResources{},
+		},
+	}
+}
+
+// share mounts a new folder of the host at /test and returns its path.
+func (b *box) share() string {
+	b.h.t.Helper()
+	dir := filepath.Join(b.h.state, "share-"+b.id)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		b.h.t.Fatal(err)
+	}
+	b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/test", Type: "bind", Source: dir, Options: []string{"bind"}})
+	return dir
+}
+
+// withoutPIDs takes the container's own PID namespace away.
+func (b *box) withoutPIDs() *box {
+	ns := b.spec.Linux.Namespaces
+	b.spec.Linux.Namespaces = append([]specs.LinuxNamespace{}, ns[1:]...)
+	return b
+}
+
+func (b *box) create() (int, error) {
+	b.h.t.Helper()
+	if err := os.MkdirAll(b.req.Bundle, 0o700); err != nil {
+		b.h.t.Fatal(err)
+	}
+	data, err := json.Marshal(b.spec)
+	if err != nil {
+		b.h.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(b.req.Bundle, "config.json"), data, 0o600); err != nil {
+		b.h.t.Fatal(err)
+	}
+	return b.h.Create(b.h.t.Context(), b.req)
+}
+
+// start creates and starts the container.
+func (b *box) start() (pid int) {
+	b.h.t.Helper()
+	pid, err := b.create()
+	if err != nil {
+		b.h.t.Fatal(err)
+	}
+	if err := b.h.Start(b.h.t.Context(), b.id); err != nil {
+		b.h.t.Fatal(err)
+	}
+	return pid
+}
+
+// run runs the container to its end.
+func (b *box) run() shim.Exit {
+	b.h.t.Helper()
+	b.start()
+	return b.wait()
+}
+
+func (b *box) wait() shim.Exit {
+	b.h.t.Helper()
+	exit, err := b.h.Wait(b.h.t.Context(), b.id)
+	if err != nil {
+		b.h.t.Fatal(err)
+	}
+	return exit
+}
+
+// A record is a line of a log.
+type record struct{ stream, tag, text string }
+
+var recordFormat = regexp.MustCompile(`^(\S+) (stdout|stderr) ([PF]) (.*)$`)
+
+// readLog parses a log as kubelet does.
+func readLog(t testing.TB, path string) []record {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var records []record
+	for line := range strings.Lines(string(data)) {
+		m := recordFormat.FindStringSubmatch(strings.TrimSuffix(line, "\n"))
+		if m == nil || !strings.HasSuffix(line, "\n") {
+			t.Fatalf("not a log line: %.100q", line)
+		}
+		if _, err := time.Parse(time.RFC3339Nano, m[1]); err != nil {
+			t.Fatal(err)
+		}
+		records = append(records, record{m[2], m[3], m[4]})
+	}
+	return records
+}
+
+func (b *box) log() []record {
+	b.h.t.Helper()
+	return readLog(b.h.t, b.req.LogPath)
+}

@@ -1,0 +1,237 @@
+// Package shim is the daemon's side of the shims, the processes that keep
+// containers alive. It starts them, finds them again, and asks them.
+//
+// One shim serves many pods; all containers of a pod are in the same one. A shim
+// outlives the daemon: Close harms no container, and Open finds every shim and
+// container again. Containers go by their IDs. Delete may be called at any time,
+// and again after a crash of either side: it takes away whatever there is of a
+// container, also when its shim is dead.
+//
+// Nothing is stored here. What a shim has is in its folder (package api), and
+// what a container was is in the exit record of its bundle.
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/berthd/berth/shim/api"
+	"k8s.io/klog/v2"
+)
+
+// What a caller may want to tell apart. Wrapped with the container's ID.
+var (
+	// ErrNotFound: there is no such container, or what was to be signalled has
+	// exited.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: a container of that ID is there already.
+	ErrExists = errors.New("already exists")
+	// ErrNotRunning: the container's state does not allow it.
+	ErrNotRunning = errors.New("not running")
+	// ErrTimeout: a command was killed because it outlived its timeout.
+	ErrTimeout = errors.New("timed out")
+	// ErrUnavailable: the container's shim is dead or does not answer, and no
+	// exit record says what became of the container.
+	ErrUnavailable = errors.New("shim unavailable")
+	// ErrInvalid: the request cannot succeed as it is.
+	ErrInvalid = errors.New("invalid request")
+	// ErrUnimplemented: the shim does not know how.
+	ErrUnimplemented = errors.New("not implemented")
+)
+
+// Options say how shims are run.
+type Options struct {
+	Binary         string // the berth-shim binary
+	State          string // the state directory; its parts are made as needed
+	PodsPerProcess int    // 0 means 64; 1 gives each pod a shim of its own
+	Verbosity      int    // of the shims' logs
+}
+
+const defaultPods = 64
+
+// A Status says where a container is in its life.
+type Status int
+
+// The states of a container.
+const (
+	StatusUnknown Status = iota
+	StatusCreated        // its process waits to run the command
+	StatusRunning
+	StatusExited
+)
+
+// Exit is how a container's process ended.
+type Exit struct {
+	Code      int32 // 128 + signal when it was killed
+	At        time.Time
+	OOMKilled bool // by the kernel, for want of memory
+}
+
+// TaskState is what a container's shim knows of it.
+type TaskState struct {
+	PodID  string
+	Status Status
+	Pid    int  // of its first process, in the host's PID namespace
+	Exit   Exit // when Status is StatusExited
+}
+
+// A Task is one container.
+type Task struct {
+	ID     string
+	Bundle string
+	TaskState
+	Err error // why the state is not known; wraps ErrUnavailable
+}
+
+// Shims are the shims of one state directory. It is safe for concurrent use;
+// calls that change one container are for the caller to order.
+type Shims struct {
+	o      Options
+	ctx    context.Context // of what goes on between calls; ended by Close
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+
+	mu    sync.Mutex
+	procs map[string]*process // by shim ID
+	tasks map[string]*entry   // by container ID
+}
+
+// Open finds the shims of o.State. Those that are dead are swept, except for the
+// containers they leave, which Tasks reports until Delete. ctx bounds the search
+// and not the life of the result.
+func Open(ctx context.Context, o Options) (*Shims, error) {
+	if o.PodsPerProcess <= 0 {
+		o.PodsPerProcess = defaultPods
+	}
+	for _, dir := range []string{api.ShimsDir(o.State), api.RuncDir(o.State)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("shims: %w", err)
+		}
+	}
+	s := &Shims{o: o, procs: map[string]*process{}, tasks: map[string]*entry{}}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	dirs, err := os.ReadDir(api.ShimsDir(o.State))
+	if err != nil {
+		return nil, fmt.Errorf("shims: %w", err)
+	}
+	var wg sync.WaitGroup
+	for _, d := range dirs {
+		wg.Go(func() { s.find(ctx, d.Name()) })
+	}
+	wg.Wait()
+	if err := ctx.Err(); err != nil {
+		return nil, errors.Join(fmt.Errorf("shims: %w", err), s.Close())
+	}
+	return s, nil
+}
+
+// findLimit is how long one shim is given to answer at Open.
+const findLimit = 10 * time.Second
+
+// find connects to a shim that was there before, or takes stock of what it left.
+func (s *Shims) find(ctx context.Context, shimID string) {
+	ctx, cancel := context.WithTimeout(ctx, findLimit)
+	defer cancel()
+	p := newProcess(shimID, api.ShimDir(s.o.State, shimID))
+	s.mu.Lock()
+	s.procs[shimID] = p
+	s.mu.Unlock()
+	err := s.connect(ctx, p)
+	close(p.ready)
+	var infos []*api.TaskInfo
+	if err == nil {
+		infos, err = p.list(ctx, "")
+	}
+	if err != nil {
+		if p.close(); ctx.Err() != context.Canceled { // that says nothing of the shim
+			s.adoptDead(p, err)
+		}
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, info := range infos {
+		e := newEntry(info.Id, info.PodId, info.Bundle, p)
+		s.enterLocked(e)
+		s.watchLocked(e)
+	}
+}
+
+// adoptDead enters the containers that a dead shim has on record, and sweeps its
+// folder if there is none.
+func (s *Shims) adoptDead(p *process, cause error) {
+	p.setDead()
+	records, err := readRecords(p.dir)
+	if err != nil {
+		klog.ErrorS(err, "Records of a dead shim", "shim", p.id)
+		return
+	}
+	s.mu.Lock()
+	for _, r := range records {
+		e := newEntry(r.ID, r.PodID, r.Bundle, p)
+		e.systemd = r.SystemdCgroup
+		s.enterLocked(e)
+	}
+	s.mu.Unlock()
+	if len(records) > 0 {
+		klog.ErrorS(cause, "A shim is dead", "shim", p.id, "containers", len(records))
+	}
+	s.sweep(p)
+}
+
+// readRecords reads which tasks a shim wrote down.
+func readRecords(shimDir string) ([]api.TaskRecord, error) {
+	files, err := os.ReadDir(api.TaskDir(shimDir))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var records []api.TaskRecord
+	for _, f := range files {
+		if filepath.Ext(f.Name()) != ".json" {
+			continue
+		}
+		r, err := api.ReadTask(filepath.Join(api.TaskDir(shimDir), f.Name()))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, r)
+	}
+	return records, nil
+}
+
+// sweep removes the folder of a dead shim that has no containers left.
+func (s *Shims) sweep(p *process) {
+	s.mu.Lock()
+	if !p.isDead() || len(p.pods) > 0 {
+		s.mu.Unlock()
+		return
+	}
+	delete(s.procs, p.id)
+	s.mu.Unlock()
+	if err := os.RemoveAll(p.dir); err != nil {
+		klog.ErrorS(err, "Sweeping a dead shim's folder", "shim", p.id)
+	}
+}
+
+// Close drops the connections. Containers go on; shims without any end.
+func (s *Shims) Close() error {
+	s.cancel()
+	s.mu.Lock()
+	for _, p := range s.procs {
+		p.close()
+	}
+	s.mu.Unlock()
+	s.work.Wait()
+	return nil
+}

@@ -1,0 +1,369 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/berthd/berth/shim/api"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// An entry is a container and the shim that has it.
+type entry struct {
+	id, podID, bundle string
+	systemd           bool
+	p                 *process
+	done              chan struct{} // closed when the watch is over
+	watched           bool          // guarded by Shims.mu
+
+	mu   sync.Mutex
+	exit Exit
+	err  error // instead of exit
+}
+
+func newEntry(id, podID, bundle string, p *process) *entry {
+	return &entry{id: id, podID: podID, bundle: bundle, p: p, done: make(chan struct{})}
+}
+
+// entry finds a container.
+func (s *Shims) entry(id string) (*entry, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.tasks[id]
+	if e == nil {
+		return nil, fmt.Errorf("container %s: %w", id, ErrNotFound)
+	}
+	return e, nil
+}
+
+// enterLocked makes a container known that its shim has had for a while.
+func (s *Shims) enterLocked(e *entry) {
+	s.tasks[e.id] = e
+	e.p.pods[e.podID]++
+}
+
+// watchLocked starts the one call that waits for the container's exit, however
+// many callers Wait has.
+func (s *Shims) watchLocked(e *entry) {
+	if e.watched {
+		return
+	}
+	e.watched = true
+	s.work.Go(func() {
+		exit, err := e.await(s.ctx)
+		e.mu.Lock()
+		e.exit, e.err = exit, err
+		e.mu.Unlock()
+		close(e.done)
+	})
+}
+
+// await asks the shim, and the exit record when the shim is gone.
+func (e *entry) await(ctx context.Context) (Exit, error) {
+	t, err := e.p.task()
+	if err == nil {
+		_, err = t.Wait(ctx, &taskapi.WaitRequest{ID: e.id})
+		err = fromWire(err)
+	}
+	if exit, rerr := e.record(); rerr == nil {
+		return exit, nil
+	}
+	if err == nil { // its bundle is gone; the shim still knows
+		var st TaskState
+		if st, err = e.ask(ctx); err == nil {
+			return st.Exit, nil
+		}
+	}
+	return Exit{}, fmt.Errorf("container %s: %w", e.id, err)
+}
+
+// record reads the container's exit record.
+func (e *entry) record() (Exit, error) {
+	r, err := api.ReadExit(e.bundle)
+	if err != nil {
+		return Exit{}, err
+	}
+	return Exit{Code: r.Code, At: r.At, OOMKilled: r.OOMKilled}, nil
+}
+
+// ask asks the shim for the container's state.
+func (e *entry) ask(ctx context.Context) (TaskState, error) {
+	infos, err := e.p.list(ctx, e.id)
+	if err != nil {
+		return TaskState{}, err
+	}
+	return stateOf(infos[0]), nil
+}
+
+func stateOf(i *api.TaskInfo) TaskState {
+	st := TaskState{PodID: i.PodId, Pid: int(i.Pid)}
+	switch i.Status {
+	case api.Status_CREATED:
+		st.Status = StatusCreated
+	case api.Status_RUNNING:
+		st.Status = StatusRunning
+	case api.Status_EXITED:
+		st.Status = StatusExited
+		st.Exit = Exit{Code: i.Exit.GetCode(), At: time.Unix(0, i.Exit.GetAtUnixNano()).UTC(), OOMKilled: i.Exit.GetOomKilled()}
+	}
+	return st
+}
+
+// CreateRequest describes a container. Bundle/config.json and what its root
+// points to are ready.
+type CreateRequest struct {
+	ID            string
+	PodID         string
+	Bundle        string // absolute; the exit record goes there
+	LogPath       string // of the CRI log; empty discards the output
+	Terminal      bool
+	Stdin         bool // keep a pipe to it open, for attach; otherwise /dev/null
+	StdinOnce     bool
+	SystemdCgroup bool
+}
+
+// Create makes a container up to the point where its process, whose ID it
+// returns, waits to run the command. A command that is not there or not
+// executable is an error here. After an error nothing is left.
+func (s *Shims) Create(ctx context.Context, req CreateRequest) (pid int, err error) {
+	opts, err := anypb.New(&api.CreateOptions{
+		PodId: req.PodID, LogPath: req.LogPath, Stdin: req.Stdin, StdinOnce: req.StdinOnce, SystemdCgroup: req.SystemdCgroup,
+	})
+	if err != nil {
+		return 0, err
+	}
+	p, err := s.place(ctx, req.PodID)
+	if err != nil {
+		return 0, fmt.Errorf("container %s: %w", req.ID, err)
+	}
+	e := newEntry(req.ID, req.PodID, req.Bundle, p)
+	e.systemd = req.SystemdCgroup
+	s.mu.Lock()
+	if s.tasks[e.id] != nil {
+		s.mu.Unlock()
+		s.unplace(p, req.PodID)
+		return 0, fmt.Errorf("container %s: %w", req.ID, ErrExists)
+	}
+	s.tasks[e.id] = e
+	s.mu.Unlock()
+
+	var resp *taskapi.CreateTaskResponse
+	t, err := p.task()
+	if err == nil {
+		resp, err = t.Create(ctx, &taskapi.CreateTaskRequest{ID: req.ID, Bundle: req.Bundle, Terminal: req.Terminal, Options: opts})
+		err = fromWire(err)
+	}
+	if err != nil {
+		return 0, errors.Join(err, s.Delete(context.WithoutCancel(ctx), req.ID))
+	}
+	s.mu.Lock()
+	s.watchLocked(e)
+	s.mu.Unlock()
+	return int(resp.Pid), nil
+}
+
+// Start has a created container run its command. Not created: ErrNotRunning.
+func (s *Shims) Start(ctx context.Context, id string) error {
+	_, t, err := s.ready(id)
+	if err != nil {
+		return err
+	}
+	_, err = t.Start(ctx, &taskapi.StartRequest{ID: id})
+	return fromWire(err)
+}
+
+// Kill sends a signal to a container's first process, or to all of its
+// processes. One that has exited or is not there is ErrNotFound.
+func (s *Shims) Kill(ctx context.Context, id string, signal int, all bool) error {
+	_, t, err := s.ready(id)
+	if err != nil {
+		return err
+	}
+	_, err = t.Kill(ctx, &taskapi.KillRequest{ID: id, Signal: uint32(signal), All: all})
+	return fromWire(err)
+}
+
+// ready finds a container whose shim is alive.
+func (s *Shims) ready(id string) (*entry, taskapi.TTRPCTaskService, error) {
+	e, err := s.entry(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := e.p.task()
+	if err != nil {
+		return nil, nil, fmt.Errorf("container %s: %w", id, err)
+	}
+	return e, t, nil
+}
+
+// Wait waits until the container's process has ended, its output is logged and
+// its exit record is written. When its shim died before that, ErrUnavailable.
+func (s *Shims) Wait(ctx context.Context, id string) (Exit, error) {
+	e, err := s.entry(id)
+	if err != nil {
+		return Exit{}, err
+	}
+	s.mu.Lock()
+	s.watchLocked(e)
+	s.mu.Unlock()
+	select {
+	case <-e.done:
+	case <-ctx.Done():
+		return Exit{}, context.Cause(ctx)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.exit, e.err
+}
+
+// State returns a container's state, as its shim or else its exit record tells
+// it.
+func (s *Shims) State(ctx context.Context, id string) (TaskState, error) {
+	e, err := s.entry(id)
+	if err != nil {
+		return TaskState{}, err
+	}
+	st, err := e.ask(ctx)
+	if errors.Is(err, ErrUnavailable) {
+		return e.posthumous(err)
+	}
+	return st, err
+}
+
+// posthumous is the state of a container whose shim is dead.
+func (e *entry) posthumous(cause error) (TaskState, error) {
+	r, err := api.ReadExit(e.bundle)
+	if err != nil {
+		return TaskState{PodID: e.podID}, fmt.Errorf("container %s: %w", e.id, cause)
+	}
+	return TaskState{
+		PodID: e.podID, Status: StatusExited, Pid: r.Pid,
+		Exit: Exit{Code: r.Code, At: r.At, OOMKilled: r.OOMKilled},
+	}, nil
+}
+
+// Tasks returns every container of every shim, dead ones included: those have an
+// exit record or an Err.
+func (s *Shims) Tasks(ctx context.Context) ([]Task, error) {
+	s.mu.Lock()
+	byShim := map[*process][]*entry{}
+	for _, e := range s.tasks {
+		byShim[e.p] = append(byShim[e.p], e)
+	}
+	s.mu.Unlock()
+
+	var mu sync.Mutex
+	var tasks []Task
+	var wg sync.WaitGroup
+	for p, entries := range byShim {
+		wg.Go(func() {
+			found := p.tasks(ctx, entries)
+			mu.Lock()
+			defer mu.Unlock()
+			tasks = append(tasks, found...)
+		})
+	}
+	wg.Wait()
+	return tasks, ctx.Err()
+}
+
+// tasks asks one shim for all it has.
+func (p *process) tasks(ctx context.Context, entries []*entry) []Task {
+	infos, err := p.list(ctx, "")
+	known := map[string]*api.TaskInfo{}
+	for _, i := range infos {
+		known[i.Id] = i
+	}
+	var tasks []Task
+	for _, e := range entries {
+		t := Task{ID: e.id, Bundle: e.bundle}
+		switch i := known[e.id]; {
+		case i != nil:
+			t.TaskState = stateOf(i)
+		case err == nil:
+			continue // it is being created or deleted
+		default:
+			t.TaskState, t.Err = e.posthumous(err)
+		}
+		tasks = append(tasks, t)
+	}
+	return tasks
+}
+
+// Delete kills a container's processes and takes away what there is of it, save
+// the bundle. It may be repeated, and it works when the shim is dead. Absent is
+// fine.
+func (s *Shims) Delete(ctx context.Context, id string) error {
+	e, err := s.entry(id)
+	if err != nil {
+		return s.deleteUnknown(ctx, id)
+	}
+	t, err := e.p.task()
+	if err == nil {
+		_, err = t.Delete(ctx, &taskapi.DeleteRequest{ID: id})
+		err = fromWire(err)
+	}
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	if errors.Is(err, ErrUnavailable) {
+		err = s.deleteDead(ctx, api.TaskRecord{ID: id, Bundle: e.bundle, SystemdCgroup: e.systemd})
+		if err == nil {
+			err = remove(api.TaskPath(e.p.dir, id))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	forgotten := s.tasks[id] == e
+	if forgotten {
+		delete(s.tasks, id)
+	}
+	s.mu.Unlock()
+	if forgotten {
+		s.unplace(e.p, e.podID)
+	}
+	return nil
+}
+
+// deleteUnknown takes away a container that no shim has.
+func (s *Shims) deleteUnknown(ctx context.Context, id string) error {
+	if id == "" || id != filepath.Base(id) {
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(api.RuncDir(s.o.State), id)); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return s.deleteDead(ctx, api.TaskRecord{ID: id})
+}
+
+// deleteDead takes away a container without its shim.
+func (s *Shims) deleteDead(ctx context.Context, rec api.TaskRecord) error {
+	args := []string{"delete", "--state", s.o.State, "--id", rec.ID, "--bundle", rec.Bundle}
+	if rec.SystemdCgroup {
+		args = append(args, "--systemd-cgroup")
+	}
+	cmd := exec.CommandContext(ctx, s.o.Binary, args...)
+	var stderr bytes.Buffer
+	cmd.Dir, cmd.Stderr = "/", &stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("container %s: delete without its shim: %w: %s", rec.ID, err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return nil
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
