@@ -122,7 +122,9 @@ func (cs *Containers) start(ctx context.Context, c *Container) error {
 	return nil
 }
 
-// finish ends a container of which nothing may be left running.
+// finish ends a container of which nothing may be left running. An exit that is
+// on record already stands, unless the cause is that it could not be started: a
+// watcher sees that exit too, but not its cause.
 func (cs *Containers) finish(ctx context.Context, c *Container, reason string, code int32, why string) {
 	if err := cs.opts.Tasks.Delete(ctx, c.Record().ID); err != nil {
 		why = fmt.Sprintf("%s; then %v", why, err)
@@ -130,8 +132,8 @@ func (cs *Containers) finish(ctx context.Context, c *Container, reason string, c
 	edit := func(r *ContainerRecord) {
 		r.FinishedAt, r.ExitCode, r.Reason, r.Message = time.Now().UnixNano(), code, reason, why
 	}
-	if err := c.move(Exited, edit); err != nil && c.Record().State == Exited {
-		_ = c.note(edit) // the watcher saw the exit first, but not the cause
+	if err := c.move(Exited, edit); err != nil && reason == ReasonStartError && c.Record().State == Exited {
+		_ = c.note(edit)
 	}
 }
 

@@ -58,9 +58,11 @@ func (o Options) knownHandler(name string) error {
 	return fmt.Errorf("runtime handler %q: %w", name, ErrUnknownHandler)
 }
 
+// width is how many objects are looked after at once when there are many.
+const width = 16
+
 // parallel runs do for every item, a few at a time, and waits for all.
 func parallel[T any](items []T, do func(T)) {
-	const width = 16
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, width)
 	for _, item := range items {

@@ -46,10 +46,16 @@ func (n *Node) recover(ctx context.Context) error {
 		}
 	}
 	parallel(n.Containers.List(), func(c *Container) { n.Containers.adopt(ctx, c, tasks) })
+	// Their turns are taken now: a retry of a creation that was cut short waits.
+	slots := make(chan struct{}, width)
+	for _, c := range halfMade {
+		n.Containers.takeDown(slots, c)
+	}
+	for _, p := range unfinished {
+		n.Pods.takeDown(slots, p)
+	}
 	orphans := n.orphans(seen)
 	n.Containers.background(func(ctx context.Context) {
-		parallel(halfMade, func(c *Container) { n.Containers.takeDown(ctx, c) })
-		parallel(unfinished, func(p *Pod) { n.Pods.takeDown(ctx, p) })
 		parallel(orphans, func(id string) { logLeft(ctx, n.sweep(ctx, id), "id", id) })
 	})
 	return nil
@@ -256,34 +262,49 @@ func (cs *Containers) adopt(ctx context.Context, c *Container, tasks map[string]
 	cs.recordExit(c, exit)
 }
 
-// takeDown removes a pod whose creation or removal was cut short. A retry of its
-// creation waits for it and starts afresh.
-func (ps *Pods) takeDown(ctx context.Context, p *Pod) {
-	err := p.turn.do(ctx, p.what(), "recovery", 3*teardownLimit, &p.trace, func(ctx context.Context) error {
+// takeDown begins to remove a pod whose creation or removal was cut short. A
+// retry of its creation waits for that and starts afresh.
+func (ps *Pods) takeDown(slots chan struct{}, p *Pod) {
+	ps.containers.finishing(slots, &p.turn, "pod", p.Record().ID, func(ctx context.Context) error {
+		var err error
 		for _, c := range p.members() {
-			if err := teardown(ctx, c, &c.trace, ps.containers.steps()); err != nil {
-				return err
-			}
+			err = errors.Join(err, teardown(ctx, c, &c.trace, ps.containers.steps()))
 		}
-		return teardown(ctx, p, &p.trace, ps.steps())
+		if err == nil {
+			err = teardown(ctx, p, &p.trace, ps.steps())
+		}
+		if err != nil { // kubelet finds it, not ready, and removes it
+			_ = p.move(NotReady, func(r *PodRecord) { r.Reason = err.Error() })
+			ps.table.put(p.Record().ID, p)
+		}
+		return err
 	})
-	if err != nil {
-		_ = p.move(NotReady, func(r *PodRecord) { r.Reason = err.Error() })
-		ps.table.put(p.Record().ID, p)
-	}
-	logLeft(ctx, err, "pod", p.Record().ID)
 }
 
-// takeDown removes a container whose creation or removal was cut short.
-func (cs *Containers) takeDown(ctx context.Context, c *Container) {
-	err := c.turn.do(ctx, c.what(), "recovery", 2*teardownLimit, &c.trace, func(ctx context.Context) error {
-		return teardown(ctx, c, &c.trace, cs.steps())
+// takeDown begins to remove a container whose creation or removal was cut short.
+func (cs *Containers) takeDown(slots chan struct{}, c *Container) {
+	cs.finishing(slots, &c.turn, "container", c.Record().ID, func(ctx context.Context) error {
+		err := teardown(ctx, c, &c.trace, cs.steps())
+		if err != nil { // kubelet finds it, exited, and removes it
+			_ = c.move(Exited, func(r *ContainerRecord) {
+				r.FinishedAt, r.ExitCode, r.Reason, r.Message = time.Now().UnixNano(), codeUnknown, ReasonError, err.Error()
+			})
+			cs.table.put(c.Record().ID, c)
+		}
+		return err
 	})
-	if err != nil {
-		_ = c.move(Exited, func(r *ContainerRecord) {
-			r.FinishedAt, r.ExitCode, r.Reason, r.Message = time.Now().UnixNano(), codeUnknown, ReasonError, err.Error()
-		})
-		cs.table.put(c.Record().ID, c)
-	}
-	logLeft(ctx, err, "container", c.Record().ID)
+}
+
+// finishing takes an object's turn at once and lets undo run in it, as soon as
+// there is a slot. Close waits for it.
+func (cs *Containers) finishing(slots chan struct{}, t *turn, what, id string, undo func(context.Context) error) {
+	f, _ := t.take(cs.base, "recovery", 3*teardownLimit, func(ctx context.Context) error {
+		slots <- struct{}{}
+		defer func() { <-slots }()
+		return undo(ctx)
+	})
+	cs.background(func(ctx context.Context) {
+		<-f.done
+		logLeft(ctx, f.err, what, id)
+	})
 }

@@ -1,0 +1,44 @@
+package spec
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Clamped says what of in was asked for and will not be given, because this host
+// cannot: one sentence each, for one warning in the log. A request that Container
+// refuses has none worth reading.
+func Clamped(in Input) []string {
+	sc := in.Container.GetLinux().GetSecurityContext()
+	r := in.Container.GetLinux().GetResources()
+	var out []string
+	wanted, _ := wantedCapabilities(sc)
+	missing := slices.DeleteFunc(slices.Clone(wanted), func(n string) bool { return slices.Contains(in.Host.Capabilities, n) })
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		out = append(out, "capabilities: not ours to give: "+strings.Join(slices.Compact(missing), ", "))
+	}
+	if adj := r.GetOomScoreAdj(); adj < int64(in.Host.OOMScoreAdjMin) {
+		out = append(out, fmt.Sprintf("oom_score_adj: %d becomes %d: no CAP_SYS_RESOURCE", adj, in.Host.OOMScoreAdjMin))
+	}
+	if r.GetMemorySwapLimitInBytes() > 0 && !in.Host.Swap {
+		out = append(out, "memory_swap_limit: the kernel does not account for swap")
+	}
+	if hugepagesLimited(r) && !in.Host.HugeTLB {
+		out = append(out, "hugepage_limits: the kernel has no hugetlb controller")
+	}
+	if sc.GetApparmor() != nil && sc.GetApparmor().GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault &&
+		in.Host.AppArmor && in.Host.AppArmorDefault == "" && !sc.GetPrivileged() {
+		out = append(out, "apparmor: RuntimeDefault: no default profile is loaded")
+	}
+	return out
+}
+
+// hugepagesLimited tells whether a limit promises pages. kubelet sends a limit of 0
+// for every size the node has.
+func hugepagesLimited(r *runtimeapi.LinuxContainerResources) bool {
+	return slices.ContainsFunc(r.GetHugepageLimits(), func(l *runtimeapi.HugepageLimit) bool { return l.GetLimit() > 0 })
+}

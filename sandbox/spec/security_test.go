@@ -1,0 +1,165 @@
+package spec
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func TestCapabilities(t *testing.T) {
+	all := capabilityNames()
+	without := func(from []string, names ...string) []string {
+		return slices.DeleteFunc(slices.Clone(from), func(n string) bool { return slices.Contains(names, n) })
+	}
+	defaults := inKernelOrder(defaultCapabilities())
+	for _, tt := range []struct {
+		name               string
+		add, drop, ambient []string
+		want, wantAmbient  []string
+	}{
+		{name: "defaults", want: defaults},
+		{name: "add", add: []string{"net_admin", "CAP_SYS_ADMIN", "Cap_Bpf"}, want: inKernelOrder(append(defaultCapabilities(), "CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_BPF"))},
+		{name: "drop", drop: []string{"NET_RAW", "CAP_MKNOD"}, want: without(defaults, "CAP_NET_RAW", "CAP_MKNOD")},
+		{name: "drop all", drop: []string{"ALL"}, want: []string{}},
+		{name: "drop all, add one", add: []string{"NET_BIND_SERVICE"}, drop: []string{"ALL"}, want: []string{"CAP_NET_BIND_SERVICE"}},
+		{name: "add all", add: []string{"ALL"}, want: all},
+		{name: "add all, in lower case", add: []string{"all"}, want: all},
+		{name: "add all, drop one", add: []string{"ALL"}, drop: []string{"SYS_ADMIN"}, want: without(all, "CAP_SYS_ADMIN")},
+		{name: "add all, drop all", add: []string{"ALL", "CHOWN"}, drop: []string{"ALL"}, want: []string{"CAP_CHOWN"}},
+		{name: "add and drop the same", add: []string{"SYS_TIME"}, drop: []string{"SYS_TIME"}, want: defaults},
+		{name: "one the kernel does not know", add: []string{"WINGS"}, drop: []string{"FEET"}, want: defaults},
+		{name: "ambient", ambient: []string{"NET_ADMIN"}, want: inKernelOrder(append(defaultCapabilities(), "CAP_NET_ADMIN")), wantAmbient: []string{"CAP_NET_ADMIN"}},
+		{name: "ambient, all else dropped", drop: []string{"ALL"}, ambient: []string{"NET_ADMIN"}, want: []string{"CAP_NET_ADMIN"}, wantAmbient: []string{"CAP_NET_ADMIN"}},
+		{name: "ambient and dropped", drop: []string{"NET_ADMIN"}, ambient: []string{"NET_ADMIN"}, want: defaults},
+		{name: "all ambient", ambient: []string{"ALL"}, want: all, wantAmbient: all},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := mustContainer(t, security(func(sc *runtimeapi.LinuxContainerSecurityContext) {
+				sc.Capabilities = &runtimeapi.Capability{AddCapabilities: tt.add, DropCapabilities: tt.drop, AddAmbientCapabilities: tt.ambient}
+			}))
+			c := s.Process.Capabilities
+			for set, got := range map[string][]string{"bounding": c.Bounding, "effective": c.Effective, "permitted": c.Permitted} {
+				if !slices.Equal(got, tt.want) {
+					t.Errorf("%s: %v, want %v", set, got, tt.want)
+				}
+			}
+			for set, got := range map[string][]string{"ambient": c.Ambient, "inheritable": c.Inheritable} {
+				if got == nil || !slices.Equal(got, tt.wantAmbient) {
+					t.Errorf("%s: %v, want %v", set, got, tt.wantAmbient)
+				}
+			}
+		})
+	}
+}
+
+func TestClamped(t *testing.T) {
+	in := request(clampedHost, asPrivileged, func(in *Input) { in.Host.Swap, in.Host.HugeTLB = false, false }, resources(func(r *runtimeapi.LinuxContainerResources) {
+		r.HugepageLimits = []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 1 << 21}}
+		r.MemoryLimitInBytes, r.MemorySwapLimitInBytes = 1, 2
+	}))
+	s, err := Container(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Linux.Resources.HugepageLimits) != 0 || s.Linux.Resources.Memory.Swap != nil || *s.Process.OOMScoreAdj != -500 ||
+		slices.Contains(s.Process.Capabilities.Bounding, "CAP_SYS_RESOURCE") || len(s.Process.Capabilities.Bounding) != 40 {
+		t.Errorf("resources %+v, process %+v", s.Linux.Resources, s.Process)
+	}
+	got := strings.Join(Clamped(in), "\n")
+	for _, want := range []string{"CAP_SYS_RESOURCE", "-999 becomes -500", "hugetlb", "swap"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("Clamped does not speak of %s: %s", want, got)
+		}
+	}
+	if got := Clamped(request(withEverything)); len(got) != 0 {
+		t.Errorf("a host that can do it all: %v", got)
+	}
+	unloaded := func(in *Input) {
+		in.Host.AppArmor = true
+		in.Container.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{}
+	}
+	if got := Clamped(request(unloaded)); len(got) != 1 || !strings.Contains(got[0], "apparmor") {
+		t.Errorf("no AppArmor profile: %v", got)
+	}
+}
+
+func TestSeccomp(t *testing.T) {
+	type kind = runtimeapi.SecurityProfile_ProfileType
+	set := func(k kind, ref string) change {
+		return security(func(s *runtimeapi.LinuxContainerSecurityContext) {
+			s.Seccomp = &runtimeapi.SecurityProfile{ProfileType: k, LocalhostRef: ref}
+		})
+	}
+	capability := func(name string) change {
+		return security(func(s *runtimeapi.LinuxContainerSecurityContext) {
+			s.Capabilities = &runtimeapi.Capability{AddCapabilities: []string{name}}
+		})
+	}
+	runtimeDefault := set(runtimeapi.SecurityProfile_RuntimeDefault, "")
+	own := set(runtimeapi.SecurityProfile_Localhost, "/profile.json")
+	profile := func(text string) change { return func(in *Input) { in.SeccompLocalhost = []byte(text) } }
+
+	for name, changes := range map[string][]change{
+		"none":                     nil,
+		"unconfined":               {set(runtimeapi.SecurityProfile_Unconfined, "")},
+		"privileged":               {asPrivileged, runtimeDefault},
+		"privileged and localhost": {asPrivileged, own, profile(`{"defaultAction":"SCMP_ACT_ERRNO"}`)},
+		"none on an old kernel":    {func(in *Input) { in.Host.Seccomp = false }},
+	} {
+		if s := mustContainer(t, changes...); s.Linux.Seccomp != nil {
+			t.Errorf("%s: a filter", name)
+		}
+	}
+
+	plain := mustContainer(t, runtimeDefault).Linux.Seccomp
+	if plain.DefaultAction != specs.ActErrno || !allows(plain, "read") || allows(plain, "sethostname") {
+		t.Errorf("default profile: default action %s, read %t, sethostname %t", plain.DefaultAction, allows(plain, "read"), allows(plain, "sethostname"))
+	}
+	admin := mustContainer(t, runtimeDefault, capability("SYS_ADMIN")).Linux.Seccomp
+	if !allows(admin, "sethostname") {
+		t.Error("SYS_ADMIN does not open sethostname")
+	}
+	withoutIt := mustContainer(t, runtimeDefault, capability("SYS_ADMIN"), func(in *Input) { in.Host.Capabilities = defaultCapabilities() })
+	if allows(withoutIt.Linux.Seccomp, "sethostname") {
+		t.Error("SYS_ADMIN that is not given opens sethostname")
+	}
+
+	docker := mustContainer(t, own, profile(`{"defaultAction":"SCMP_ACT_ALLOW","archMap":[{"architecture":"SCMP_ARCH_X86_64","subArchitectures":["SCMP_ARCH_X86"]}],
+		"syscalls":[{"names":["chmod"],"action":"SCMP_ACT_ERRNO","errnoRet":13,"excludes":{"caps":["CAP_SYS_ADMIN"]}}]}`)).Linux.Seccomp
+	if docker.DefaultAction != specs.ActAllow || len(docker.Syscalls) != 1 || docker.Syscalls[0].Names[0] != "chmod" {
+		t.Errorf("Docker's format: %+v", docker)
+	}
+	oci := mustContainer(t, own, profile(`{"defaultAction":"SCMP_ACT_LOG","architectures":["SCMP_ARCH_X86_64"],"syscalls":[{"names":["a","b"],"action":"SCMP_ACT_KILL"}]}`)).Linux.Seccomp
+	if oci.DefaultAction != specs.ActLog || len(oci.Architectures) != 1 || len(oci.Syscalls[0].Names) != 2 {
+		t.Errorf("OCI's format: %+v", oci)
+	}
+}
+
+// allows tells whether a filter lets a system call through, whatever its arguments.
+func allows(f *specs.LinuxSeccomp, call string) bool {
+	return slices.ContainsFunc(f.Syscalls, func(s specs.LinuxSyscall) bool {
+		return s.Action == specs.ActAllow && len(s.Args) == 0 && slices.Contains(s.Names, call)
+	})
+}
+
+func TestLevels(t *testing.T) {
+	if levelOf("p1") != levelOf("p1") {
+		t.Error("a pod's level changes")
+	}
+	seen := map[string]bool{}
+	for i := range 1000 {
+		var a, b int
+		level := levelOf(fmt.Sprint(i))
+		if _, err := fmt.Sscanf(level, "s0:c%d,c%d", &a, &b); err != nil || a >= b || a < 0 || b > 1023 {
+			t.Fatalf("level %q", level)
+		}
+		seen[level] = true
+	}
+	if len(seen) < 990 {
+		t.Errorf("%d levels for 1000 pods", len(seen))
+	}
+}
