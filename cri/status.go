@@ -59,6 +59,9 @@ var codeOf = []struct {
 	{sandbox.ErrClosed, codes.Unavailable},
 	{netns.ErrNotReady, codes.Unavailable},
 	{shim.ErrUnavailable, codes.Unavailable},
+	{shim.ErrInvalid, codes.InvalidArgument},
+	{shim.ErrUnimplemented, codes.Unimplemented},
+	{shim.ErrRefused, codes.Unknown}, // the runtime said so; its text is the answer
 	{syscall.ENOSPC, codes.ResourceExhausted},
 	{syscall.EDQUOT, codes.ResourceExhausted},
 }

@@ -59,6 +59,11 @@ type ContainerRecord struct {
 	LogPath  string           `json:"logPath,omitempty"`
 	Stop     int              `json:"stopSignal,omitempty"` // number of the effective stop signal
 
+	// Refusal is why there is no task: the runtime could not make one of this
+	// configuration (its command is not there, say). StartContainer reports it and
+	// leaves an exited container to look at, as kubelet's users expect.
+	Refusal string `json:"refusal,omitempty"`
+
 	Stages []Stage `json:"stages,omitempty"` // of the creation
 }
 

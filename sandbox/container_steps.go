@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -130,10 +131,19 @@ func (cs *Containers) addTask(ctx context.Context, c *Container) error {
 		Terminal: cfg.GetTty(), Stdin: cfg.GetStdin(), StdinOnce: cfg.GetStdinOnce(),
 		SystemdCgroup: cs.opts.SystemdCgroup,
 	})
+	if refused(ctx, err) {
+		return c.note(func(r *ContainerRecord) { r.Refusal, r.LogPath = err.Error(), logPath })
+	}
 	if err != nil {
 		return err
 	}
 	return c.note(func(r *ContainerRecord) { r.Pid, r.LogPath = pid, logPath })
+}
+
+// refused tells whether the runtime looked at the container and will not have it,
+// unlike an error on the way.
+func refused(ctx context.Context, err error) bool {
+	return errors.Is(err, shim.ErrRefused) && ctx.Err() == nil
 }
 
 func (cs *Containers) delTask(ctx context.Context, c *Container) error {
@@ -147,6 +157,8 @@ func (cs *Containers) created(_ context.Context, c *Container) error {
 		return err
 	}
 	cs.table.put(c.Record().ID, c)
-	cs.watch(c)
+	if c.Record().Refusal == "" {
+		cs.watch(c)
+	}
 	return nil
 }

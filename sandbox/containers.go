@@ -110,6 +110,10 @@ func (cs *Containers) start(ctx context.Context, c *Container) error {
 	if s := c.pod.Record().State; s != Ready {
 		return fmt.Errorf("%s: its pod is %s: %w", c.what(), s, ErrBadState)
 	}
+	if why := c.Record().Refusal; why != "" {
+		cs.finish(ctx, c, ReasonStartError, codeStartError, why)
+		return fmt.Errorf("%s: start: %s: %w", c.what(), why, shim.ErrRefused)
+	}
 	if err := cs.opts.Tasks.Start(ctx, c.Record().ID); err != nil {
 		cs.finish(ctx, c, ReasonStartError, codeStartError, err.Error())
 		return fmt.Errorf("%s: start: %w", c.what(), err)

@@ -231,7 +231,7 @@ func (ps *Pods) adopt(ctx context.Context, p *Pod) {
 // says, or its exit record, or that nothing of it can be left.
 func (cs *Containers) adopt(ctx context.Context, c *Container, tasks map[string]shim.Task) {
 	r := c.Record()
-	if r.State != Created && r.State != Running {
+	if r.State != Created && r.State != Running || r.Refusal != "" {
 		return
 	}
 	if r.BootID != cs.bootID {

@@ -35,6 +35,10 @@ func (cs *Containers) halt(ctx context.Context, c *Container, timeout time.Durat
 	case Exited, Removing, Creating:
 		return nil
 	case Created:
+		if c.Record().Refusal != "" { // there is no task
+			cs.finish(ctx, c, ReasonError, codeKilled, "stopped before it was started")
+			return nil
+		}
 		timeout = 0 // nothing of the image runs yet
 	}
 	if timeout > 0 {

@@ -10,7 +10,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// sentinelOf says which error of ours a code on the wire is; nil for the rest.
+// sentinelOf says which error of ours a code on the wire is. The rest is what the
+// runtime said of the container.
 func sentinelOf(c codes.Code) error {
 	switch c {
 	case codes.NotFound:
@@ -30,14 +31,14 @@ func sentinelOf(c codes.Code) error {
 	case codes.Unimplemented:
 		return ErrUnimplemented
 	}
-	return nil
+	return ErrRefused
 }
 
 // A wireError is a shim's error: its text, which names the container, and what
 // it is.
 type wireError struct {
 	text string
-	is   error // may be nil
+	is   error
 }
 
 func (e *wireError) Error() string { return e.text }

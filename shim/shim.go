@@ -42,6 +42,8 @@ var (
 	ErrInvalid = errors.New("invalid request")
 	// ErrUnimplemented: the shim does not know how.
 	ErrUnimplemented = errors.New("not implemented")
+	// ErrRefused: the runtime cannot make or start a container of that configuration.
+	ErrRefused = errors.New("refused by the runtime")
 )
 
 // Options say how shims are run.
