@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 )
@@ -30,5 +31,18 @@ func waitFile(t *testing.T, path string) {
 		case <-t.Context().Done():
 			t.Fatal(t.Context().Err())
 		}
+	}
+}
+
+// eventually waits for what the kernel does at a moment of its own choosing and
+// tells nobody of.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Errorf("still: %s", what)
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
