@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/berthd/berth/test/leaks"
 	"github.com/berthd/berth/test/node"
 )
 
@@ -36,7 +35,6 @@ func TestConformance(t *testing.T) {
 		t.Fatal(err)
 	}
 	n, expected := start(t, w)
-	fresh := restart(t, n)
 
 	specs := runSpecs(t, n)
 	focus := os.Getenv("BERTH_CRITEST_FOCUS")
@@ -51,7 +49,7 @@ func TestConformance(t *testing.T) {
 	if len(specs) == 0 || v.passed+v.failed == 0 {
 		t.Error("no spec was run")
 	}
-	cleanUp(t, n, fresh)
+	cleanUp(t, n)
 	if t.Failed() {
 		t.Logf("end of the daemon's log:\n%s", n.Tail(60))
 	}
@@ -107,27 +105,10 @@ func start(t *testing.T, w *node.World) (*node.Node, map[string]bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Start(t.Context()); err != nil {
+	if err := n.StartFresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return n, expected
-}
-
-// restart stops the daemon, notes the files it has while it holds nothing, and
-// starts it again.
-func restart(t *testing.T, n *node.Node) leaks.Snapshot {
-	t.Helper()
-	if err := n.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	fresh, err := leaks.Take(t.Context(), n.Root, n.State)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := n.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return fresh
 }
 
 // runSpecs runs critest and returns what it reports.
@@ -167,31 +148,25 @@ func runSpecs(t *testing.T, n *node.Node) []spec {
 
 // cleanUp removes the images and pods that critest left, stops the daemon and
 // expects its folders to be as fresh as they were.
-func cleanUp(t *testing.T, n *node.Node, fresh leaks.Snapshot) {
+func cleanUp(t *testing.T, n *node.Node) {
 	t.Helper()
-	ctx := t.Context()
 	c, err := n.Client()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.RemoveAll(ctx); err != nil {
+	if err := c.RemoveAll(t.Context()); err != nil {
 		t.Errorf("remove what is left: %v", err)
-	}
-	if err := n.Stop(); err != nil {
-		t.Error(err)
 	}
 	if n.Name != "berth" { // containerd keeps its databases
 		return
 	}
-	left, err := leaks.Check(ctx, fresh, 10*time.Second, n.Root, n.State)
+	left, err := n.LeftBehind(t.Context())
 	if err != nil {
 		t.Error(err)
 	}
 	for _, l := range left {
-		if strings.HasPrefix(l, "file:") || strings.HasPrefix(l, "process:") {
-			t.Error("left by the daemon:", l)
-		}
+		t.Error("left by the daemon:", l)
 	}
 }
 

@@ -63,21 +63,10 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	lap := time.Now()
-	if err := n.Start(ctx); err != nil {
+	if err := n.StartFresh(ctx); err != nil {
 		return err
 	}
-	fmt.Printf("berthd serves %s after %s\n", n.Socket, ms(time.Since(lap)))
-	if err := n.Stop(); err != nil { // what it keeps while it holds nothing
-		return err
-	}
-	fresh, err := leaks.Take(ctx, n.Root, n.State)
-	if err != nil {
-		return err
-	}
-	if err := n.Start(ctx); err != nil {
-		return err
-	}
+	fmt.Printf("berthd serves %s\n", n.Socket)
 	defer func() { err = errors.Join(err, removeAll(clean, n)) }()
 
 	s := &show{node: n, image: image}
@@ -89,7 +78,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	s.summary(table)
-	return nothingLeft(ctx, w, n, fresh)
+	return nothingLeft(ctx, w, n)
 }
 
 // compare measures pods on berth and on containerd in turns and returns a table.
@@ -147,15 +136,12 @@ func ratio(samples map[string][]bench.Sample, of func(bench.Sample) time.Duratio
 }
 
 // nothingLeft removes what is left, stops berthd and looks for traces.
-func nothingLeft(ctx context.Context, w *node.World, n *node.Node, fresh leaks.Snapshot) error {
+func nothingLeft(ctx context.Context, w *node.World, n *node.Node) error {
 	say("Nothing is left")
 	if err := removeAll(ctx, n); err != nil {
 		return err
 	}
-	if err := n.Stop(); err != nil {
-		return err
-	}
-	inside, err := leaks.Check(ctx, fresh, 10*time.Second, n.Root, n.State)
+	inside, err := n.LeftBehind(ctx)
 	if err != nil {
 		return err
 	}
@@ -166,11 +152,7 @@ func nothingLeft(ctx context.Context, w *node.World, n *node.Node, fresh leaks.S
 	if err != nil {
 		return err
 	}
-	for _, l := range inside {
-		if strings.HasPrefix(l, "file:") {
-			left = append(left, l)
-		}
-	}
+	left = append(left, inside...)
 	for _, l := range left {
 		fmt.Println(l)
 	}

@@ -14,8 +14,12 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/test/leaks"
 )
 
 // A Node is a running daemon with folders of its own.
@@ -26,6 +30,8 @@ type Node struct {
 	State  string
 	Socket string
 	Config string // the configuration file
+
+	fresh leaks.Snapshot
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -167,8 +173,51 @@ func (n *Node) ready(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	_, err = runtimeapi.NewRuntimeServiceClient(c).Version(ctx, &runtimeapi.VersionRequest{}, grpc.WaitForReady(true))
-	return err
+	for { // a daemon that recovers says Unavailable until it knows what there is
+		_, err = runtimeapi.NewRuntimeServiceClient(c).Version(ctx, &runtimeapi.VersionRequest{}, grpc.WaitForReady(true))
+		if status.Code(err) != codes.Unavailable {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// StartFresh starts the daemon for the first time and notes which files it keeps
+// while it holds no pod and no image, for LeftBehind.
+func (n *Node) StartFresh(ctx context.Context) error {
+	for range 2 { // the second start may still complete what the first has made
+		if err := n.Start(ctx); err != nil {
+			return err
+		}
+		if err := n.Stop(); err != nil {
+			return err
+		}
+	}
+	var err error
+	if n.fresh, err = leaks.Take(ctx, n.Root, n.State); err != nil {
+		return err
+	}
+	return n.Start(ctx)
+}
+
+// LeftBehind stops the daemon and lists the files and processes that it did not
+// have when it was fresh. All pods and images are to be removed before.
+func (n *Node) LeftBehind(ctx context.Context) ([]string, error) {
+	if err := n.Stop(); err != nil {
+		return nil, err
+	}
+	all, err := leaks.Check(ctx, n.fresh, 10*time.Second, n.Root, n.State)
+	var left []string
+	for _, l := range all {
+		if strings.HasPrefix(l, "file: ") || strings.HasPrefix(l, "process: ") {
+			left = append(left, l)
+		}
+	}
+	return left, err
 }
 
 // PID is the running daemon's, or 0.
