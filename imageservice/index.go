@@ -100,7 +100,7 @@ func (st *store) load(ctx context.Context, layers snapshot.Layers) error {
 		rec.image.Digests = unclaimed(rec.image.Digests, taken)
 		st.records[rec.image.ID] = rec
 	}
-	st.view.Store(newView(st.records, st.pinned))
+	st.view.Store(newView(st.records, st.unseal, st.pinned))
 	return st.sweep()
 }
 

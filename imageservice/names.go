@@ -2,6 +2,7 @@ package imageservice
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -55,11 +56,12 @@ func pinnedNames(list []string) (map[string]bool, error) {
 type view struct {
 	images []Image        // sorted by ID
 	names  map[string]int // tags and repository digests
-	needed map[string]bool
+	needed map[string]bool // layers and seals that must stay, as the guard names them
 }
 
-// newView makes the view of records.
-func newView(records map[digest.Digest]record, pinned map[string]bool) *view {
+// newView makes the view of records. The layers of chains in unseal are needed until
+// their seal has gone: nothing is taken from under it.
+func newView(records map[digest.Digest]record, unseal [][]digest.Digest, pinned map[string]bool) *view {
 	v := &view{names: map[string]int{}, needed: map[string]bool{}}
 	for _, r := range records {
 		img := r.image
@@ -71,6 +73,9 @@ func newView(records map[digest.Digest]record, pinned map[string]bool) *view {
 		for _, key := range guardKeys(img.DiffIDs) {
 			v.needed[key] = true
 		}
+	}
+	for _, d := range slices.Concat(unseal...) {
+		v.needed[d.String()] = true
 	}
 	sort.Slice(v.images, func(i, j int) bool { return v.images[i].ID < v.images[j].ID })
 	for i, img := range v.images {

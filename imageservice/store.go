@@ -128,7 +128,7 @@ func (st *store) drop(id digest.Digest) error {
 	records := maps.Clone(st.records)
 	delete(records, id)
 	unseal := st.unseal
-	if !newView(records, nil).needed[sealKey(rec.image.DiffIDs)] && !st.hasUnseal(rec.image.DiffIDs) {
+	if !newView(records, nil, nil).needed[sealKey(rec.image.DiffIDs)] && !st.hasUnseal(rec.image.DiffIDs) {
 		unseal = append(slices.Clone(unseal), rec.image.DiffIDs)
 	}
 	if err := st.changeLocked(records, unseal); err != nil {
@@ -153,6 +153,7 @@ func (st *store) unsealed(chain []digest.Digest) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.unseal = slices.DeleteFunc(slices.Clone(st.unseal), func(c []digest.Digest) bool { return slices.Equal(c, chain) })
+	st.view.Store(newView(st.records, st.unseal, st.pinned))
 }
 
 // changeLocked writes the index and then shows it. When that fails, memory is as before.
@@ -165,7 +166,7 @@ func (st *store) changeLocked(records map[digest.Digest]record, unseal [][]diges
 		return fmt.Errorf("index: %w", err)
 	}
 	st.records, st.unseal = records, unseal
-	st.view.Store(newView(records, st.pinned))
+	st.view.Store(newView(records, unseal, st.pinned))
 	return nil
 }
 

@@ -60,7 +60,7 @@ func parseHosts(dir string, data []byte) ([]endpoint, error) {
 	for _, name := range hostOrder(data, doc.Host) {
 		e, err := doc.Host[name].endpoint(name, dir)
 		if err != nil {
-			return nil, fmt.Errorf("host %q: %w", name, err)
+			return nil, fmt.Errorf("host %q: %w", name[strings.LastIndex(name, "@")+1:], err) // not its password
 		}
 		if e.host == "" {
 			return nil, fmt.Errorf("host %q: no host in its URL: %w", name, ErrConfig)

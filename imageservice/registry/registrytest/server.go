@@ -234,3 +234,10 @@ func Fail(w http.ResponseWriter, status int, code, message string) {
 	w.WriteHeader(status)
 	fmt.Fprintf(w, `{"errors":[{"code":%q,"message":%q}]}`, code, message)
 }
+
+// ManifestSize is the size in bytes of the manifest d in repo, 0 when there is none.
+func (s *Server) ManifestSize(repo string, d digest.Digest) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int64(len(s.manifests[repo+":"+d.String()].data))
+}
