@@ -330,6 +330,18 @@ func TestDetachOfNothing(t *testing.T) {
 			t.Errorf("ran %s", got)
 		}
 	}
+	// A namespace that is gone is none.
+	gone := Attachment{PodID: "pod1", NetnsPath: filepath.Join(t.TempDir(), "net"), Conf: []byte(conflist("1.0.0", "x", "first"))}
+	if err := n.Detach(limited(t), gone); err != nil {
+		t.Error(err)
+	}
+	if got := calls(t, log); got != "DEL first pod1" {
+		t.Errorf("ran %q", got)
+	}
+	write(t, gone.NetnsPath, "") // a pin's file without its mount
+	if err := n.Detach(limited(t), gone); err != nil || calls(t, log) != "DEL first pod1" {
+		t.Error("ran with a file that is no namespace", err)
+	}
 	// What Attach refused for its ports may be detached: the plugins run without.
 	a := Attachment{PodID: "pod1", NetnsPath: "/proc/self/ns/net", Conf: []byte(conflist("1.0.0", "x", "first")), PortMappings: []PortMapping{{HostPort: 80}}}
 	if _, err := n.Attach(limited(t), a); !errors.Is(err, ErrInvalid) || calls(t, log) != "" {
@@ -455,6 +467,18 @@ func TestPluginErrors(t *testing.T) {
 				t.Errorf("Attach = %.300v, want %s", err, tt.want)
 			}
 		})
+	}
+}
+
+func TestCapped(t *testing.T) {
+	var c capped
+	for range 3 {
+		if n, err := c.Write(make([]byte, pluginOutputLimit/2+1)); n != pluginOutputLimit/2+1 || err != nil {
+			t.Error(n, err)
+		}
+	}
+	if c.Len() != pluginOutputLimit {
+		t.Errorf("kept %d bytes", c.Len())
 	}
 }
 

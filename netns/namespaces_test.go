@@ -188,6 +188,9 @@ func TestCreateAgain(t *testing.T) {
 				}
 				return nil
 			}, p.UTS)
+			if inode(t, p.UTS) == inode(t, p.Net) {
+				t.Error("one namespace for two kinds")
+			}
 			if tt.same && inode(t, p.Net) != before {
 				t.Error("another network namespace")
 			}

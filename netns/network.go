@@ -25,6 +25,8 @@ type Options struct {
 	DataDir  string // the embedded network's taken addresses; "" is CacheDir/ipam
 
 	Deadline time.Duration // of one ADD or DEL of all plugins; 0 is two minutes
+
+	recheck time.Duration // in place of recheckReady and recheckNotReady; 0 in use
 }
 
 const (

@@ -34,12 +34,7 @@ func (k *keeper) run(ctx context.Context) {
 	defer close(k.n.done)
 	defer k.watch.close()
 	for {
-		var timer *time.Timer
-		if k.n.Ready() == nil {
-			timer = time.NewTimer(recheckReady)
-		} else {
-			timer = time.NewTimer(recheckNotReady)
-		}
+		timer := time.NewTimer(k.pause())
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -63,6 +58,17 @@ func (k *keeper) run(ctx context.Context) {
 		}
 		timer.Stop()
 	}
+}
+
+// pause is how long to wait for something to happen before looking without cause.
+func (k *keeper) pause() time.Duration {
+	switch {
+	case k.n.o.recheck > 0:
+		return k.n.o.recheck
+	case k.n.Ready() == nil:
+		return recheckReady
+	}
+	return recheckNotReady
 }
 
 // look reads the file system again and asks the plugins when there is cause.
