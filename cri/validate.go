@@ -73,7 +73,7 @@ func checkPodSecurity(c *runtimeapi.PodSandboxConfig) error {
 		return invalid("config.linux.security_context.run_as_group", "is set without run_as_user")
 	}
 	o := sc.GetNamespaceOptions()
-	if o.GetUsernsOptions().GetMode() == runtimeapi.NamespaceMode_POD {
+	if u := o.GetUsernsOptions(); u != nil && u.GetMode() != runtimeapi.NamespaceMode_NODE {
 		return fmt.Errorf("config.linux.security_context.namespace_options.userns_options: user namespaces: %w", errNotBuilt)
 	}
 	for name, mode := range map[string]runtimeapi.NamespaceMode{"network": o.GetNetwork(), "ipc": o.GetIpc()} {
@@ -83,10 +83,6 @@ func checkPodSecurity(c *runtimeapi.PodSandboxConfig) error {
 	}
 	if o.GetPid() == runtimeapi.NamespaceMode_TARGET {
 		return invalid("config.linux.security_context.namespace_options.pid", "mode TARGET is for containers only")
-	}
-	host := o.GetNetwork() == runtimeapi.NamespaceMode_NODE
-	if c.GetHostname() == "" && !host {
-		return invalid("config.hostname", "is empty, which only a pod of the host's network may be")
 	}
 	return nil
 }

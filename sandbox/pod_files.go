@@ -72,8 +72,9 @@ func removePodFiles(dir string) error {
 	return nil
 }
 
-// podHostname is the pod's name for itself. CRI leaves it empty only with the
-// host's network.
+// podHostname is the pod's name for itself: the host's when kubelet gives none.
+// The CRI allows that with the host's network only, but critest and crictl do it
+// always.
 func podHostname(r PodRecord) (string, error) {
 	if h := r.Config().GetHostname(); h != "" {
 		return h, nil

@@ -180,6 +180,10 @@ func TestResolveIdentityWithoutAnything(t *testing.T) {
 	if err != nil || id.UID != 0 || id.GID != 0 || !slices.Equal(id.AdditionalGIDs, []uint32{0}) || id.Home != "/" {
 		t.Errorf("identity %+v, %v", id, err)
 	}
+	id, err = ResolveIdentity(nil, "5", []byte("1001:x:5:7::/x:/bin/sh\n"), nil)
+	if err != nil || id.GID != 0 || id.Home != "/" {
+		t.Errorf("a passwd line whose name is an ID counts: %+v, %v", id, err)
+	}
 	if _, err := ResolveIdentity(nil, "web", nil, nil); !errors.Is(err, ErrNoSuchUser) {
 		t.Errorf("a name and no passwd: %v", err)
 	}

@@ -78,6 +78,10 @@ func TestClamped(t *testing.T) {
 	if got := Clamped(request(withEverything)); len(got) != 0 {
 		t.Errorf("a host that can do it all: %v", got)
 	}
+	small := request(func(in *Input) { in.Host.Swap = true }, resources(func(r *runtimeapi.LinuxContainerResources) { r.MemorySwapLimitInBytes = 2 }))
+	if got := Clamped(small); len(got) != 0 {
+		t.Errorf("a host with swap: %v", got)
+	}
 	unloaded := func(in *Input) {
 		in.Host.AppArmor = true
 		in.Container.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{}
@@ -144,6 +148,20 @@ func allows(f *specs.LinuxSeccomp, call string) bool {
 	return slices.ContainsFunc(f.Syscalls, func(s specs.LinuxSyscall) bool {
 		return s.Action == specs.ActAllow && len(s.Args) == 0 && slices.Contains(s.Names, call)
 	})
+}
+
+// TestPrivilegedIsUnconfined: neither AppArmor nor SELinux confines it (CRI).
+func TestPrivilegedIsUnconfined(t *testing.T) {
+	s := mustContainer(t, asPrivileged, apparmor, selinuxHost)
+	if s.Process.ApparmorProfile != "" || s.Process.SelinuxLabel != "" {
+		t.Errorf("profile %q, label %q", s.Process.ApparmorProfile, s.Process.SelinuxLabel)
+	}
+	if s.Linux.MountLabel == "" {
+		t.Error("its files have no label")
+	}
+	if s := mustContainer(t, apparmor, selinuxHost); s.Process.ApparmorProfile != AppArmorProfile || s.Process.SelinuxLabel == "" {
+		t.Errorf("not privileged: profile %q, label %q", s.Process.ApparmorProfile, s.Process.SelinuxLabel)
+	}
 }
 
 func TestLevels(t *testing.T) {

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/config"
+	"github.com/berthd/berth/cri"
+	"github.com/berthd/berth/imageservice"
+	"github.com/berthd/berth/netns"
+	"github.com/berthd/berth/sandbox"
+	"github.com/berthd/berth/shim"
+	"github.com/berthd/berth/snapshot"
+)
+
+// drainLimit is how long calls under way may take after SIGTERM.
+const drainLimit = 10 * time.Second
+
+// serve builds the parts in the order of their dependencies, answers until ctx
+// ends, and stops. Containers go on.
+func serve(ctx context.Context, cfg config.Config) error {
+	logger := klog.FromContext(ctx)
+	unlock, err := claimFolders(cfg)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	listener, err := listen(ctx, cfg.Socket)
+	if err != nil {
+		return err
+	}
+	network, err := netns.OpenNetwork(ctx, netns.Options{
+		ConfDir: cfg.Network.ConfDir, BinDirs: cfg.Network.BinDirs, Embedded: cfg.Network.Embedded,
+		CacheDir: filepath.Join(cfg.Root, "cni-cache"),
+	})
+	if err != nil {
+		return err
+	}
+	defer network.Close()
+	systemd := cfg.SystemdCgroup()
+	server := cri.New(cri.Options{
+		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,
+		NetworkReady: network.Ready, Config: cfg.String,
+	})
+	failed := make(chan error, 1)
+	go func() { failed <- server.GRPC().Serve(listener) }() // Unavailable until Attach
+
+	layers, err := snapshot.Open(ctx, cfg.Snapshot.Driver, filepath.Join(cfg.Root, "snapshots"))
+	if err != nil {
+		return err
+	}
+	images, err := imageservice.Open(ctx, imageservice.Options{
+		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers,
+		ParallelLayers: cfg.Image.ParallelLayers, Pinned: cfg.Image.Pinned,
+	})
+	if err != nil {
+		return err
+	}
+	binary, err := shimBinary(cfg.Shim.Binary)
+	if err != nil {
+		return err
+	}
+	shims, err := shim.Open(ctx, shim.Options{Binary: binary, State: cfg.State, PodsPerProcess: cfg.Shim.PodsPerProcess, Verbosity: cfg.Log.Verbosity})
+	if err != nil {
+		return err
+	}
+	defer shims.Close()
+	node, err := sandbox.Open(ctx, sandbox.Options{
+		Root: cfg.Root, State: cfg.State, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)),
+		SystemdCgroup: systemd, PauseBinary: binary,
+		Namespaces: netns.OpenNamespaces(cfg.State), Network: network, Roots: layers,
+		Images: images, Tasks: shims, Processes: shims,
+	})
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	server.Attach(node, images)
+	logger.Info("Serving the CRI", "socket", cfg.Socket, "version", version, "pods", len(node.Pods.List()))
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve %s: %w", cfg.Socket, err)
+	case <-ctx.Done():
+	}
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	logger.Info("Stopping; containers go on")
+	drain(server)
+	return nil
+}
+
+// drain lets calls under way end, for a while.
+func drain(s *cri.Server) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.GRPC().GracefulStop()
+	}()
+	select {
+	case <-done:
+	case <-time.After(drainLimit):
+		s.GRPC().Stop()
+	}
+}
+
+// override lays the flags that are set over cfg and checks the result.
+func override(cfg config.Config, root, state, socket string) (*config.Config, error) {
+	for _, f := range []struct {
+		value string
+		to    *string
+	}{{root, &cfg.Root}, {state, &cfg.State}, {socket, &cfg.Socket}} {
+		if f.value != "" {
+			*f.to = f.value
+		}
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &cfg, nil
+}
+
+// listen serves on the socket at path, which only root may use. A socket file
+// that nobody answers on is a leftover.
+func listen(ctx context.Context, path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	if conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("socket %s: another process serves on it; stop that one or choose another --socket", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	return listenUnix(path, 0o660)
+}
+
+// claimFolders makes root and state and keeps other daemons out of them until
+// unlock is called.
+func claimFolders(cfg config.Config) (unlock func(), err error) {
+	var locks []*os.File
+	unlock = func() {
+		for _, f := range locks {
+			f.Close()
+		}
+	}
+	for key, dir := range map[string]string{"root": cfg.Root, "state": cfg.State} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			unlock()
+			return nil, fmt.Errorf("%s: cannot be made: %w", key, err)
+		}
+		f, err := lockFile(filepath.Join(dir, "berthd.lock"))
+		if errors.Is(err, errLocked) {
+			unlock()
+			return nil, fmt.Errorf("%s %s: another berthd uses it; stop that one or choose another --%s", key, dir, key)
+		}
+		if err != nil {
+			unlock()
+			return nil, fmt.Errorf("%s %s: is not writable: %w", key, dir, err)
+		}
+		locks = append(locks, f)
+	}
+	return unlock, nil
+}
+
+// shimBinary finds berth-shim: where the settings say, or beside berthd.
+func shimBinary(configured string) (string, error) {
+	if configured == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return "", fmt.Errorf("shim.binary: %w", err)
+		}
+		configured = filepath.Join(filepath.Dir(self), "berth-shim")
+	}
+	if _, err := os.Stat(configured); err != nil {
+		return "", fmt.Errorf("shim.binary: set it to the path of berth-shim: %w", err)
+	}
+	return configured, nil
+}
+
+// newLogger is klog with the verbosity of the settings.
+func newLogger(verbosity int) (klog.Logger, error) {
+	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(flags)
+	if err := flags.Set("v", fmt.Sprint(verbosity)); err != nil {
+		return klog.Logger{}, fmt.Errorf("log.verbosity: %w", err)
+	}
+	return klog.Background(), nil
+}
