@@ -1,0 +1,278 @@
+package snapshot
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// hostile are archives that try to leave their directory, or to be something that no
+// file system holds.
+func hostile(t testing.TB) []struct {
+	name string
+	data []byte
+	want error
+} {
+	raw := func(blocks ...[]byte) []byte { return append(slices.Concat(blocks...), make([]byte, 1024)...) }
+	zeros := "00000000000\x00"
+	return []struct {
+		name string
+		data []byte
+		want error
+	}{
+		{"climbing name", archive(t, file("../victim", "x")), ErrMalicious},
+		{"climbing name from a directory", archive(t, dir("a", 0o755), file("a/../../victim", "x")), ErrMalicious},
+		{"climbing absolute name", archive(t, file("/../victim", "x")), ErrMalicious},
+		{"climbing name that comes back", archive(t, file("../fs/x", "x")), ErrMalicious},
+		{"climbing directory", archive(t, dir("../victim.d", 0o777)), ErrMalicious},
+		{"climbing whiteout", archive(t, file("../.wh.victim", "")), ErrMalicious},
+		{"whiteout of the parent", archive(t, file(".wh...", "")), ErrMalicious},
+		{"whiteout of the root", archive(t, file(".wh..", "")), ErrMalicious},
+		{"whiteout of nothing", archive(t, file(".wh.", "")), ErrMalicious},
+		{"climbing opaque mark", archive(t, file("../.wh..wh..opq", "")), ErrMalicious},
+		{"climbing symlink as parent", archive(t, symlink("up", ".."), file("up/victim", "x")), ErrMalicious},
+		{"climbing symlink from deep", archive(t, dir("a", 0o755), symlink("a/up", "../../.."), file("a/up/victim", "x")), ErrMalicious},
+		{"symlink chain as parent", archive(t, symlink("a", "b/.."), symlink("b", "c/.."), symlink("c", ".."), file("a/victim", "x")), ErrMalicious},
+		{"symlink through a climbing one", archive(t, symlink("up", "../../../.."), symlink("l", "up/tmp"), file("l/victim", "x")), ErrMalicious},
+		{"symlink to itself as parent", archive(t, symlink("a", "a"), file("a/victim", "x")), ErrCorrupt},
+		{"symlinks in a circle", archive(t, symlink("a", "b"), symlink("b", "a"), file("a/victim", "x")), ErrCorrupt},
+		{"hard link out, climbing", archive(t, hardlink("l", "../victim")), ErrMalicious},
+		{"hard link out, absolute", archive(t, hardlink("l", "/etc/passwd")), ErrCorrupt},
+		{"hard link out through a symlink", archive(t, symlink("up", ".."), hardlink("l", "up/victim"), file("l", "x")), ErrMalicious},
+		{"hard link to an absolute symlink's target", archive(t, symlink("s", "/etc"), hardlink("l", "s/passwd")), ErrCorrupt},
+		{"hard link to nothing", archive(t, hardlink("l", "nothing")), ErrCorrupt},
+		{"hard link to itself", archive(t, hardlink("l", "l")), ErrCorrupt},
+		{"hard link to a directory", archive(t, dir("d", 0o755), hardlink("l", "d")), ErrCorrupt},
+		{"hard link to the root", archive(t, hardlink("l", ".")), ErrCorrupt},
+		{"hard link over its own parent", archive(t, file("d/f", ""), hardlink("d", "d/f")), ErrCorrupt},
+		{"file as parent", archive(t, file("a", ""), file("a/b", "")), ErrCorrupt},
+		{"device as parent", archive(t, entry{Header: tar.Header{Typeflag: tar.TypeChar, Name: "a", Devmajor: 1, Devminor: 3}}, file("a/b", "")), ErrCorrupt},
+		{"symlink to a file as parent", archive(t, file("f", ""), symlink("a", "f"), file("a/b", "")), ErrCorrupt},
+		{"the root as a file", archive(t, file("./.", "x")), ErrCorrupt},
+		{"the root as a symlink", archive(t, symlink(".", "/etc")), ErrCorrupt},
+		{"empty symlink", raw(rawHeader("l", "", tar.TypeSymlink, zeros)), ErrCorrupt},
+		{"empty name", raw(rawHeader("", "", tar.TypeReg, zeros)), ErrCorrupt},
+		{"unknown type", raw(rawHeader("x", "", 'Q', zeros)), ErrCorrupt},
+		{"size beyond the end", raw(rawHeader("x", "", tar.TypeReg, "00000777777\x00")), ErrCorrupt},
+		{"negative size", raw(rawHeader("x", "", tar.TypeReg, string(bytes.Repeat([]byte{0xff}, 12)))), ErrCorrupt},
+		{"size beyond the limit", raw(rawHeader("x", "", tar.TypeReg, "\x80\x00\x00\x00\x00\x7f\xff\xff\xff\xff\xff\xff")), ErrTooLarge},
+		{"component too long", archive(t, file(strings.Repeat("x", 256), "")), ErrCorrupt},
+		{"name too long", archive(t, file(strings.Repeat("xxxxxxx/", 600)+"x", "")), ErrCorrupt},
+		{"name too deep", archive(t, file(strings.Repeat("d/", 600)+"x", "")), ErrCorrupt},
+		{"deeper through symlinks", deepening(t), ErrCorrupt},
+		{"device of no number", archive(t, entry{Header: tar.Header{Typeflag: tar.TypeChar, Name: "a", Devmajor: 4096}}), ErrCorrupt},
+		{"owner that means none", archive(t, file("a", "").with(func(h *tar.Header) { h.Uid = math.MaxUint32 })), ErrCorrupt},
+		{"owner beyond 32 bits", archive(t, file("a", "").with(func(h *tar.Header) { h.Gid = 1 << 32 })), ErrCorrupt},
+		{"bad capability", archive(t, file("a", "").xattr("security.capability", "x")), ErrCorrupt},
+		{"sparse bomb", sparseBomb(t), ErrTooLarge},
+	}
+}
+
+// deepening has names within the limits that symlinks make deeper at every turn.
+func deepening(t testing.TB) []byte {
+	var entries []entry
+	at := strings.TrimSuffix(strings.Repeat("d/", 100), "/")
+	entries = append(entries, dir(at, 0o755))
+	for i := range 8 {
+		entries = append(entries, symlink(fmt.Sprintf("l%d", i), "/"+at), file(fmt.Sprintf("l%d/%s/x", i, strings.Repeat("d/", 100)), ""))
+		at += strings.Repeat("/d", 100)
+	}
+	return archive(t, entries...)
+}
+
+// sparseBomb is a file of 8 EiB in two blocks.
+func sparseBomb(t testing.TB) []byte {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	body := "1\n9223372036854775000\n1\n" // GNU sparse 1.0 map: one byte at the very end
+	body += strings.Repeat("\x00", 512-len(body)) + "x"
+	err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "GNUSparseFile.0/bomb", Size: int64(len(body)), Format: tar.FormatPAX, Mode: 0o644})
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(w, body)
+	w.Close()
+	// The writer refuses the records that make it sparse, so put them in front.
+	records := ""
+	for _, r := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=bomb", "GNU.sparse.realsize=9223372036854775001"} {
+		records += fmt.Sprintf("%d %s\n", len(r)+4, r) // all are of two digits
+	}
+	pax := rawHeader("PaxHeaders/bomb", "", tar.TypeXHeader, fmt.Sprintf("%011o\x00", len(records)))
+	return slices.Concat(pax, []byte(records), make([]byte, 512-len(records)%512), buf.Bytes())
+}
+
+func TestHostileArchives(t *testing.T) {
+	top := scratch(t)
+	d, err := Open(t.Context(), "", filepath.Join(top, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Victims where a climb from a layer may end: in tmp/, in the snapshots, above them.
+	for _, at := range []string{"victim", "s/victim", "s/tmp/../layers/victim"} {
+		if err := os.WriteFile(filepath.Join(top, at), []byte("safe"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := describe(t, top)
+	for _, tt := range hostile(t) {
+		t.Run(tt.name, func(t *testing.T) {
+			err := d.AddLayer(t.Context(), digest.FromBytes(tt.data), bytes.NewReader(tt.data), nil)
+			if !errors.Is(err, tt.want) {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+			same(t, describe(t, top), before)
+		})
+	}
+}
+
+func TestOrdinaryOddities(t *testing.T) {
+	tests := []struct {
+		name    string
+		entries []entry
+		want    []string
+	}{
+		{"absolute names and dots", []entry{file("/etc/x", "1"), file("./etc/y", "2"), file("etc//./z", "3"), file("etc/../w", "4")},
+			[]string{"etc", "etc/x", "etc/y", "etc/z", "w"}},
+		{"a parent that is a link of this layer", []entry{symlink("lib", "usr/lib"), dir("usr/lib", 0o755), file("lib/foo", "")},
+			[]string{"lib", "usr", "usr/lib", "usr/lib/foo"}},
+		{"a parent that is an absolute link of this layer", []entry{dir("var", 0o755), symlink("var/run", "/run"), file("var/run/x/y", "")},
+			[]string{"run", "run/x", "run/x/y", "var", "var/run"}},
+		{"a parent link with .. that stays inside", []entry{dir("a/b", 0o755), symlink("a/b/up", "../../c"), file("a/b/up/x", "")},
+			[]string{"a", "a/b", "a/b/up", "c", "c/x"}},
+		{"a link is made a directory after it was followed", []entry{dir("a", 0o755), symlink("l", "a"), file("l/one", ""), dir("l", 0o755), file("l/two", "")},
+			[]string{"a", "a/one", "l", "l/two"}},
+		{"a directory is made a link after it was filled", []entry{dir("a", 0o755), dir("b", 0o755), file("b/one", ""), symlink("b", "a"), file("b/two", "")},
+			[]string{"a", "a/two", "b"}},
+		{"absolute symlinks out are only text", []entry{symlink("mtab", "/proc/mounts"), symlink("up", "../../../etc/passwd")},
+			[]string{"mtab", "up"}},
+		{"a file replaces a symlink and not its target", []entry{file("t", ""), symlink("l", "t"), file("l", "")},
+			[]string{"l", "t"}},
+		{"comments of git archive", []entry{{Header: tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "pax_global_header", PAXRecords: map[string]string{"comment": "x"}}}, file("f", "")},
+			[]string{"f"}},
+		{"a hard link through a link of this layer", []entry{file("usr/lib/a", ""), symlink("lib", "usr/lib"), hardlink("b", "lib/a"), hardlink("b", "/usr/lib/a")},
+			[]string{"b", "lib", "usr", "usr/lib", "usr/lib/a"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			top := scratch(t)
+			data := plain(t, tt.entries)
+			if _, err := unpack(t.Context(), top, bytes.NewReader(data), Limits{Entries: 100, Bytes: 1 << 20}); err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, line := range describe(t, top)[1:] {
+				name, _, _ := strings.Cut(line, " ")
+				got = append(got, name)
+			}
+			same(t, got, tt.want)
+		})
+	}
+}
+
+// plain is archive for entries of any kind, global headers included.
+func plain(t testing.TB, entries []entry) []byte {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, e := range entries {
+		e.Size = int64(len(e.body))
+		if err := w.WriteHeader(&e.Header); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(w, e.body)
+	}
+	w.Close()
+	return buf.Bytes()
+}
+
+func TestLimits(t *testing.T) {
+	top := scratch(t)
+	d, err := Open(t.Context(), "", filepath.Join(top, "s"), WithLimits(Limits{Entries: 3, Bytes: 8 << 10}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name string
+		data []byte
+		want error
+	}{
+		{"entries at the limit", plain(t, []entry{file("1", ""), file("2", ""), file("3", "")}), nil},
+		{"an entry too many", plain(t, []entry{file("1", ""), file("2", ""), file("3", ""), file("4", "")}), ErrTooLarge},
+		{"files too big", plain(t, []entry{file("1", strings.Repeat("x", 5<<10)), file("2", strings.Repeat("x", 5<<10))}), ErrTooLarge},
+		{"an archive padded without end", append(plain(t, nil), make([]byte, 9<<10)...), ErrTooLarge},
+	}
+	for _, tt := range tests {
+		if err := d.AddLayer(t.Context(), digest.FromString(tt.name), bytes.NewReader(tt.data), nil); !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
+	}
+}
+
+// TestWalksAreLinear counts steps, not time: an archive whose every name goes through the
+// longest chain of links must be stopped by the budget.
+func TestWalksAreLinear(t *testing.T) {
+	top := scratch(t)
+	entries := []entry{dir("t", 0o755)}
+	long := "/" + strings.Repeat("t/../", 150) + "t"
+	for i := range 30 {
+		entries = append(entries, symlink(fmt.Sprintf("t/l%d", i), long+fmt.Sprintf("/l%d", i+1)))
+	}
+	entries = append(entries, symlink("t/l30", "/t"))
+	for i := range 2000 {
+		entries = append(entries, file(fmt.Sprintf("t/l%d/f%d", i%2, i), ""))
+	}
+	data := plain(t, entries)
+	_, err := unpack(t.Context(), top, bytes.NewReader(data), Limits{Entries: 1 << 20, Bytes: 1 << 30})
+	if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "too long to follow") {
+		t.Errorf("unpack = %v", err)
+	}
+}
+
+func FuzzUnpack(f *testing.F) {
+	for _, h := range hostile(f) {
+		f.Add(h.data)
+	}
+	f.Add(archive(f, dir("a", 0o755), file("a/b", "b"), hardlink("c", "a/b"), symlink("d", "a"), file("d/e", "e"), file(".wh.f", ""), file("a/.wh..wh..opq", "")))
+	top := scratch(f)
+	outside := filepath.Join(top, "out")
+	if err := os.MkdirAll(filepath.Join(outside, "in"), 0o700); err != nil {
+		f.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(outside, "victim"), []byte("safe"), 0o600); err != nil {
+		f.Fatal(err)
+	}
+	before := describe(f, outside)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		in := filepath.Join(outside, "in", "fs")
+		if err := os.Mkdir(in, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		_, err := unpack(t.Context(), in, bytes.NewReader(data), Limits{Entries: 200, Bytes: 1 << 20})
+		if err == nil {
+			if _, err := measureDir(t.Context(), in); err != nil {
+				t.Error(err)
+			}
+		}
+		dir, err := openAt(filepath.Join(outside, "in"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = removeTree(t.Context(), dir, "fs", nil)
+		dir.close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after := describe(t, outside); !slices.Equal(after, before) {
+			t.Fatalf("outside changed:\n%s\nbefore:\n%s", strings.Join(after, "\n"), strings.Join(before, "\n"))
+		}
+	})
+}
