@@ -64,7 +64,7 @@ func TestRefusesToStart(t *testing.T) {
 			own := t.TempDir()
 			args := []string{"--config", or(c.config, empty), "--root", or(c.root, filepath.Join(own, "root")),
 				"--state", or(c.state, filepath.Join(own, "state")), "--socket", or(c.socket, filepath.Join(own, "s.sock"))}
-			line := refused(t, filepath.Join(s.world.Repo, "bin", "berthd"), args)
+			line := refused(t, s.node.Command()[0], args)
 			for _, w := range c.want {
 				if !strings.Contains(line, w) {
 					t.Errorf("%q is not in: %s", w, line)

@@ -52,7 +52,7 @@ bin_dirs = [%q]
 certs_dir = %q
 [shim]
 binary = %q
-%s`, w.ConfDir, w.BinDir, w.Certs, filepath.Join(w.Repo, "bin", "berth-shim"), extra))
+%s`, w.ConfDir, w.BinDir, w.Certs, w.program("berth-shim"), extra))
 }
 
 // Containerd makes a node that runs containerd with runc.
@@ -128,7 +128,7 @@ func (n *Node) Command() []string {
 	if n.Name == "containerd" {
 		return []string{n.World.Bin("containerd"), "--config", n.Config}
 	}
-	return []string{filepath.Join(n.World.Repo, "bin", "berthd"), "--config", n.Config,
+	return []string{n.World.program("berthd"), "--config", n.Config,
 		"--root", n.Root, "--state", n.State, "--socket", n.Socket}
 }
 
@@ -186,22 +186,46 @@ func (n *Node) ready(ctx context.Context) error {
 	}
 }
 
-// StartFresh starts the daemon for the first time and notes which files it keeps
-// while it holds no pod and no image, for LeftBehind.
+// StartFresh starts the daemon for the first time, lets it run a pod, so that it
+// has made the folders that it makes when they are needed, and notes which files
+// it keeps while it holds no pod and no image, for LeftBehind.
 func (n *Node) StartFresh(ctx context.Context) error {
-	for range 2 { // the second start may still complete what the first has made
-		if err := n.Start(ctx); err != nil {
-			return err
+	if err := n.Start(ctx); err != nil {
+		return err
+	}
+	if n.Name != "containerd" {
+		if err := n.firstPod(ctx); err != nil {
+			return errors.Join(fmt.Errorf("first pod: %w\n%s", err, n.Tail(20)), n.Stop())
 		}
-		if err := n.Stop(); err != nil {
-			return err
-		}
+	}
+	if err := n.Stop(); err != nil {
+		return err
 	}
 	var err error
 	if n.fresh, err = leaks.Take(ctx, n.Root, n.State); err != nil {
 		return err
 	}
 	return n.Start(ctx)
+}
+
+// firstPod runs a pod with a container and removes all of it.
+func (n *Node) firstPod(ctx context.Context) error {
+	c, err := n.Client()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	const image = "docker.io/library/tick:latest"
+	if _, err := c.Pull(ctx, image); err != nil {
+		return err
+	}
+	pod := Pod("first", filepath.Join(filepath.Dir(n.Root), "logs"))
+	id, err := c.RunPod(ctx, pod)
+	if err != nil {
+		return err
+	}
+	_, err = c.Run(ctx, id, pod, Container("first", image))
+	return errors.Join(err, c.RemoveAll(ctx))
 }
 
 // LeftBehind stops the daemon and lists the files and processes that it did not

@@ -8,12 +8,15 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,6 +81,11 @@ func NewWorld(ctx context.Context) (_ *World, err error) {
 // Bin is the path of a program that a build script put into .cache/bin.
 func (w *World) Bin(name string) string { return filepath.Join(w.Repo, ".cache", "bin", name) }
 
+// program is the path of a program of ours: in bin/, or where BERTH_BIN says.
+func (w *World) program(name string) string {
+	return filepath.Join(cmp.Or(os.Getenv("BERTH_BIN"), filepath.Join(w.Repo, "bin")), name)
+}
+
 // BuildTools builds critest and crictl unless they are there.
 func (w *World) BuildTools(ctx context.Context) error {
 	return w.build(ctx, "test/critest/tools/build.sh")
@@ -128,12 +136,22 @@ func (w *World) writeCNI() error {
 }
 
 // Leaks stops the registry, takes away what is the world's own and lists what
-// is on the machine that was not before, or the other way round.
+// is on the machine that was not before, or the other way round. Where others
+// use the machine at the same time, BERTH_LEAKS_IGNORE is a regular expression
+// of what is theirs.
 func (w *World) Leaks(ctx context.Context) ([]string, error) {
 	if err := w.clear(ctx); err != nil {
 		return nil, err
 	}
-	return leaks.Check(ctx, w.before, 10*time.Second)
+	left, err := leaks.Check(ctx, w.before, 10*time.Second)
+	if theirs := os.Getenv("BERTH_LEAKS_IGNORE"); theirs != "" {
+		re, reErr := regexp.Compile(theirs)
+		if reErr != nil {
+			return nil, reErr
+		}
+		left = slices.DeleteFunc(left, re.MatchString)
+	}
+	return left, err
 }
 
 // Close takes everything away that the world made. It may be called again.
