@@ -1,0 +1,136 @@
+// Package config reads berth's settings: one TOML file, every key of it
+// optional, a key it does not know an error. It changes nothing on the machine
+// and may be called again at any time.
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// DefaultPath is the settings file that Load reads when it is given none. It may
+// be absent.
+const DefaultPath = "/etc/berth/config.toml"
+
+// Config is the settings. The zero value is not valid: start from Default, Read
+// or Load.
+type Config struct {
+	Root   string `toml:"root" comment:"Survives a reboot: images, root filesystems, records."`
+	State  string `toml:"state" comment:"Does not survive a reboot (a tmpfs): sockets, namespaces, bundles."`
+	Socket string `toml:"socket" comment:"Unix socket that kubelet and crictl connect to. Empty: berth.sock in the state folder."`
+
+	Log      Log                `toml:"log"`
+	Network  Network            `toml:"network"`
+	Image    Image              `toml:"image"`
+	Shim     Shim               `toml:"shim"`
+	Snapshot Snapshot           `toml:"snapshot"`
+	Cgroup   Cgroup             `toml:"cgroup"`
+	Handlers map[string]Handler `toml:"handlers" comment:"Runtime handlers by the name that a RuntimeClass gives, as tables [handlers.NAME]. The unnamed default one is always there."`
+}
+
+// Log says how much is logged, and how.
+type Log struct {
+	Verbosity int    `toml:"verbosity" comment:"0 to 10: klog's -v."`
+	Format    string `toml:"format" comment:"\"text\" or \"json\"."`
+}
+
+// Network says where CNI lives.
+type Network struct {
+	ConfDir  string   `toml:"conf_dir" comment:"CNI configurations. The first usable file by name is the node's network; changes are seen at once."`
+	BinDirs  []string `toml:"bin_dirs" comment:"Folders of the CNI plugins' programs, searched in this order."`
+	Embedded bool     `toml:"embedded" comment:"While conf_dir has no configuration at all, use a bridge network of berth's own (berth0).\nLeave it off where a network add-on brings the configuration after the node has started."`
+}
+
+// Image is about pulling images.
+type Image struct {
+	CertsDir       string   `toml:"certs_dir" comment:"Mirrors and certificates of registries: HOST/hosts.toml, as containerd reads them."`
+	ParallelLayers int      `toml:"parallel_layers" comment:"Layers of one image that are fetched and unpacked at once."`
+	Pinned         []string `toml:"pinned" comment:"Images that kubelet must not collect as garbage, by reference."`
+}
+
+// Shim is about the processes that keep containers alive.
+type Shim struct {
+	Binary         string `toml:"binary" comment:"The berth-shim program. Empty: beside berthd, else in $PATH."`
+	PodsPerProcess int    `toml:"pods_per_process" comment:"Pods that share one shim process. 1 gives every pod its own."`
+}
+
+// Snapshot is about root filesystems.
+type Snapshot struct {
+	Driver string `toml:"driver" comment:"\"overlay\": one folder for each layer."`
+}
+
+// Cgroup is about who makes cgroups.
+type Cgroup struct {
+	Driver string `toml:"driver" comment:"\"cgroupfs\" or \"systemd\"; kubelet asks for it and follows. Empty: systemd where it runs the machine on cgroup v2."`
+}
+
+// A Handler is one way to run containers.
+type Handler struct {
+	Path string `toml:"path" comment:"Another OCI runtime's program. Not built yet: leave it out, and the handler is the built-in runtime."`
+}
+
+// Default is what an empty file means. docs/config.toml is written from it.
+func Default() Config {
+	return Config{
+		Root:     "/var/lib/berth",
+		State:    "/run/berth",
+		Log:      Log{Format: "text"},
+		Network:  Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin"}},
+		Image:    Image{CertsDir: "/etc/berth/certs.d", ParallelLayers: 3, Pinned: []string{}},
+		Shim:     Shim{PodsPerProcess: 64},
+		Snapshot: Snapshot{Driver: "overlay"},
+		Handlers: map[string]Handler{},
+	}
+}
+
+// String returns c as a settings file, with the meaning of each key.
+func (c Config) String() string {
+	text, err := toml.Marshal(c)
+	if err != nil {
+		return "# " + err.Error() + "\n" // no value of this type does that
+	}
+	return string(text)
+}
+
+// SystemdCgroup tells whether systemd makes the cgroups: as cgroup.driver says,
+// or, when it says nothing, where systemd runs the machine on cgroup v2.
+func (c Config) SystemdCgroup() bool {
+	switch c.Cgroup.Driver {
+	case "systemd":
+		return true
+	case "cgroupfs":
+		return false
+	}
+	return exists("/run/systemd/system") && exists("/sys/fs/cgroup/cgroup.controllers")
+}
+
+// ShimBinary returns the path of berth-shim: shim.binary, or where that says
+// nothing the one beside this program, else the one in $PATH.
+func (c Config) ShimBinary() (string, error) {
+	const name = "berth-shim"
+	if c.Shim.Binary != "" {
+		if !exists(c.Shim.Binary) {
+			return "", fmt.Errorf("shim.binary: %s: no such program", c.Shim.Binary)
+		}
+		return c.Shim.Binary, nil
+	}
+	var dirs []string
+	if self, err := os.Executable(); err == nil {
+		dirs = append(dirs, filepath.Dir(self))
+	}
+	for _, dir := range append(dirs, filepath.SplitList(os.Getenv("PATH"))...) {
+		if path := filepath.Join(dir, name); filepath.IsAbs(path) && exists(path) {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("shim.binary: %s is neither in %s nor in $PATH: set shim.binary to its path", name, strings.Join(dirs, ""))
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}

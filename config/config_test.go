@@ -1,0 +1,245 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write docs/config.toml from Default")
+
+// TestDocs holds docs/config.toml to Default: the reference cannot be out of date.
+func TestDocs(t *testing.T) {
+	const path = "../docs/config.toml"
+	want := "# The settings of berth: /etc/berth/config.toml. Every key is optional; these are\n" +
+		"# the values without a file. Written from the program by go test ./config -update.\n\n" + Default().String()
+	if *update {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("%s is not what Default says; run go test ./config -update. Want:\n%s", path, want)
+	}
+	c, err := Read(strings.NewReader(want))
+	if err != nil {
+		t.Fatalf("the reference is not a settings file: %v", err)
+	}
+	if empty, _ := Read(strings.NewReader("")); !reflect.DeepEqual(c, empty) {
+		t.Errorf("read back: %+v, want %+v", c, empty)
+	}
+}
+
+func TestEveryKeyIsExplained(t *testing.T) {
+	var walk func(reflect.Type, string)
+	walk = func(typ reflect.Type, prefix string) {
+		for i := range typ.NumField() {
+			f := typ.Field(i)
+			name := f.Tag.Get("toml")
+			if name == "" {
+				t.Errorf("%s%s has no key", prefix, f.Name)
+			}
+			switch f.Type.Kind() {
+			case reflect.Struct:
+				walk(f.Type, prefix+name+".")
+				continue
+			case reflect.Map:
+				walk(f.Type.Elem(), prefix+name+".NAME.")
+			}
+			if f.Tag.Get("comment") == "" {
+				t.Errorf("%s%s has no comment", prefix, name)
+			}
+		}
+	}
+	walk(reflect.TypeFor[Config](), "")
+}
+
+func TestRead(t *testing.T) {
+	tests := []struct {
+		name, text string
+		want       func(*Config) // changes the defaults into what is wanted
+	}{
+		{"an empty file", "", func(*Config) {}},
+		{"the socket follows the state folder", `state = "/x"`, func(c *Config) { c.State, c.Socket = "/x", "/x/berth.sock" }},
+		{"unless it is given", "state = \"/x\"\nsocket = \"/y.sock\"", func(c *Config) { c.State, c.Socket = "/x", "/y.sock" }},
+		{"a list replaces the default", "[network]\nbin_dirs = [\"/a\", \"/b\"]", func(c *Config) { c.Network.BinDirs = []string{"/a", "/b"} }},
+		{"one key of a table", "[network]\nembedded = true", func(c *Config) { c.Network.Embedded = true }},
+		{"handlers", "[handlers.fast]\n[handlers.runc]", func(c *Config) { c.Handlers = map[string]Handler{"fast": {}, "runc": {}} }},
+		{"all of it", `
+root = "/r"
+state = "/s"
+socket = "/s.sock"
+[log]
+verbosity = 4
+format = "json"
+[network]
+conf_dir = "/c"
+bin_dirs = ["/b"]
+embedded = true
+[image]
+certs_dir = "/certs"
+parallel_layers = 8
+pinned = ["registry.k8s.io/pause:3.10"]
+[shim]
+binary = "/shim"
+pods_per_process = 1
+[snapshot]
+driver = "overlay"
+[cgroup]
+driver = "cgroupfs"
+`, func(c *Config) {
+			*c = Config{
+				Root: "/r", State: "/s", Socket: "/s.sock", Log: Log{4, "json"}, Network: Network{"/c", []string{"/b"}, true},
+				Image: Image{"/certs", 8, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1}, Snapshot: Snapshot{"overlay"},
+				Cgroup: Cgroup{"cgroupfs"}, Handlers: map[string]Handler{},
+			}
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			want := Default()
+			want.Socket = "/run/berth/berth.sock"
+			tt.want(&want)
+			got, err := Read(strings.NewReader(tt.text))
+			if err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
+			}
+		})
+	}
+}
+
+func TestReadRefuses(t *testing.T) {
+	tests := []struct {
+		name, text string
+		want       []string // all of these, in one line
+	}{
+		{"a misspelt key", "roott = \"/x\"", []string{"line 1", `unknown key "roott"`, `"root"`}},
+		{"a misspelt key in a table", "\n[network]\nconf_dri = \"/x\"", []string{"line 3", `"network.conf_dri"`, `"network.conf_dir"`}},
+		{"a misspelt table", "[netwrk]\nembedded = true", []string{`"netwrk`, `"network`}},
+		{"a misspelt empty table", "[shimm]", []string{`"shimm"`, `"shim"`}},
+		{"the right key in the wrong table", "conf_dir = \"/x\"", []string{`"conf_dir"`, `"network.conf_dir"`}},
+		{"an unknown key of a handler", "[handlers.kata]\npth = \"/x\"", []string{`"handlers.kata.pth"`, `"handlers.NAME.path"`}},
+		{"every one of them", "a = 1\n[shim]\nb = 2", []string{`"a"`, `"shim.b"`}},
+		{"a wrong type", "[shim]\npods_per_process = \"many\"", []string{"line 2", "shim.pods_per_process"}},
+		{"no TOML", "root = \n", []string{"line 1"}},
+		{"a key twice", "root = \"/a\"\nroot = \"/b\"", []string{"root"}},
+		{"a number that is too large", "[shim]\npods_per_process = 99999999999999999999", []string{"line 2"}},
+
+		{"relative paths", "root = \"r\"\nstate = \"s\"\nsocket = \"x\"\n[network]\nconf_dir = \"c\"\nbin_dirs = [\"b\"]\n[image]\ncerts_dir = \"\"\n[shim]\nbinary = \"berth-shim\"",
+			[]string{`root: "r" is not an absolute path`, `state: "s"`, `socket: "x"`, `network.conf_dir: "c"`, `network.bin_dirs: "b"`, `image.certs_dir: ""`, `shim.binary: "berth-shim"`}},
+		{"one folder for both", "root = \"/x\"\nstate = \"/x/\"", []string{"state: must differ from root"}},
+		{"a socket that is too long", "socket = \"/" + strings.Repeat("x", 107) + "\"", []string{"socket: ", "107 bytes"}},
+		{"numbers out of range", "[log]\nverbosity = -1\n[image]\nparallel_layers = 0\n[shim]\npods_per_process = 5000",
+			[]string{"log.verbosity: -1 is not between 0 and 10", "image.parallel_layers: 0", "shim.pods_per_process: 5000"}},
+		{"unknown words", "[log]\nformat = \"xml\"\n[snapshot]\ndriver = \"overly\"\n[cgroup]\ndriver = \"v2\"",
+			[]string{`log.format: "xml" is not one of ["text" "json"]`, `snapshot.driver: "overly"`, `cgroup.driver: "v2"`}},
+		{"no plugin folder", "[network]\nbin_dirs = []", []string{"network.bin_dirs: at least one"}},
+		{"an empty pinned image", "[image]\npinned = [\"\"]", []string{"image.pinned"}},
+		{"another runtime", "[handlers.crun]\npath = \"/usr/bin/crun\"", []string{"handlers.crun.path: ", "/usr/bin/crun", "not built yet"}},
+		{"a handler that no RuntimeClass can name", "[handlers.\"My Runtime\"]", []string{"handlers.My Runtime: "}},
+		{"too much", strings.Repeat("#", sizeLimit+1), []string{"larger than"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Read(strings.NewReader(tt.text))
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q is not in: %v", want, err)
+				}
+			}
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("more than one line: %v", err)
+			}
+		})
+	}
+	if _, err := Read(strings.NewReader("x = 1")); !errors.Is(err, ErrUnknownKey) {
+		t.Errorf("not ErrUnknownKey: %v", err)
+	}
+}
+
+func TestLoad(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "berth.toml")
+	if err := os.WriteFile(file, []byte("root = \"/r\""), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Load(file); err != nil || c.Root != "/r" {
+		t.Errorf("Load = %+v, %v", c, err)
+	}
+	missing := filepath.Join(dir, "none.toml")
+	if _, err := Load(missing); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), missing) {
+		t.Errorf("a file that was asked for and is not there: %v", err)
+	}
+	if _, err := os.Stat(DefaultPath); errors.Is(err, os.ErrNotExist) {
+		if c, err := Load(""); err != nil || c.Root != Default().Root {
+			t.Errorf("no file at all: %+v, %v", c, err)
+		}
+	}
+	if err := os.WriteFile(file, []byte("rot = \"/r\""), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(file); err == nil || !strings.HasPrefix(err.Error(), file+": line 1: ") {
+		t.Errorf("a broken file is not named: %v", err)
+	}
+}
+
+func TestSystemdCgroup(t *testing.T) {
+	c := Default()
+	for driver, want := range map[string]bool{"systemd": true, "cgroupfs": false} {
+		c.Cgroup.Driver = driver
+		if c.SystemdCgroup() != want {
+			t.Errorf("%s: %t", driver, !want)
+		}
+	}
+	c.Cgroup.Driver = ""
+	_, err := os.Stat("/run/systemd/system")
+	if err != nil && c.SystemdCgroup() {
+		t.Error("systemd is chosen where it does not run")
+	}
+}
+
+func TestShimBinary(t *testing.T) {
+	dir := t.TempDir()
+	bin := filepath.Join(dir, "berth-shim")
+	c := Default()
+	t.Setenv("PATH", "relative:"+dir)
+	if got, err := c.ShimBinary(); err == nil {
+		t.Errorf("found %s", got)
+	}
+	if err := os.WriteFile(bin, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.ShimBinary(); err != nil || got != bin {
+		t.Errorf("in $PATH: %s, %v", got, err)
+	}
+	c.Shim.Binary = filepath.Join(dir, "other")
+	if got, err := c.ShimBinary(); err == nil {
+		t.Errorf("found %s", got)
+	}
+	c.Shim.Binary = bin
+	if got, err := c.ShimBinary(); err != nil || got != bin {
+		t.Errorf("as set: %s, %v", got, err)
+	}
+}
+
+func TestDistance(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want int
+	}{{"", "", 0}, {"a", "", 1}, {"", "abc", 3}, {"kitten", "sitting", 3}, {"conf_dri", "conf_dir", 2}, {"root", "root", 0}} {
+		if got := distance(tt.a, tt.b); got != tt.want {
+			t.Errorf("distance(%q, %q) = %d, want %d", tt.a, tt.b, got, tt.want)
+		}
+	}
+}

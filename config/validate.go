@@ -1,0 +1,105 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"regexp"
+	"slices"
+)
+
+const (
+	socketLimit   = 107 // bytes: sun_path without its end
+	maxVerbosity  = 10
+	maxLayers     = 64
+	maxPodsShared = 4096
+)
+
+// handlerName is what Kubernetes takes for a RuntimeClass handler (a DNS label).
+var handlerName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
+// Validate reports everything that is wrong with c in one line, each by the key
+// that the user wrote.
+func (c Config) Validate() error {
+	p := &problems{}
+	p.path("root", c.Root)
+	p.path("state", c.State)
+	p.path("network.conf_dir", c.Network.ConfDir)
+	p.path("image.certs_dir", c.Image.CertsDir)
+	if c.Socket != "" {
+		p.path("socket", c.Socket)
+	}
+	if c.Shim.Binary != "" {
+		p.path("shim.binary", c.Shim.Binary)
+	}
+	if filepath.Clean(c.Root) == filepath.Clean(c.State) {
+		p.add("state", "must differ from root")
+	}
+	if len(c.Socket) > socketLimit {
+		p.add("socket", "%q is longer than the %d bytes that a unix socket may have", c.Socket, socketLimit)
+	}
+	p.number("log.verbosity", c.Log.Verbosity, 0, maxVerbosity)
+	p.choice("log.format", c.Log.Format, "text", "json")
+	if len(c.Network.BinDirs) == 0 {
+		p.add("network.bin_dirs", "at least one folder is needed")
+	}
+	for _, dir := range c.Network.BinDirs {
+		p.path("network.bin_dirs", dir)
+	}
+	p.number("image.parallel_layers", c.Image.ParallelLayers, 1, maxLayers)
+	if slices.Contains(c.Image.Pinned, "") {
+		p.add("image.pinned", "an empty reference")
+	}
+	p.number("shim.pods_per_process", c.Shim.PodsPerProcess, 1, maxPodsShared)
+	p.choice("snapshot.driver", c.Snapshot.Driver, "overlay")
+	if c.Cgroup.Driver != "" {
+		p.choice("cgroup.driver", c.Cgroup.Driver, "cgroupfs", "systemd")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Handlers)) {
+		if !handlerName.MatchString(name) {
+			p.add("handlers."+name, "not a name that a RuntimeClass can have: small letters, digits and -, at most 63")
+		}
+		if path := c.Handlers[name].Path; path != "" {
+			p.add("handlers."+name+".path", "running another OCI runtime (%s) is not built yet: leave the key out to use the built-in one under this name", path)
+		}
+	}
+	return oneLine(p.errs)
+}
+
+// problems collects what is wrong.
+type problems struct{ errs []error }
+
+func (p *problems) add(key, format string, args ...any) {
+	p.errs = append(p.errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+}
+
+func (p *problems) path(key, value string) {
+	if !filepath.IsAbs(value) {
+		p.add(key, "%q is not an absolute path", value)
+	}
+}
+
+func (p *problems) number(key string, value, least, most int) {
+	if value < least || value > most {
+		p.add(key, "%d is not between %d and %d", value, least, most)
+	}
+}
+
+func (p *problems) choice(key, value string, of ...string) {
+	if !slices.Contains(of, value) {
+		p.add(key, "%q is not one of %q", value, of)
+	}
+}
+
+// oneLine joins errors in one line, nil when there are none.
+func oneLine(errs []error) error {
+	var all error
+	for _, err := range errs {
+		if all == nil {
+			all = err
+			continue
+		}
+		all = fmt.Errorf("%w; %w", all, err)
+	}
+	return all
+}
