@@ -19,6 +19,7 @@ import (
 
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper"
+	"github.com/berthd/berth/shim/keeper/container"
 	"k8s.io/klog/v2"
 )
 
@@ -35,7 +36,7 @@ func main() {
 	args := os.Args[2:]
 	switch os.Args[1] {
 	case "init":
-		keeper.Init()
+		container.Init()
 	case "serve":
 		fail(serve(context.Background(), args))
 	case "delete":
@@ -65,6 +66,10 @@ func serve(ctx context.Context, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
+	// Containers' first steps need one thread; libcontainer hands this on to them.
+	if err := os.Setenv("GOMAXPROCS", "1"); err != nil {
+		return err
+	}
 	// A shim is idle nearly always and its heap is small: collect early.
 	debug.SetGCPercent(25)
 	f := os.NewFile(3, "listener")
@@ -92,5 +97,5 @@ func remove(ctx context.Context, args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, deleteLimit)
 	defer cancel()
-	return keeper.Delete(ctx, api.RuncDir(*state), rec)
+	return keeper.Delete(ctx, *state, rec)
 }

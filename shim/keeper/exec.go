@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/shim/api"
+	"github.com/berthd/berth/shim/keeper/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"k8s.io/klog/v2"
 )
@@ -51,7 +52,7 @@ func (k *Keeper) execSync(ctx context.Context, req *api.ExecSyncRequest, send fu
 	if err != nil {
 		return err
 	}
-	sub, err := t.c.cg.makeSub(name)
+	sub, err := t.cg.makeSub(name)
 	if err != nil {
 		return fmt.Errorf("exec in %s: %w", req.Id, err)
 	}
@@ -73,27 +74,27 @@ func (x *execution) run(ctx context.Context, k *Keeper, ps *specs.Process, cance
 	stop := killWhen(ctx, x.sub)
 	defer stop()
 
-	var fds stdioFiles
-	outR, err := pipeTo(&fds.stdout)
+	var fds container.Files
+	outR, err := pipeTo(&fds.Stdout)
 	if err != nil {
 		return 0, err
 	}
 	defer outR.Close()
-	errR, err := pipeTo(&fds.stderr)
+	errR, err := pipeTo(&fds.Stderr)
 	if err != nil {
-		fds.close()
+		closeFiles(&fds)
 		return 0, err
 	}
 	defer errR.Close()
 	ps.Terminal = false
-	p, err := newProc(ps, false, fds)
+	p, err := container.NewProcess(ps, false, fds)
 	if err != nil {
-		fds.close()
+		closeFiles(&fds)
 		return 0, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	p.inSub(x.sub, x.name)
-	pid, err := k.nursery.start(func() (int, error) { return x.task.c.start(p) })
-	fds.close()
+	p.InSub(x.sub.controller, x.name)
+	pid, err := k.nursery.start(func() (int, error) { return x.task.c.Start(p) })
+	closeFiles(&fds)
 	if err != nil {
 		return 0, err
 	}
@@ -101,7 +102,7 @@ func (x *execution) run(ctx context.Context, k *Keeper, ps *specs.Process, cance
 	x.read(&readers, k, outR, func(b []byte) *api.ExecSyncChunk { return &api.ExecSyncChunk{Stdout: b} }, cancel)
 	x.read(&readers, k, errR, func(b []byte) *api.ExecSyncChunk { return &api.ExecSyncChunk{Stderr: b} }, cancel)
 
-	code, _ := p.wait()
+	code, _ := exitCode(p.Wait())
 	k.nursery.done(pid)
 	x.cleanUp(ctx)
 	deadline := time.Now().Add(drainLimit)

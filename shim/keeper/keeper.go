@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/shim/api"
+	"github.com/berthd/berth/shim/keeper/container"
 )
 
 // Options say where a Keeper lives.
@@ -121,15 +122,16 @@ func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
 	if t.io, err = newStdio(req.terminal, req.stdin); err != nil {
 		return err
 	}
-	if t.c, err = newContainer(api.RuncDir(k.o.State), api.TaskRecord(t.rec), spec); err != nil {
+	if t.p, err = container.NewProcess(spec.Process, true, t.io.theirs); err != nil {
 		return err
 	}
-	if t.p, err = newProc(spec.Process, true, t.io.theirs); err != nil {
+	if t.c, err = container.Create(api.RuncDir(k.o.State), t.rec.bundle(spec)); err != nil {
 		return err
 	}
+	t.cg = newCgroup(t.c.Cgroups())
 	// A creation that hangs, on a mount say, ends with the request.
-	defer killWhen(ctx, t.c.cg)()
-	pid, err := k.nursery.start(func() (int, error) { return t.c.start(t.p) })
+	defer killWhen(ctx, t.cg)()
+	pid, err := k.nursery.start(func() (int, error) { return t.c.Start(t.p) })
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("%w (%v)", context.Cause(ctx), err)
 	}
@@ -145,7 +147,7 @@ func (k *Keeper) adopt(t *task, pid int) error {
 	if err == nil {
 		err = t.io.adopt()
 	}
-	t.oomBefore = t.c.cg.oomKills()
+	t.oomBefore = t.cg.oomKills()
 	t.begin(pid, h)
 	t.io.logTo(t.log, k.pools, t.ended)
 	go k.watch(t)
@@ -159,7 +161,7 @@ const killLimit = 10 * time.Second
 // left, has its output logged, writes the exit record, and only then lets it be
 // seen that it has exited.
 func (k *Keeper) watch(t *task) {
-	code, killed := t.p.wait()
+	code, killed := exitCode(t.p.Wait())
 	at := time.Now()
 	k.nursery.done(t.snapshot().pid)
 	close(t.ended)
@@ -192,7 +194,7 @@ func (k *Keeper) tearDown(ctx context.Context, t *task) error {
 		return err
 	}
 	if t.c != nil {
-		if _, err := k.nursery.start(func() (int, error) { return 0, t.c.destroy() }); err != nil {
+		if _, err := k.nursery.start(func() (int, error) { return 0, t.c.Destroy() }); err != nil {
 			return err
 		}
 		t.c = nil

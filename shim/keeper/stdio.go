@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/berthd/berth/shim/keeper/container"
 )
 
 // readSize is how much of a stream is moved at once, in bytes: what a pipe holds.
@@ -15,28 +17,22 @@ const readSize = 64 << 10
 // should have it open is dead.
 const drainLimit = 2 * time.Second
 
-// stdioFiles are the ends of a process's streams that it is given. Nil is
-// /dev/null.
-type stdioFiles struct {
-	stdin, stdout, stderr *os.File
-	console               *os.File // instead of the three: where the terminal comes back
-}
-
-func (s *stdioFiles) close() {
-	for _, f := range []*os.File{s.stdin, s.stdout, s.stderr, s.console} {
+// closeFiles closes our copies of what a process was given.
+func closeFiles(s *container.Files) {
+	for _, f := range []*os.File{s.Stdin, s.Stdout, s.Stderr, s.Console} {
 		if f != nil {
 			f.Close()
 		}
 	}
-	*s = stdioFiles{}
+	*s = container.Files{}
 }
 
 // A stdio is our side of a container's streams. What the container says goes
 // through one function per stream (copyLog), which is where an attached client
 // is to get its copy.
 type stdio struct {
-	theirs  stdioFiles
-	console *os.File // our end of theirs.console, until adopt
+	theirs  container.Files
+	console *os.File // our end of theirs.Console, until adopt
 
 	mu     sync.Mutex
 	stdin  *os.File // nil when there is none, or it was closed
@@ -51,17 +47,17 @@ func newStdio(terminal, stdin bool) (*stdio, error) {
 	s := &stdio{}
 	var err error
 	if terminal {
-		if s.console, s.theirs.console, err = consolePair(); err != nil {
+		if s.console, s.theirs.Console, err = consolePair(); err != nil {
 			return nil, err
 		}
 		return s, nil
 	}
 	if stdin {
-		if s.theirs.stdin, s.stdin, err = os.Pipe(); err != nil {
+		if s.theirs.Stdin, s.stdin, err = os.Pipe(); err != nil {
 			return nil, err
 		}
 	}
-	for _, theirs := range []**os.File{&s.theirs.stdout, &s.theirs.stderr} {
+	for _, theirs := range []**os.File{&s.theirs.Stdout, &s.theirs.Stderr} {
 		ours, err := pipeTo(theirs)
 		if err != nil {
 			s.close()
@@ -81,7 +77,7 @@ func pipeTo(theirs **os.File) (ours *os.File, err error) {
 // adopt closes what the process was given and receives its terminal, if it has
 // one. Called once the process is started.
 func (s *stdio) adopt() error {
-	s.theirs.close()
+	closeFiles(&s.theirs)
 	if s.console == nil {
 		return nil
 	}
@@ -172,7 +168,7 @@ func (s *stdio) resize(width, height uint16) error {
 
 // close closes all that is left. The copies end with it.
 func (s *stdio) close() {
-	s.theirs.close()
+	closeFiles(&s.theirs)
 	s.closeStdin()
 	if s.console != nil {
 		s.console.Close()

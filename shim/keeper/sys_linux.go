@@ -15,9 +15,15 @@ import (
 	"syscall"
 )
 
+// unknownExit stands for the exit code of a process that could not be waited for.
+const unknownExit = 255
+
 // exitCode says how a process ended: its code, or 128 + signal and whether that
 // was SIGKILL.
 func exitCode(st *os.ProcessState) (code int32, killed bool) {
+	if st == nil {
+		return unknownExit, false
+	}
 	ws, ok := st.Sys().(syscall.WaitStatus)
 	if !ok {
 		return unknownExit, false
@@ -267,45 +273,6 @@ func rootPeer(_ context.Context, conn net.Conn) error {
 		return fmt.Errorf("peer has user ID %d: %w", cred.Uid, os.ErrPermission)
 	}
 	return nil
-}
-
-// rlimitKind is the kernel's number for a limit of the runtime-spec.
-func rlimitKind(name string) (int, bool) {
-	switch name {
-	case "RLIMIT_CPU":
-		return unix.RLIMIT_CPU, true
-	case "RLIMIT_FSIZE":
-		return unix.RLIMIT_FSIZE, true
-	case "RLIMIT_DATA":
-		return unix.RLIMIT_DATA, true
-	case "RLIMIT_STACK":
-		return unix.RLIMIT_STACK, true
-	case "RLIMIT_CORE":
-		return unix.RLIMIT_CORE, true
-	case "RLIMIT_RSS":
-		return unix.RLIMIT_RSS, true
-	case "RLIMIT_NPROC":
-		return unix.RLIMIT_NPROC, true
-	case "RLIMIT_NOFILE":
-		return unix.RLIMIT_NOFILE, true
-	case "RLIMIT_MEMLOCK":
-		return unix.RLIMIT_MEMLOCK, true
-	case "RLIMIT_AS":
-		return unix.RLIMIT_AS, true
-	case "RLIMIT_LOCKS":
-		return unix.RLIMIT_LOCKS, true
-	case "RLIMIT_SIGPENDING":
-		return unix.RLIMIT_SIGPENDING, true
-	case "RLIMIT_MSGQUEUE":
-		return unix.RLIMIT_MSGQUEUE, true
-	case "RLIMIT_NICE":
-		return unix.RLIMIT_NICE, true
-	case "RLIMIT_RTPRIO":
-		return unix.RLIMIT_RTPRIO, true
-	case "RLIMIT_RTTIME":
-		return unix.RLIMIT_RTTIME, true
-	}
-	return 0, false
 }
 
 // signalPid sends sig to a process that was in a cgroup a moment ago.

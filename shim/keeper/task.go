@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/shim/api"
+	"github.com/berthd/berth/shim/keeper/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"k8s.io/klog/v2"
 )
@@ -30,6 +31,11 @@ const (
 // taskID is a task's record.
 type taskID api.TaskRecord
 
+// bundle is what a container is made of.
+func (r taskID) bundle(spec *specs.Spec) container.Bundle {
+	return container.Bundle{ID: r.ID, Dir: r.Bundle, SystemdCgroup: r.SystemdCgroup, Spec: spec}
+}
+
 type createRequest struct {
 	rec      taskID
 	logPath  string
@@ -43,8 +49,9 @@ type createRequest struct {
 type task struct {
 	rec taskID
 
-	c         *container
-	p         *proc
+	c         *container.Container
+	cg        cgroup
+	p         *container.Process
 	io        *stdio
 	log       *logFile
 	oomBefore uint64
@@ -113,7 +120,7 @@ func (t *task) run(ctx context.Context) (int, error) {
 	if st.status != created {
 		return 0, fmt.Errorf("container %s: start: it is not in the created state: %w", t.rec.ID, ErrNotRunning)
 	}
-	if err := t.c.run(); err != nil {
+	if err := t.c.Run(); err != nil {
 		return 0, fmt.Errorf("container %s: start: %w", t.rec.ID, err)
 	}
 	t.mu.Lock()
@@ -126,14 +133,14 @@ func (t *task) run(ctx context.Context) (int, error) {
 
 // finish takes the task to exited. Its process has been waited for.
 func (t *task) finish(code int32, killed bool, at time.Time) {
-	if !t.c.ownPIDs { // the kernel has left the others alive
+	if !t.c.OwnPIDs() { // the kernel has left the others alive
 		ctx, cancel := context.WithTimeout(context.Background(), killLimit)
-		if err := t.c.cg.killAll(ctx); err != nil {
+		if err := t.cg.killAll(ctx); err != nil {
 			klog.ErrorS(err, "Killing what a container left behind", "container", t.rec.ID)
 		}
 		cancel()
 	}
-	oom := killed && t.c.cg.oomKills() > t.oomBefore
+	oom := killed && t.cg.oomKills() > t.oomBefore
 	t.io.drain()
 	t.mu.Lock()
 	rec := api.ExitRecord{Code: code, At: at.UTC(), OOMKilled: oom, Pid: t.state.pid}
@@ -164,13 +171,13 @@ func (t *task) stop(ctx context.Context) error {
 		return nil
 	}
 	if t.snapshot().status == creating { // the start failed: libcontainer has killed what it started
-		return t.c.cg.killAll(ctx)
+		return t.cg.killAll(ctx)
 	}
 	t.killInit()
 	if t.snapshot().paused {
-		_ = t.c.resume()
+		_ = t.c.Resume()
 	}
-	if err := t.c.cg.killAll(ctx); err != nil {
+	if err := t.cg.killAll(ctx); err != nil {
 		return err
 	}
 	select {
@@ -201,7 +208,7 @@ func (t *task) signal(sig int, all bool) error {
 	if !all {
 		return nil
 	}
-	pids, err := t.c.cg.procs()
+	pids, err := t.cg.procs()
 	if err != nil {
 		return fmt.Errorf("container %s: %w", t.rec.ID, err)
 	}
@@ -235,9 +242,9 @@ func (t *task) freeze(ctx context.Context, on bool) error {
 	if t.snapshot().status != running {
 		return fmt.Errorf("container %s: %w", t.rec.ID, ErrNotRunning)
 	}
-	change := t.c.resume
+	change := t.c.Resume
 	if on {
-		change = t.c.pause
+		change = t.c.Pause
 	}
 	if err := change(); err != nil {
 		return fmt.Errorf("container %s: %w", t.rec.ID, err)

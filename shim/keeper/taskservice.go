@@ -118,7 +118,7 @@ func (s *taskService) Pids(_ context.Context, req *taskapi.PidsRequest) (*taskap
 	if st := t.snapshot().status; st != created && st != running {
 		return resp, nil
 	}
-	pids, err := t.c.cg.procs()
+	pids, err := t.cg.procs()
 	if err != nil {
 		return nil, toStatus(err)
 	}

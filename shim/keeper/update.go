@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/berthd/berth/shim/api"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -26,7 +25,7 @@ func (t *task) update(ctx context.Context, r *specs.LinuxResources) error {
 		spec.Linux.Resources = &specs.LinuxResources{}
 	}
 	merge(spec.Linux.Resources, r)
-	if err := t.c.setResources(api.TaskRecord(t.rec), spec); err != nil {
+	if err := t.c.SetResources(t.rec.bundle(spec)); err != nil {
 		return fmt.Errorf("container %s: update: %w", t.rec.ID, err)
 	}
 	return nil

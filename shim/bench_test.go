@@ -1,0 +1,101 @@
+package shim_test
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// BenchmarkStart measures create and start of a container, one at a time, and
+// beside it, not in the figure, its end and removal.
+func BenchmarkStart(b *testing.B) {
+	h := newHost(b)
+	for b.Loop() {
+		c := h.box("exec sleep 1000")
+		c.start()
+		b.StopTimer()
+		if err := h.Delete(b.Context(), c.id); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
+
+// BenchmarkDelete measures the removal of a running container.
+func BenchmarkDelete(b *testing.B) {
+	h := newHost(b)
+	for b.Loop() {
+		b.StopTimer()
+		c := h.box("exec sleep 1000")
+		c.start()
+		b.StartTimer()
+		if err := h.Delete(b.Context(), c.id); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkExecSync measures a command that does nothing.
+func BenchmarkExecSync(b *testing.B) {
+	h := newHost(b)
+	c := h.box("exec sleep 1000")
+	c.start()
+	req := c.execRequest("")
+	req.Process.Args = []string{"/bin/true"}
+	for b.Loop() {
+		if res, err := h.ExecSync(b.Context(), req); err != nil || res.Code != 0 {
+			b.Fatal(res, err)
+		}
+	}
+}
+
+// BenchmarkLog measures how fast a container's output is logged.
+func BenchmarkLog(b *testing.B) {
+	const size = 256 << 20
+	h := newHost(b)
+	line := strings.Repeat("0123456789", 10)
+	for b.Loop() {
+		c := h.box("yes " + line + " | head -c " + strconv.Itoa(size))
+		c.run()
+		b.StopTimer()
+		if err := os.Remove(c.req.LogPath); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+	b.SetBytes(size)
+}
+
+// BenchmarkMemory reports what a container costs the shim, in KiB of PSS.
+func BenchmarkMemory(b *testing.B) {
+	const n = 60
+	h := newHost(b)
+	first := h.box("exec sleep 1000")
+	first.start()
+	shim := h.shimPids()[0].pid
+	one := pss(b, shim)
+	for range n - 1 {
+		h.box("exec sleep 1000").start()
+	}
+	time.Sleep(time.Second) // the garbage collector's pace is its own
+	all := pss(b, shim)
+	b.ReportMetric(float64(all-one)/(n-1), "KiB/container")
+	b.ReportMetric(float64(all), "KiB")
+	b.ReportMetric(0, "ns/op")
+}
+
+func pss(b *testing.B, pid int) int {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if v, ok := strings.CutPrefix(line, "Pss:"); ok {
+			n, _ := strconv.Atoi(strings.Fields(v)[0])
+			return n
+		}
+	}
+	return 0
+}

@@ -1,0 +1,271 @@
+// Package container is berth's use of libcontainer, and the only one: convert a
+// runtime-spec, create, start, run a command beside, change resources, destroy.
+//
+// It keeps no records of its own; libcontainer's state in its folder survives the
+// process, and Load finds a container again by ID. Destroy may be repeated.
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	_ "github.com/opencontainers/cgroups/devices" // how libcontainer sets device rules
+	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // the C half of "init"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// ErrNotExist is Load's error for a container that has no state.
+var ErrNotExist = libcontainer.ErrNotExist
+
+// Init is the first part of a container's process: libcontainer starts it by
+// running this binary again with the argument "init". It does not return.
+func Init() { libcontainer.Init() }
+
+// A Bundle is what a container is made of.
+type Bundle struct {
+	ID            string
+	Dir           string // relative paths of Spec are taken from here
+	SystemdCgroup bool
+	Spec          *specs.Spec
+}
+
+// A Container is libcontainer's, with what is known of it without taking its
+// lock: libcontainer holds that while a process starts.
+type Container struct {
+	lc      *libcontainer.Container
+	cgroups map[string]string
+	ownPIDs bool
+}
+
+// Create makes the container's state in runcDir, not yet a process.
+func Create(runcDir string, b Bundle) (*Container, error) {
+	config, err := convert(b)
+	if err != nil {
+		return nil, err
+	}
+	lc, err := libcontainer.Create(runcDir, b.ID, config)
+	if err != nil {
+		return nil, err
+	}
+	return wrap(lc)
+}
+
+// Load finds a container again; ErrNotExist when it was never made, or not far
+// enough to have state.
+func Load(runcDir, id string) (*Container, error) {
+	lc, err := libcontainer.Load(runcDir, id)
+	if err != nil {
+		return nil, err
+	}
+	return wrap(lc)
+}
+
+func wrap(lc *libcontainer.Container) (*Container, error) {
+	st, err := lc.State()
+	if err != nil {
+		return nil, err
+	}
+	return &Container{lc: lc, cgroups: st.CgroupPaths, ownPIDs: st.Config.Namespaces.IsPrivate(configs.NEWPID)}, nil
+}
+
+// Cgroups are the container's cgroup directories by controller, the unified
+// hierarchy's under "".
+func (c *Container) Cgroups() map[string]string { return c.cgroups }
+
+// OwnPIDs reports whether its processes die with its init by the kernel's doing.
+func (c *Container) OwnPIDs() bool { return c.ownPIDs }
+
+// A CgroupSet is the cgroups that a container of a bundle has or would have.
+type CgroupSet struct {
+	m interface {
+		GetPaths() map[string]string
+		Destroy() error
+	}
+}
+
+// CgroupsOf finds the cgroups of a bundle whose container has no state.
+func CgroupsOf(b Bundle) (CgroupSet, error) {
+	config, err := convert(b)
+	if err != nil {
+		return CgroupSet{}, err
+	}
+	m, err := manager.New(config.Cgroups)
+	if err != nil {
+		return CgroupSet{}, fmt.Errorf("cgroups: %w", err)
+	}
+	return CgroupSet{m}, nil
+}
+
+// Paths are the directories by controller.
+func (s CgroupSet) Paths() map[string]string { return s.m.GetPaths() }
+
+// Destroy removes the directories. No process may be left in them.
+func (s CgroupSet) Destroy() error { return s.m.Destroy() }
+
+// convert makes libcontainer's configuration. specconv takes the working
+// directory for the bundle, and one process serves many bundles, so no relative
+// path may reach it.
+func convert(b Bundle) (*configs.Config, error) {
+	spec := b.Spec
+	if spec.Root == nil {
+		return nil, errors.New("config.json: root is missing")
+	}
+	if !filepath.IsAbs(spec.Root.Path) {
+		spec.Root.Path = filepath.Join(b.Dir, spec.Root.Path)
+	}
+	for i, m := range spec.Mounts {
+		if !filepath.IsAbs(m.Source) && isBind(m) {
+			spec.Mounts[i].Source = filepath.Join(b.Dir, m.Source)
+		}
+	}
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
+		CgroupName:       b.ID,
+		UseSystemdCgroup: b.SystemdCgroup,
+		Spec:             spec,
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, l := range config.Labels {
+		if strings.HasPrefix(l, "bundle=") {
+			config.Labels[i] = "bundle=" + b.Dir
+		}
+	}
+	return config, nil
+}
+
+func isBind(m specs.Mount) bool {
+	if m.Type == "bind" {
+		return true
+	}
+	for _, o := range m.Options {
+		if o == "bind" || o == "rbind" {
+			return true
+		}
+	}
+	return false
+}
+
+// Files are the streams that a process is given. Nil is /dev/null.
+type Files struct {
+	Stdin, Stdout, Stderr *os.File
+	Console               *os.File // instead of the three: a socket over which the terminal's master comes back
+}
+
+// A Process is a process of a container: its init or a command run beside it.
+type Process struct {
+	lp *libcontainer.Process
+}
+
+// NewProcess converts p. The files stay the caller's.
+func NewProcess(p *specs.Process, isInit bool, fds Files) (*Process, error) {
+	if p == nil || len(p.Args) == 0 {
+		return nil, errors.New("process: args are missing")
+	}
+	if !filepath.IsAbs(p.Cwd) {
+		return nil, fmt.Errorf("process: cwd %q is not an absolute path", p.Cwd)
+	}
+	lp := &libcontainer.Process{
+		Init:            isInit,
+		Args:            p.Args,
+		Env:             p.Env,
+		UID:             int(p.User.UID),
+		GID:             int(p.User.GID),
+		Cwd:             p.Cwd,
+		Label:           p.SelinuxLabel,
+		NoNewPrivileges: &p.NoNewPrivileges,
+		AppArmorProfile: p.ApparmorProfile,
+		Scheduler:       p.Scheduler,
+		IOPriority:      p.IOPriority,
+		ConsoleSocket:   fds.Console,
+	}
+	// A nil *os.File in an io.Reader is not nil.
+	if fds.Stdin != nil {
+		lp.Stdin = fds.Stdin
+	}
+	if fds.Stdout != nil {
+		lp.Stdout = fds.Stdout
+	}
+	if fds.Stderr != nil {
+		lp.Stderr = fds.Stderr
+	}
+	if p.ConsoleSize != nil {
+		lp.ConsoleWidth = uint16(p.ConsoleSize.Width)
+		lp.ConsoleHeight = uint16(p.ConsoleSize.Height)
+	}
+	if c := p.Capabilities; c != nil {
+		lp.Capabilities = &configs.Capabilities{
+			Bounding: c.Bounding, Effective: c.Effective, Inheritable: c.Inheritable,
+			Permitted: c.Permitted, Ambient: c.Ambient,
+		}
+	}
+	for _, g := range p.User.AdditionalGids {
+		lp.AdditionalGroups = append(lp.AdditionalGroups, int(g))
+	}
+	for _, r := range p.Rlimits {
+		kind, ok := rlimitKind(r.Type)
+		if !ok {
+			return nil, fmt.Errorf("process: rlimit %q is not known", r.Type)
+		}
+		lp.Rlimits = append(lp.Rlimits, configs.Rlimit{Type: kind, Hard: r.Hard, Soft: r.Soft})
+	}
+	var err error
+	if lp.CPUAffinity, err = configs.ConvertCPUAffinity(p.ExecCPUAffinity); err != nil {
+		return nil, err
+	}
+	return &Process{lp: lp}, nil
+}
+
+// InSub has p start in the sub-cgroup name of the container's cgroup in one
+// hierarchy. It must exist.
+func (p *Process) InSub(controller, name string) {
+	p.lp.SubCgroupPaths = map[string]string{controller: name}
+}
+
+// Wait returns when the process has ended; nil when it could not be waited for.
+func (p *Process) Wait() *os.ProcessState {
+	st, _ := p.lp.Wait() // the error says that it was not success, which st says too
+	return st
+}
+
+// Start starts p in c. An init stops before it executes its command, until Run.
+// It returns the process ID, which is p's until Wait has returned.
+func (c *Container) Start(p *Process) (int, error) {
+	if err := c.lc.Start(p.lp); err != nil {
+		return 0, err
+	}
+	return p.lp.Pid()
+}
+
+// Run lets a created container's init execute its command.
+func (c *Container) Run() error { return c.lc.Exec() }
+
+// Pause freezes the container's processes.
+func (c *Container) Pause() error { return c.lc.Pause() }
+
+// Resume lets them go on.
+func (c *Container) Resume() error { return c.lc.Resume() }
+
+// SetResources applies the resources of b. Device rules stay as they are.
+func (c *Container) SetResources(b Bundle) error {
+	next, err := convert(b)
+	if err != nil {
+		return err
+	}
+	config := c.lc.Config()
+	cg := *config.Cgroups
+	cg.Resources = next.Cgroups.Resources
+	cg.Resources.SkipDevices = true
+	config.Cgroups = &cg
+	return c.lc.Set(config)
+}
+
+// Destroy removes the cgroups and libcontainer's state. No process may be left.
+func (c *Container) Destroy() error { return c.lc.Destroy() }

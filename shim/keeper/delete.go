@@ -1,0 +1,51 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/berthd/berth/shim/api"
+	"github.com/berthd/berth/shim/keeper/container"
+)
+
+// Delete takes away a container whose shim is dead: its processes, cgroups and
+// libcontainer state under the state directory. Absent is fine.
+func Delete(ctx context.Context, state string, rec api.TaskRecord) error {
+	runcDir := api.RuncDir(state)
+	c, err := container.Load(runcDir, rec.ID)
+	if errors.Is(err, container.ErrNotExist) {
+		err = sweep(ctx, runcDir, rec)
+	} else if err == nil {
+		if err = newCgroup(c.Cgroups()).killAll(ctx); err == nil {
+			err = c.Destroy()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("container %s: delete: %w", rec.ID, err)
+	}
+	return nil
+}
+
+// sweep is Delete for a creation that was cut short before libcontainer saved
+// its state: the bundle says where the cgroups would be.
+func sweep(ctx context.Context, runcDir string, rec api.TaskRecord) error {
+	dir := filepath.Join(runcDir, rec.ID)
+	spec, err := readSpec(rec.Bundle)
+	if err != nil {
+		return os.RemoveAll(dir) // no bundle, no process
+	}
+	set, err := container.CgroupsOf(taskID(rec).bundle(spec))
+	if err != nil {
+		return os.RemoveAll(dir) // no container comes of such a spec
+	}
+	if err := newCgroup(set.Paths()).killAll(ctx); err != nil {
+		return err
+	}
+	if err := set.Destroy(); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
