@@ -94,9 +94,14 @@ func ourCapabilities() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("capabilities: %w", err)
 	}
+	return capabilitiesIn(string(status))
+}
+
+// capabilitiesIn reads the text of /proc/self/status.
+func capabilitiesIn(status string) ([]string, error) {
 	mask := ^uint64(0)
 	for _, field := range []string{"CapPrm:", "CapBnd:"} {
-		_, rest, ok := strings.Cut(string(status), field)
+		_, rest, ok := strings.Cut(status, field)
 		if !ok {
 			return nil, fmt.Errorf("capabilities: /proc/self/status has no %s", field)
 		}

@@ -57,6 +57,18 @@ func TestProbeHost(t *testing.T) {
 	}
 }
 
+func TestCapabilitiesIn(t *testing.T) {
+	got, err := capabilitiesIn("CapInh:\t0\nCapPrm:\t0000000000000403\nCapEff:\tff\nCapBnd:\t0000000000200401\n")
+	if err != nil || !slices.Equal(got, []string{"CAP_CHOWN", "CAP_NET_BIND_SERVICE"}) {
+		t.Errorf("capabilities %v, %v", got, err)
+	}
+	for _, bad := range []string{"", "CapPrm:\t0\n", "CapPrm:\tx\nCapBnd:\t0\n"} {
+		if got, err := capabilitiesIn(bad); err == nil {
+			t.Errorf("%q: %v", bad, got)
+		}
+	}
+}
+
 func TestOOMScoreAdjMin(t *testing.T) {
 	if v, err := oomScoreAdjMin([]string{"CAP_SYS_RESOURCE"}); v != -1000 || err != nil {
 		t.Errorf("with CAP_SYS_RESOURCE: %d, %v", v, err)
