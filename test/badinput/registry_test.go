@@ -39,6 +39,7 @@ type served struct {
 	status   int                                                  // of every answer, unless 0
 	blob     func(w http.ResponseWriter, data []byte) (done bool) // in place of a layer's plain answer
 	layers   map[digest.Digest]bool
+	cuts     bool // answers end early, so that the registry may be taken for unavailable
 }
 
 // newHostile starts a registry and leads host to it in the certs.d folder.

@@ -38,16 +38,12 @@ func TestKill(t *testing.T) {
 		tickers[i] = s.ticker(t, fmt.Sprintf("tick-%d", i))
 	}
 	leaver := s.ticker(t, "leaver")
-	for _, k := range append(tickers, leaver) {
-		s.grows(t, k, 10)
-	}
+	grow(t, append(tickers, leaver), 10)
 
 	s.node.Kill()
 	exitWith7(t, leaver.pid)
 	eventually(t, "the container that was told to exit ends", func() bool { return !alive(leaver.pid) })
-	for _, k := range tickers { // time goes by without a daemon
-		s.grows(t, k, 30)
-	}
+	grow(t, tickers, 50) // time goes by without a daemon
 
 	start := time.Now()
 	if err := s.node.Start(t.Context()); err != nil {
@@ -66,8 +62,8 @@ func TestKill(t *testing.T) {
 		t.Errorf("the container that exited with code 7 meanwhile is %v with code %d, finished at %d",
 			status.GetState(), status.GetExitCode(), status.GetFinishedAt())
 	}
+	grow(t, tickers, 50)
 	for _, k := range tickers {
-		s.grows(t, k, 30)
 		s.noGap(t, k)
 	}
 	s.noGap(t, leaver)
@@ -330,11 +326,16 @@ func (k *ticker) lines(t *testing.T) []int {
 	return out
 }
 
-// grows waits for more lines.
-func (s *suite) grows(t *testing.T, k *ticker, by int) {
+// grow waits until every log has more lines.
+func grow(t *testing.T, tickers []*ticker, by int) {
 	t.Helper()
-	before := len(k.lines(t))
-	eventually(t, k.log+" grows", func() bool { return len(k.lines(t)) >= before+by })
+	want := map[*ticker]int{}
+	for _, k := range tickers {
+		want[k] = len(k.lines(t)) + by
+	}
+	for k, n := range want {
+		eventually(t, k.log+" grows", func() bool { return len(k.lines(t)) >= n })
+	}
 }
 
 // noGap expects the numbers from 1 on, none lost and none twice.
