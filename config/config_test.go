@@ -220,6 +220,12 @@ func TestShimBinary(t *testing.T) {
 	if err := os.WriteFile(bin, nil, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	t.Chdir(dir)
+	t.Setenv("PATH", ".")
+	if got, err := c.ShimBinary(); err == nil {
+		t.Errorf("found %s in a folder that depends on where the daemon is", got)
+	}
+	t.Setenv("PATH", "relative:"+dir)
 	if got, err := c.ShimBinary(); err != nil || got != bin {
 		t.Errorf("in $PATH: %s, %v", got, err)
 	}

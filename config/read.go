@@ -91,10 +91,7 @@ func explain(err error) error {
 func nearest(key string) string {
 	best, bestAt := "", -1
 	for _, known := range keys(reflect.TypeFor[Config](), "") {
-		at := 2 * min(distance(key, known), distance(lastWord(key), lastWord(known))+1)
-		if tableOf(key) == tableOf(known) {
-			at-- // of two that are as near, the one in the same table
-		}
+		at := min(distance(key, known), distance(lastWord(key), lastWord(known))+1)
 		if bestAt < 0 || at < bestAt {
 			best, bestAt = known, at
 		}
@@ -124,8 +121,6 @@ func keys(t reflect.Type, prefix string) []string {
 }
 
 func lastWord(key string) string { return key[strings.LastIndexByte(key, '.')+1:] }
-
-func tableOf(key string) string { return strings.TrimSuffix(key, lastWord(key)) }
 
 // distance is the Levenshtein distance of a and b, in bytes.
 func distance(a, b string) int {
