@@ -12,6 +12,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/sandbox/spec"
@@ -36,12 +37,22 @@ func (cs *Containers) addSpec(ctx context.Context, c *Container) error {
 	if err != nil {
 		return err
 	}
+	cs.warnClamped(ctx, spec.Clamped(in))
 	if err := writeBundle(cs.opts.bundle(in.ID), s); err != nil {
 		return err
 	}
 	return c.note(func(r *ContainerRecord) {
 		r.Identity, r.Stop = in.Identity, stopSignal(r.Config(), in.Image.StopSignal)
 	})
+}
+
+// warnClamped logs what the kernel does not let us give, each thing once.
+func (cs *Containers) warnClamped(ctx context.Context, clamped []string) {
+	for _, what := range clamped {
+		if _, before := cs.warned.LoadOrStore(what, true); !before {
+			klog.FromContext(ctx).Info("Containers get less than they ask for; this is said once", "what", what)
+		}
+	}
 }
 
 // specInput gathers all that the pure function spec.Container needs.
@@ -121,10 +132,7 @@ func (cs *Containers) identity(r ContainerRecord, imageUser string) (spec.Identi
 func (cs *Containers) joined(ctx context.Context, c *Container) (spec.Namespaces, error) {
 	pod := c.pod.Record()
 	ns := spec.Namespaces{Net: pod.Namespaces.Net, IPC: pod.Namespaces.IPC, UTS: pod.Namespaces.UTS}
-	o := c.Record().Config().GetLinux().GetSecurityContext().GetNamespaceOptions()
-	if o == nil {
-		o = pod.namespaceOptions()
-	}
+	o := spec.NamespaceOptions(pod.Config(), c.Record().Config())
 	switch o.GetPid() {
 	case runtimeapi.NamespaceMode_POD:
 		if ns.PID = pod.PIDNamespace; ns.PID == "" {
@@ -156,6 +164,9 @@ func (cs *Containers) joined(ctx context.Context, c *Container) (spec.Namespaces
 func (cs *Containers) makeVolumes(ctx context.Context, r ContainerRecord, volumes []string) ([]string, error) {
 	dirs := make([]string, len(volumes))
 	for i, v := range volumes {
+		if _, err := spec.VolumePath(v); err != nil {
+			return nil, err
+		}
 		dir := filepath.Join(cs.opts.volumes(r.PodID, r.ID), fmt.Sprint(i))
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v, err)

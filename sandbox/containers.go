@@ -16,6 +16,7 @@ type Containers struct {
 	bootID string
 	pods   *Pods
 	table  table[*Container]
+	warned sync.Map // texts of warnings that were given
 
 	base   context.Context // ends when the daemon stops; carries the logger
 	cancel context.CancelFunc
