@@ -234,14 +234,8 @@ func (n *Node) LeftBehind(ctx context.Context) ([]string, error) {
 	if err := n.Stop(); err != nil {
 		return nil, err
 	}
-	all, err := leaks.Check(ctx, n.fresh, 10*time.Second, n.Root, n.State)
-	var left []string
-	for _, l := range all {
-		if strings.HasPrefix(l, "file: ") || strings.HasPrefix(l, "process: ") {
-			left = append(left, l)
-		}
-	}
-	return left, err
+	other := func(l string) bool { return !strings.HasPrefix(l, "file: ") && !strings.HasPrefix(l, "process: ") }
+	return leaks.Check(ctx, n.fresh, 10*time.Second, other, n.Root, n.State)
 }
 
 // PID is the running daemon's, or 0.

@@ -16,7 +16,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -143,15 +142,15 @@ func (w *World) Leaks(ctx context.Context) ([]string, error) {
 	if err := w.clear(ctx); err != nil {
 		return nil, err
 	}
-	left, err := leaks.Check(ctx, w.before, 10*time.Second)
-	if theirs := os.Getenv("BERTH_LEAKS_IGNORE"); theirs != "" {
-		re, reErr := regexp.Compile(theirs)
-		if reErr != nil {
-			return nil, reErr
+	var theirs func(string) bool
+	if text := os.Getenv("BERTH_LEAKS_IGNORE"); text != "" {
+		re, err := regexp.Compile(text)
+		if err != nil {
+			return nil, fmt.Errorf("BERTH_LEAKS_IGNORE: %w", err)
 		}
-		left = slices.DeleteFunc(left, re.MatchString)
+		theirs = re.MatchString
 	}
-	return left, err
+	return leaks.Check(ctx, w.before, 10*time.Second, theirs)
 }
 
 // Close takes everything away that the world made. It may be called again.
