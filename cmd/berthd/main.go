@@ -34,7 +34,7 @@ func run() error {
 	if cfg == nil {
 		return nil // --version or --help was all that was asked for
 	}
-	logger, err := newLogger(cfg.Log.Verbosity)
+	logger, err := newLogger(cfg.Log)
 	if err != nil {
 		return err
 	}

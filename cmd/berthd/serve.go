@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"os"
@@ -67,7 +68,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	binary, err := shimBinary(cfg.Shim.Binary)
+	binary, err := cfg.ShimBinary()
 	if err != nil {
 		return err
 	}
@@ -117,6 +118,9 @@ func drain(s *cri.Server) {
 
 // override lays the flags that are set over cfg and checks the result.
 func override(cfg config.Config, root, state, socket string) (*config.Config, error) {
+	if state != "" && cfg.Socket == filepath.Join(cfg.State, filepath.Base(cfg.Socket)) {
+		cfg.Socket = filepath.Join(state, filepath.Base(cfg.Socket)) // it lies in the state folder
+	}
 	for _, f := range []struct {
 		value string
 		to    *string
@@ -175,26 +179,17 @@ func claimFolders(cfg config.Config) (unlock func(), err error) {
 	return unlock, nil
 }
 
-// shimBinary finds berth-shim: where the settings say, or beside berthd.
-func shimBinary(configured string) (string, error) {
-	if configured == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return "", fmt.Errorf("shim.binary: %w", err)
-		}
-		configured = filepath.Join(filepath.Dir(self), "berth-shim")
+// newLogger is klog as the settings want it.
+func newLogger(l config.Log) (klog.Logger, error) {
+	if l.Format == "json" {
+		// klog's verbosity n is slog's level -n.
+		logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.Level(-l.Verbosity)}))
+		klog.SetSlogLogger(logger)
+		return klog.Background(), nil
 	}
-	if _, err := os.Stat(configured); err != nil {
-		return "", fmt.Errorf("shim.binary: set it to the path of berth-shim: %w", err)
-	}
-	return configured, nil
-}
-
-// newLogger is klog with the verbosity of the settings.
-func newLogger(verbosity int) (klog.Logger, error) {
 	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(flags)
-	if err := flags.Set("v", fmt.Sprint(verbosity)); err != nil {
+	if err := flags.Set("v", fmt.Sprint(l.Verbosity)); err != nil {
 		return klog.Logger{}, fmt.Errorf("log.verbosity: %w", err)
 	}
 	return klog.Background(), nil
