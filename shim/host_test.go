@@ -130,6 +130,9 @@ func newHost(t testing.TB) *host {
 }
 
 func (h *host) cleanUp() {
+	if h.t.Failed() {
+		h.showLogs()
+	}
 	ctx := testContext(h.t)
 	for _, id := range h.ids {
 		if err := h.Delete(ctx, id); err != nil {
@@ -152,6 +155,15 @@ func (h *host) cleanUp() {
 	}
 	if err := os.RemoveAll(h.state); err != nil {
 		h.t.Error(err)
+	}
+}
+
+// showLogs shows what the shims have to say.
+func (h *host) showLogs() {
+	logs, _ := filepath.Glob(filepath.Join(h.state, "shims/*/log"))
+	for _, l := range logs {
+		data, err := os.ReadFile(l)
+		h.t.Logf("%s: %v\n%s", l, err, data)
 	}
 }
 

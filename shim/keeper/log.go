@@ -135,7 +135,7 @@ func (w *lineWriter) write(p []byte) {
 	out := (*buf)[:0]
 	for len(p) > 0 {
 		line, tag, n := w.next(p)
-		if n == 0 {
+		if tag == "" {
 			break
 		}
 		p = p[n:]
@@ -159,8 +159,8 @@ func (w *lineWriter) write(p []byte) {
 }
 
 // next cuts the next record's content off p, which continues w.rest: a line, or
-// maxLine bytes of one. It takes n bytes of p; 0 means that the line is not
-// finished.
+// maxLine bytes of one. It takes n bytes of p. Without a tag the line is not
+// finished, and w.rest has room for p.
 func (w *lineWriter) next(p []byte) (line []byte, tag string, n int) {
 	room := maxLine - len(w.rest)
 	if i := bytes.IndexByte(p[:min(len(p), room+1)], '\n'); i >= 0 {
