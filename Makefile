@@ -14,7 +14,7 @@ build: ## build berthd, berth and berth-shim into bin/
 build: berthd shim
 
 berthd:
-	CGO_ENABLED=0 $(GOBUILD) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/berthd ./cmd/berth
+	CGO_ENABLED=0 $(GOBUILD) -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./,$(wildcard cmd/berthd cmd/berth))
 
 # The shim holds libcontainer and libseccomp, which are C; the file is static all the same.
 shim:

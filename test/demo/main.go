@@ -156,16 +156,20 @@ func nothingLeft(ctx context.Context, w *node.World, n *node.Node) error {
 	for _, l := range left {
 		fmt.Println(l)
 	}
+	if len(left) > 0 {
+		return fmt.Errorf("%d things are left", len(left))
+	}
 	now, err := leaks.Take(ctx)
 	if err != nil {
 		return err
 	}
 	count := now.Count()
-	for _, kind := range []string{"mount", "namespace", "process", "cgroup", "interface", "rule"} {
-		fmt.Printf("%-10s %4d on the machine, as before\n", kind+"s", count[kind])
-	}
-	if len(left) > 0 {
-		return fmt.Errorf("%d things are left", len(left))
+	fmt.Println("on the machine, as before the demo:")
+	for _, kind := range []struct{ one, many string }{
+		{"mount", "mounts"}, {"namespace", "pinned namespaces"}, {"process", "processes of the demo"},
+		{"cgroup", "cgroups"}, {"interface", "interfaces"}, {"rule", "packet filter rules"},
+	} {
+		fmt.Printf("  %4d %s\n", count[kind.one], kind.many)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -51,15 +52,32 @@ func (s *show) crictl(ctx context.Context, what string, args ...string) (string,
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, s.node.World.Bin("crictl"), append([]string{"--config", conf}, args...)...)
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if args[0] == "logs" { // both streams of the container
+		cmd.Stderr = &out
+	}
 	start := time.Now()
-	out, err := cmd.CombinedOutput()
+	err := cmd.Run()
 	took := time.Since(start)
 	s.laps = append(s.laps, lap{what, took})
-	fmt.Printf("$ crictl %-60s %10s\n", strings.Join(args, " "), ms(took))
+	fmt.Printf("$ %-70s %10s\n", s.short("crictl "+strings.Join(args, " ")), ms(took))
 	if err != nil {
-		return "", fmt.Errorf("crictl %s: %w: %s", strings.Join(args, " "), err, out)
+		lines := strings.Split(strings.TrimSpace(said.String()), "\n")
+		return "", fmt.Errorf("crictl %s: %w: %s", args[0], err, lines[len(lines)-1])
 	}
-	return strings.TrimSpace(string(out)), nil
+	return strings.TrimSpace(out.String()), nil
+}
+
+// short leaves out of a command line what only makes it long.
+func (s *show) short(line string) string {
+	line = strings.ReplaceAll(line, s.node.World.Dir+"/", "")
+	for _, id := range []string{s.pod, s.container} {
+		if len(id) > 12 {
+			line = strings.ReplaceAll(line, id, id[:12])
+		}
+	}
+	return line
 }
 
 func (s *show) pull(ctx context.Context) error {
@@ -78,19 +96,25 @@ func (s *show) pull(ctx context.Context) error {
 func (s *show) run(ctx context.Context) error {
 	say("A pod runs")
 	dir := s.node.World.Dir
+	labels := map[string]string{ // as kubelet sets them; crictl reads them
+		"io.kubernetes.pod.name": "web", "io.kubernetes.pod.namespace": "demo", "io.kubernetes.container.name": "server",
+	}
+	ownPID := map[string]any{"pid": 1} // CONTAINER, as kubelet asks for
 	pod := map[string]any{
 		"metadata":      map[string]any{"name": "web", "namespace": "demo", "uid": "demo-1", "attempt": 0},
 		"hostname":      "web",
 		"log_directory": filepath.Join(dir, "logs"),
-		"linux":         map[string]any{},
+		"labels":        labels,
+		"linux":         map[string]any{"security_context": map[string]any{"namespace_options": ownPID}},
 	}
 	container := map[string]any{
 		"metadata": map[string]any{"name": "server"},
 		"image":    map[string]any{"image": s.image},
 		"log_path": "server.log",
+		"labels":   labels,
 		"linux": map[string]any{
 			"resources":        map[string]any{"memory_limit_in_bytes": 256 << 20},
-			"security_context": map[string]any{"seccomp": map[string]any{"profile_type": 0}},
+			"security_context": map[string]any{"seccomp": map[string]any{"profile_type": 0}, "namespace_options": ownPID},
 		},
 	}
 	for name, v := range map[string]any{"pod.json": pod, "container.json": container} {
