@@ -195,7 +195,7 @@ func daemon() *fakeDaemon {
 		}},
 		info: map[string]string{
 			"info": `{"state":"creating","reason":"CNI failed"}`,
-			"stages": `[{"name":"record","start":"15:04:05.000001","duration_ms":0.4},` +
+			"stages": `[{"name":"record","start":"15:04:05.000001","duration_ms":0.4},{"name":"quick","start":"15:04:05.0002","duration_ms":0},` +
 				`{"name":"network","start":"15:04:05.000500","duration_ms":1234.56,"error":"plugin \u001b[31mbridge"},{"name":"holder","start":"15:04:06.1","duration_ms":0}]`,
 		},
 	}
@@ -212,7 +212,7 @@ func TestWhy(t *testing.T) {
 	}
 	contains(t, out, "pod shop/web  aaa111", "state:    notready (creating)", "reason:   CNI failed", "attempt:  2", "created:  2023-11-14T22:13:20Z",
 		"address:  10.88.0.4, fd00::4", "15:04:05.000001  0.4 ms     record", "15:04:05.000500  1234.6 ms  network  failed: plugin \uFFFD[31mbridge",
-		"under way  holder", "container server  ddd555  exited")
+		"under way  holder", "0.0 ms     quick", "container server  ddd555  exited")
 
 	out, err = why("ddd5")
 	if err != nil {

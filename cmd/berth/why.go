@@ -18,7 +18,7 @@ import (
 type stage struct {
 	Name       string  `json:"name"`
 	Start      string  `json:"start"`
-	DurationMS float64 `json:"duration_ms"` // 0 while it is under way
+	DurationMS float64 `json:"duration_ms"` // 0 while it is under way, or when it took no time
 	Error      string  `json:"error"`
 }
 
@@ -164,9 +164,9 @@ func printStages(w *tabwriter.Writer, verbose map[string]string) error {
 		return w.Flush()
 	}
 	fmt.Fprintln(w, "  stages:")
-	for _, s := range stages {
+	for i, s := range stages {
 		took := fmt.Sprintf("%.1f ms", s.DurationMS)
-		if s.DurationMS == 0 && s.Error == "" {
+		if s.DurationMS == 0 && s.Error == "" && i == len(stages)-1 { // one that took no time at all has another behind it
 			took = "under way"
 		}
 		line := fmt.Sprintf("    %s\t%s\t%s", s.Start, took, s.Name)
