@@ -3,7 +3,6 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
-export GOTOOLCHAIN ?= local
 
 .PHONY: help build berthd shim setup test demo clean
 
