@@ -130,9 +130,7 @@ func newHost(t testing.TB) *host {
 }
 
 func (h *host) cleanUp() {
-	if h.t.Failed() {
-		h.showLogs()
-	}
+	h.checkLogs()
 	ctx := testContext(h.t)
 	for _, id := range h.ids {
 		if err := h.Delete(ctx, id); err != nil {
@@ -158,12 +156,18 @@ func (h *host) cleanUp() {
 	}
 }
 
-// showLogs shows what the shims have to say.
-func (h *host) showLogs() {
+// checkLogs shows what the shims have to say when the test has failed, or when it
+// is of races or panics.
+func (h *host) checkLogs() {
 	logs, _ := filepath.Glob(filepath.Join(h.state, "shims/*/log"))
 	for _, l := range logs {
 		data, err := os.ReadFile(l)
-		h.t.Logf("%s: %v\n%s", l, err, data)
+		if bytes.Contains(data, []byte("DATA RACE")) || bytes.Contains(data, []byte("panic")) {
+			h.t.Errorf("%s: a race or a panic", l)
+		}
+		if h.t.Failed() {
+			h.t.Logf("%s: %v\n%s", l, err, data)
+		}
 	}
 }
 

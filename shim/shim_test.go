@@ -190,7 +190,7 @@ func TestLogFullDisk(t *testing.T) {
 	})
 	b.start()
 	readFifo(t, share, "full")
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, "size=1m"); err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, "size=16m"); err != nil {
 		t.Fatal(err)
 	}
 	writeFifo(t, share, "go")
