@@ -13,7 +13,7 @@ import (
 	"sync"
 
 	"github.com/berthd/berth/shim/api"
-	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	taskapi "github.com/berthd/berth/shim/api/task"
 	"github.com/containerd/ttrpc"
 	"k8s.io/klog/v2"
 )
@@ -218,12 +218,12 @@ func (p *process) client() (*ttrpc.Client, error) {
 	return nil, fmt.Errorf("shim %s is dead: %w", p.id, ErrUnavailable)
 }
 
-func (p *process) task() (taskapi.TTRPCTaskService, error) {
+func (p *process) task() (taskapi.TaskService, error) {
 	c, err := p.client()
 	if err != nil {
 		return nil, err
 	}
-	return taskapi.NewTTRPCTaskClient(c), nil
+	return taskapi.NewTaskClient(c), nil
 }
 
 func (p *process) keeper() (api.KeeperClient, error) {

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/shim/api"
-	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	taskapi "github.com/berthd/berth/shim/api/task"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -70,7 +70,7 @@ func (s *Shims) watchLocked(e *entry) {
 func (e *entry) await(ctx context.Context) (Exit, error) {
 	t, err := e.p.task()
 	if err == nil {
-		_, err = t.Wait(ctx, &taskapi.WaitRequest{ID: e.id})
+		_, err = t.Wait(ctx, &taskapi.WaitRequest{Id: e.id})
 		err = fromWire(err)
 	}
 	if exit, rerr := e.record(); rerr == nil {
@@ -158,7 +158,7 @@ func (s *Shims) Create(ctx context.Context, req CreateRequest) (pid int, err err
 	var resp *taskapi.CreateTaskResponse
 	t, err := p.task()
 	if err == nil {
-		resp, err = t.Create(ctx, &taskapi.CreateTaskRequest{ID: req.ID, Bundle: req.Bundle, Terminal: req.Terminal, Options: opts})
+		resp, err = t.Create(ctx, &taskapi.CreateTaskRequest{Id: req.ID, Bundle: req.Bundle, Terminal: req.Terminal, Options: opts})
 		err = fromWire(err)
 	}
 	if err != nil {
@@ -176,7 +176,7 @@ func (s *Shims) Start(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.Start(ctx, &taskapi.StartRequest{ID: id})
+	_, err = t.Start(ctx, &taskapi.StartRequest{Id: id})
 	return fromWire(err)
 }
 
@@ -187,12 +187,12 @@ func (s *Shims) Kill(ctx context.Context, id string, signal int, all bool) error
 	if err != nil {
 		return err
 	}
-	_, err = t.Kill(ctx, &taskapi.KillRequest{ID: id, Signal: uint32(signal), All: all})
+	_, err = t.Kill(ctx, &taskapi.KillRequest{Id: id, Signal: uint32(signal), All: all})
 	return fromWire(err)
 }
 
 // ready finds a container whose shim is alive.
-func (s *Shims) ready(id string) (*entry, taskapi.TTRPCTaskService, error) {
+func (s *Shims) ready(id string) (*entry, taskapi.TaskService, error) {
 	e, err := s.entry(id)
 	if err != nil {
 		return nil, nil, err
@@ -308,7 +308,7 @@ func (s *Shims) Delete(ctx context.Context, id string) error {
 	}
 	t, err := e.p.task()
 	if err == nil {
-		_, err = t.Delete(ctx, &taskapi.DeleteRequest{ID: id})
+		_, err = t.Delete(ctx, &taskapi.DeleteRequest{Id: id})
 		err = fromWire(err)
 	}
 	if errors.Is(err, ErrNotFound) {

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/shim/api"
-	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	taskapi "github.com/berthd/berth/shim/api/task"
 	"github.com/containerd/ttrpc"
 )
 
@@ -37,7 +37,7 @@ func (k *Keeper) Serve(ctx context.Context, ln net.Listener) error {
 	if err != nil {
 		return err
 	}
-	taskapi.RegisterTTRPCTaskService(srv, &taskService{k})
+	taskapi.RegisterTaskService(srv, &taskService{k})
 	api.RegisterKeeperService(srv, &keeperService{k})
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(ctx, ln) }()

@@ -7,7 +7,7 @@ import (
 	"os"
 
 	"github.com/berthd/berth/shim/api"
-	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	taskapi "github.com/berthd/berth/shim/api/task"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -20,16 +20,16 @@ type taskService struct{ k *Keeper }
 
 func (s *taskService) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	if req.Checkpoint != "" || len(req.Rootfs) > 0 {
-		return nil, toStatus(fmt.Errorf("create %s: checkpoints and root filesystem mounts: %w", req.ID, ErrUnbuilt))
+		return nil, toStatus(fmt.Errorf("create %s: checkpoints and root filesystem mounts: %w", req.Id, ErrUnbuilt))
 	}
 	var o api.CreateOptions
 	if req.Options != nil {
 		if err := req.Options.UnmarshalTo(&o); err != nil {
-			return nil, toStatus(fmt.Errorf("create %s: options: %w: %w", req.ID, ErrInvalid, err))
+			return nil, toStatus(fmt.Errorf("create %s: options: %w: %w", req.Id, ErrInvalid, err))
 		}
 	}
 	pid, err := s.k.create(ctx, createRequest{
-		rec:      taskID{ID: req.ID, PodID: o.PodId, Bundle: req.Bundle, SystemdCgroup: o.SystemdCgroup},
+		rec:      taskID{ID: req.Id, PodID: o.PodId, Bundle: req.Bundle, SystemdCgroup: o.SystemdCgroup},
 		logPath:  o.LogPath,
 		terminal: req.Terminal,
 		stdin:    o.Stdin,
@@ -41,7 +41,7 @@ func (s *taskService) Create(ctx context.Context, req *taskapi.CreateTaskRequest
 }
 
 func (s *taskService) Start(ctx context.Context, req *taskapi.StartRequest) (*taskapi.StartResponse, error) {
-	t, err := s.find(req.ID, req.ExecID)
+	t, err := s.find(req.Id, req.ExecId)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -53,12 +53,12 @@ func (s *taskService) Start(ctx context.Context, req *taskapi.StartRequest) (*ta
 }
 
 func (s *taskService) State(_ context.Context, req *taskapi.StateRequest) (*taskapi.StateResponse, error) {
-	t, err := s.find(req.ID, req.ExecID)
+	t, err := s.find(req.Id, req.ExecId)
 	if err != nil {
 		return nil, toStatus(err)
 	}
 	st := t.snapshot()
-	resp := &taskapi.StateResponse{ID: t.rec.ID, Bundle: t.rec.Bundle, Pid: uint32(st.pid)}
+	resp := &taskapi.StateResponse{Id: t.rec.ID, Bundle: t.rec.Bundle, Pid: uint32(st.pid)}
 	switch st.status {
 	case creating:
 		return nil, toStatus(fmt.Errorf("container %s: it is being created: %w", t.rec.ID, ErrNotFound))
@@ -77,7 +77,7 @@ func (s *taskService) State(_ context.Context, req *taskapi.StateRequest) (*task
 }
 
 func (s *taskService) Kill(_ context.Context, req *taskapi.KillRequest) (*emptypb.Empty, error) {
-	t, err := s.find(req.ID, req.ExecID)
+	t, err := s.find(req.Id, req.ExecId)
 	if err == nil {
 		err = t.signal(int(req.Signal), req.All)
 	}
@@ -85,7 +85,7 @@ func (s *taskService) Kill(_ context.Context, req *taskapi.KillRequest) (*emptyp
 }
 
 func (s *taskService) Wait(ctx context.Context, req *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
-	t, err := s.find(req.ID, req.ExecID)
+	t, err := s.find(req.Id, req.ExecId)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -99,10 +99,10 @@ func (s *taskService) Wait(ctx context.Context, req *taskapi.WaitRequest) (*task
 }
 
 func (s *taskService) Delete(ctx context.Context, req *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
-	if req.ExecID != "" {
+	if req.ExecId != "" {
 		return nil, toStatus(fmt.Errorf("exec processes: %w", ErrUnbuilt))
 	}
-	exit, err := s.k.delete(ctx, req.ID)
+	exit, err := s.k.delete(ctx, req.Id)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -110,7 +110,7 @@ func (s *taskService) Delete(ctx context.Context, req *taskapi.DeleteRequest) (*
 }
 
 func (s *taskService) Pids(_ context.Context, req *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
-	t, err := s.find(req.ID, "")
+	t, err := s.find(req.Id, "")
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -129,7 +129,7 @@ func (s *taskService) Pids(_ context.Context, req *taskapi.PidsRequest) (*taskap
 }
 
 func (s *taskService) Pause(ctx context.Context, req *taskapi.PauseRequest) (*emptypb.Empty, error) {
-	t, err := s.find(req.ID, "")
+	t, err := s.find(req.Id, "")
 	if err == nil {
 		err = t.freeze(ctx, true)
 	}
@@ -137,7 +137,7 @@ func (s *taskService) Pause(ctx context.Context, req *taskapi.PauseRequest) (*em
 }
 
 func (s *taskService) Resume(ctx context.Context, req *taskapi.ResumeRequest) (*emptypb.Empty, error) {
-	t, err := s.find(req.ID, "")
+	t, err := s.find(req.Id, "")
 	if err == nil {
 		err = t.freeze(ctx, false)
 	}
@@ -145,7 +145,7 @@ func (s *taskService) Resume(ctx context.Context, req *taskapi.ResumeRequest) (*
 }
 
 func (s *taskService) ResizePty(_ context.Context, req *taskapi.ResizePtyRequest) (*emptypb.Empty, error) {
-	t, err := s.find(req.ID, req.ExecID)
+	t, err := s.find(req.Id, req.ExecId)
 	if err == nil && t.io != nil {
 		err = t.io.resize(uint16(req.Width), uint16(req.Height))
 	}
@@ -153,7 +153,7 @@ func (s *taskService) ResizePty(_ context.Context, req *taskapi.ResizePtyRequest
 }
 
 func (s *taskService) CloseIO(_ context.Context, req *taskapi.CloseIORequest) (*emptypb.Empty, error) {
-	t, err := s.find(req.ID, req.ExecID)
+	t, err := s.find(req.Id, req.ExecId)
 	if err == nil && req.Stdin && t.io != nil {
 		t.io.closeStdin()
 	}
@@ -162,21 +162,21 @@ func (s *taskService) CloseIO(_ context.Context, req *taskapi.CloseIORequest) (*
 
 // Update takes a runtime-spec LinuxResources as JSON. What it leaves out stays.
 func (s *taskService) Update(ctx context.Context, req *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
-	t, err := s.find(req.ID, "")
+	t, err := s.find(req.Id, "")
 	if err != nil {
 		return empty(err)
 	}
 	var r specs.LinuxResources
 	if err := json.Unmarshal(req.GetResources().GetValue(), &r); err != nil {
-		return empty(fmt.Errorf("update %s: resources: %w: %w", req.ID, ErrInvalid, err))
+		return empty(fmt.Errorf("update %s: resources: %w: %w", req.Id, ErrInvalid, err))
 	}
 	return empty(t.update(ctx, &r))
 }
 
 func (s *taskService) Connect(_ context.Context, req *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
 	resp := &taskapi.ConnectResponse{ShimPid: uint32(os.Getpid()), Version: "3"}
-	if req.ID != "" {
-		t, err := s.find(req.ID, "")
+	if req.Id != "" {
+		t, err := s.find(req.Id, "")
 		if err != nil {
 			return nil, toStatus(err)
 		}
