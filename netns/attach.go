@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
@@ -56,6 +57,7 @@ func (n *Network) Attach(ctx context.Context, a Attachment) (Result, error) {
 		return Result{}, fmt.Errorf("pod %s: network %s: waiting for CNI GC: %w", a.PodID, list.Name, context.Cause(ctx))
 	}
 	defer n.users.Release(1)
+	n.own.Store(a.PodID, list.Name)
 
 	raw, err := n.cni.AddNetworkList(ctx, list, rt)
 	if err != nil {
@@ -94,42 +96,47 @@ func (n *Network) Detach(ctx context.Context, a Attachment) error {
 	if err := n.del(ctx, list, rt); err != nil {
 		return fmt.Errorf("pod %s: network %s: DEL: %w", a.PodID, list.Name, err)
 	}
+	n.own.Delete(a.PodID)
 	return nil
 }
 
-// GC takes away what is left of pods that are not in live: first by DEL, with
-// the configuration each was attached with, then by the plugins' own GC where
-// their version has it (CNI spec 1.1). live must have every pod that has been
-// attached, or is about to be. No Attach and no Detach runs meanwhile; those that
-// are asked for wait.
+// GC takes away what is left of pods that are neither in live nor attached since
+// this Network was opened: first by DEL, with the configuration each was attached
+// with, then by the plugins' own GC where their version has it (CNI spec 1.1).
+// live are the pods that were attached before, as they are on record.
+//
+// The plugins' GC runs while no Attach and no Detach does; those that are asked
+// for wait. Where a plugin hangs, GC gives up rather than have all pods wait for
+// one. It may be repeated.
 func (n *Network) GC(ctx context.Context, live []Attachment) error {
-	ctx, cancel := n.within(ctx, "CNI GC")
-	defer cancel()
-	if err := n.users.Acquire(ctx, allUsers); err != nil {
-		return fmt.Errorf("network: GC: waiting for pods' ADD and DEL: %w", context.Cause(ctx))
-	}
-	defer n.users.Release(allUsers)
-
 	lists := map[string]*libcni.NetworkConfigList{}
 	if conf, err := n.Conf(); err == nil {
 		if list, err := parseList(conf); err == nil {
 			lists[list.Name] = list
 		}
 	}
-	valid := map[string][]types.GCAttachment{}
+	keep := attachments{}
 	for _, a := range live {
 		list, err := parseList(a.Conf)
 		if err != nil {
 			continue // never attached
 		}
-		valid[list.Name] = append(valid[list.Name], types.GCAttachment{ContainerID: a.PodID, IfName: podInterface})
+		keep.add(list.Name, a.PodID, podInterface)
 		if lists[list.Name] == nil {
 			lists[list.Name] = list
 		}
 	}
-	errs := n.delStale(ctx, valid)
+	errs := n.delStale(ctx, keep)
+
+	if err := n.alone(ctx); err != nil {
+		return oneLine(append(errs, err))
+	}
+	defer n.users.Release(allUsers)
+	ctx, cancel := context.WithTimeout(ctx, min(gcDeadline, n.o.Deadline))
+	defer cancel()
+	n.addOwn(keep)
 	for name, list := range lists {
-		args := &libcni.GCArgs{ValidAttachments: valid[name]}
+		args := &libcni.GCArgs{ValidAttachments: keep[name]}
 		if args.ValidAttachments == nil {
 			args.ValidAttachments = []types.GCAttachment{} // none, which is not the same as no list
 		}
@@ -140,17 +147,51 @@ func (n *Network) GC(ctx context.Context, live []Attachment) error {
 	return oneLine(errs)
 }
 
-// delStale runs DEL for every attachment in the cache that is not valid, with
-// its own configuration. libcni's GC would use the network's present one. What
-// cannot be taken away yet is added to valid.
-func (n *Network) delStale(ctx context.Context, valid map[string][]types.GCAttachment) []error {
+// alone waits for the ADD and DEL under way. The caller releases allUsers.
+func (n *Network) alone(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, min(gcPatience, n.o.Deadline))
+	defer cancel()
+	if err := n.users.Acquire(ctx, allUsers); err != nil {
+		return fmt.Errorf("network: GC: put off: waiting for pods' ADD and DEL: %w", err)
+	}
+	return nil
+}
+
+// attachments are those that GC keeps, by network.
+type attachments map[string][]types.GCAttachment
+
+func (k attachments) add(network, podID, ifName string) {
+	if a := (types.GCAttachment{ContainerID: podID, IfName: ifName}); !slices.Contains(k[network], a) {
+		k[network] = append(k[network], a)
+	}
+}
+
+func (n *Network) addOwn(keep attachments) {
+	n.own.Range(func(podID, network any) bool {
+		keep.add(network.(string), podID.(string), podInterface)
+		return true
+	})
+}
+
+// delStale runs DEL for every attachment in the cache that is not to be kept,
+// with its own configuration. libcni's GC would use the network's present one.
+// What cannot be taken away yet is added to keep.
+func (n *Network) delStale(ctx context.Context, keep attachments) []error {
+	ctx, cancel := n.within(ctx, "CNI DEL")
+	defer cancel()
+	if err := n.users.Acquire(ctx, 1); err != nil {
+		return []error{fmt.Errorf("network: GC: %w", context.Cause(ctx))}
+	}
+	defer n.users.Release(1)
+
 	cached, err := n.cni.GetCachedAttachments("")
 	if err != nil {
 		return []error{fmt.Errorf("network: GC: cache: %w", err)}
 	}
+	n.addOwn(keep) // after the cache was read: a pod is our own before it is in there
 	var errs []error
 	for _, c := range cached {
-		if isValid(valid[c.Network], c) {
+		if slices.Contains(keep[c.Network], types.GCAttachment{ContainerID: c.ContainerID, IfName: c.IfName}) {
 			continue
 		}
 		list, err := parseList(c.Config)
@@ -165,19 +206,10 @@ func (n *Network) delStale(ctx context.Context, valid map[string][]types.GCAttac
 			errs = append(errs, fmt.Errorf("pod %s: network %s: DEL: %w", c.ContainerID, c.Network, err))
 			// libcni would try again with the network's present configuration, and
 			// forget this one if that succeeds. It is kept for the next GC.
-			valid[c.Network] = append(valid[c.Network], types.GCAttachment{ContainerID: c.ContainerID, IfName: c.IfName})
+			keep.add(c.Network, c.ContainerID, c.IfName)
 		}
 	}
 	return errs
-}
-
-func isValid(valid []types.GCAttachment, c *libcni.NetworkAttachment) bool {
-	for _, v := range valid {
-		if v.ContainerID == c.ContainerID && v.IfName == c.IfName {
-			return true
-		}
-	}
-	return false
 }
 
 // del runs DEL of all plugins of list.

@@ -500,6 +500,13 @@ func TestGC(t *testing.T) {
 	until(t, n, "there is another configuration", func() bool { return n.Ready() == nil })
 	calls(t, log)
 
+	if err := n.GC(limited(t), nil); err != nil || calls(t, log) != "GC now" {
+		t.Errorf("GC of pods that this process has attached: %v", err)
+	}
+	n = openNetwork(t, n.o) // the daemon was started again
+	until(t, n, "the configuration is there", func() bool { return n.Ready() == nil })
+	calls(t, log)
+
 	err := n.GC(limited(t), []Attachment{keep})
 	if !says(err, "pod hard: network x: DEL: plugin stuck: ") || says(err, "gone") {
 		t.Errorf("GC = %v", err)
@@ -527,7 +534,7 @@ func TestGCRunsAlone(t *testing.T) {
 	if err := unix.Mkfifo(gate, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	n, log := fakes(t, map[string]string{"first": "read x <" + gate + "\n" + address})
+	n, log := fakes(t, map[string]string{"first": `[ "$CNI_COMMAND" = GC ] && exit 0; read x <` + gate + `; echo "ADD done" >>"$(dirname "$0")/log"` + "\n" + address})
 	a := Attachment{PodID: "pod1", NetnsPath: "/proc/self/ns/net", Conf: []byte(conflist("1.1.0", "x", "first"))}
 	attached := make(chan error, 1)
 	go func() { _, err := n.Attach(limited(t), a); attached <- err }()
@@ -536,7 +543,6 @@ func TestGCRunsAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	collected := make(chan error, 1)
-	script(t, n.o.BinDirs[0], "first", `echo "$CNI_COMMAND" >>`+log)
 	go func() { collected <- n.GC(limited(t), []Attachment{a}) }()
 	select {
 	case err := <-collected:
@@ -550,7 +556,7 @@ func TestGCRunsAlone(t *testing.T) {
 	if err := <-collected; err != nil {
 		t.Error(err)
 	}
-	if got := calls(t, log); !strings.HasSuffix(got, "GC") {
+	if got, want := calls(t, log), "ADD first pod1 /proc/self/ns/net\nADD done\nGC first"; got != want {
 		t.Errorf("ran %q", got)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +34,8 @@ const (
 	defaultBridge   = "berth0"
 	defaultDeadline = 2 * time.Minute
 	statusDeadline  = 10 * time.Second
+	gcPatience      = 5 * time.Second  // how long GC waits for pods' ADD and DEL, and has others wait with it
+	gcDeadline      = 30 * time.Second // of the plugins' GC
 	recheckReady    = 30 * time.Second // how often a ready network is looked at without cause
 	recheckNotReady = 5 * time.Second
 )
@@ -44,6 +47,7 @@ type Network struct {
 	cni   *libcni.CNIConfig
 	view  atomic.Pointer[view] // what readers see; replaced whole
 	users *semaphore.Weighted  // see allUsers
+	own   sync.Map             // pod ID to network name: attached, or being attached, by this process
 
 	stop context.CancelFunc
 	done chan struct{} // closed when the watching goroutine has ended
