@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -74,7 +75,11 @@ func (n node) info() (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("status: %w", err)
 	}
-	return map[string]string{"config": n.opts.Config(), "version": string(data)}, nil
+	info := map[string]string{"config": n.opts.Config(), "version": string(data)}
+	if skipped := errors.Join(n.opts.NetworkSkipped()...); skipped != nil {
+		info["networkSkipped"] = skipped.Error()
+	}
+	return info, nil
 }
 
 // RuntimeConfig implements the RPC: kubelet takes its cgroup driver from it.

@@ -17,8 +17,10 @@ type Options struct {
 	Version       string   // of berthd, as Version answers it
 	Handlers      []string // runtime handlers by name; "" is always there
 	SystemdCgroup bool     // which cgroup driver kubelet is told
-	NetworkReady  func() error
-	Config        func() string // the effective configuration, for Status with verbose
+
+	NetworkReady   func() error   // nil, or why a new pod gets no network; must not wait
+	NetworkSkipped func() []error // what is wrong with CNI files that were passed over
+	Config         func() string  // the effective configuration, for Status with verbose
 }
 
 // A Server answers the CRI. Until Attach, every call fails with Unavailable:

@@ -55,6 +55,7 @@ var codeOf = []struct {
 	{sandbox.ErrBadState, codes.FailedPrecondition},
 	{shim.ErrNotRunning, codes.FailedPrecondition},
 	{shim.ErrNotFound, codes.FailedPrecondition}, // the container is known, its process is not there any more
+	{shim.ErrExists, codes.AlreadyExists},
 	{snapshot.ErrInUse, codes.FailedPrecondition},
 	{sandbox.ErrClosed, codes.Unavailable},
 	{netns.ErrNotReady, codes.Unavailable},
@@ -64,6 +65,23 @@ var codeOf = []struct {
 	{shim.ErrRefused, codes.Unknown}, // the runtime said so; its text is the answer
 	{syscall.ENOSPC, codes.ResourceExhausted},
 	{syscall.EDQUOT, codes.ResourceExhausted},
+
+	// What is wrong with an image or its registry is for a person to read, and
+	// kubelet shows it whole only when the code is Unknown.
+	{imageservice.ErrUnauthorized, codes.Unknown},
+	{imageservice.ErrCorrupt, codes.Unknown},
+	{imageservice.ErrConfig, codes.Unknown},
+	{imageservice.ErrTooLarge, codes.Unknown},
+	{imageservice.ErrUnsupported, codes.Unknown},
+	{snapshot.ErrCorrupt, codes.Unknown},
+	{snapshot.ErrMalicious, codes.Unknown},
+	{snapshot.ErrTooLarge, codes.Unknown},
+	{snapshot.ErrNotRegular, codes.Unknown},
+
+	// These say that the node's own parts do not fit each other.
+	{snapshot.ErrNotFound, codes.Internal},
+	{snapshot.ErrInvalid, codes.Internal},
+	{snapshot.ErrUnsupported, codes.Internal},
 }
 
 // toStatus gives err its code and keeps its text. An error that has a code

@@ -11,6 +11,7 @@ import (
 
 	"github.com/berthd/berth/sandbox/spec"
 	"github.com/berthd/berth/shim"
+	"github.com/berthd/berth/snapshot/durable"
 )
 
 // pauseName is the holder's binary, at the top of its root.
@@ -114,14 +115,13 @@ func (ps *Pods) watchHolder(ctx context.Context, p *Pod) {
 	ps.lost(ctx, p, why)
 }
 
-// writeBundle writes an OCI bundle's config.json. The bundle lies on a tmpfs and
-// its folder is of this start only: no rename is needed.
+// writeBundle writes an OCI bundle's config.json.
 func writeBundle(bundle string, s any) error {
 	data, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(bundle, "config.json"), data, 0o600); err != nil {
+	if err := durable.Replace(filepath.Join(bundle, "config.json"), data, 0o600); err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
 	return nil

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/snapshot/durable"
 )
 
 // Names of a pod's files under its state folder.
@@ -43,7 +45,7 @@ func (ps *Pods) addFiles(_ context.Context, p *Pod) error {
 		return err
 	}
 	for file, text := range map[string]string{resolvConf: dns, hostnameFile: name + "\n"} {
-		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+		if err := durable.Replace(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
 			return fmt.Errorf("pod files: %w", err)
 		}
 	}

@@ -52,7 +52,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	systemd := cfg.SystemdCgroup()
 	server := cri.New(cri.Options{
 		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,
-		NetworkReady: network.Ready, Config: cfg.String,
+		NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.String,
 	})
 	failed := make(chan error, 1)
 	go func() { failed <- server.GRPC().Serve(listener) }() // Unavailable until Attach
