@@ -13,6 +13,7 @@ type ahead struct {
 	quit  chan struct{} // closed by stop
 	cur   chunk
 	spare []byte // the buffer that cur is in
+	cause error  // what Read has returned, unless io.EOF
 }
 
 type chunk struct {
@@ -59,6 +60,9 @@ func (a *ahead) run() {
 func (a *ahead) Read(p []byte) (int, error) {
 	for len(a.cur.data) == 0 {
 		if a.cur.err != nil {
+			if a.cur.err != io.EOF {
+				a.cause = a.cur.err
+			}
 			return 0, a.cur.err
 		}
 		if a.spare != nil {

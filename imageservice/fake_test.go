@@ -30,8 +30,9 @@ type fakeLayers struct {
 	seals  map[string][]digest.Digest
 	used   map[digest.Digest]bool // by a container
 	adding map[digest.Digest]bool
-	added  int // calls of AddLayer that read something
-	broken error
+	added  int   // calls of AddLayer that read something
+	broken error // what AddLayer fails with
+	early  bool  // and that before it has read anything
 
 	onAdd    func(digest.Digest) // called in AddLayer
 	onRemove func(digest.Digest) // called in RemoveLayer, before it happens
@@ -48,7 +49,7 @@ func (f *fakeLayers) AddLayer(ctx context.Context, d digest.Digest, tar io.Reade
 	}
 	_, there := f.layers[d]
 	f.adding[d] = true
-	onAdd, broken := f.onAdd, f.broken
+	onAdd, broken, early := f.onAdd, f.broken, f.early
 	f.added++
 	f.mu.Unlock()
 	defer func() {
@@ -61,6 +62,9 @@ func (f *fakeLayers) AddLayer(ctx context.Context, d digest.Digest, tar io.Reade
 	}
 	if onAdd != nil {
 		onAdd(d)
+	}
+	if early {
+		return broken
 	}
 	n, err := io.Copy(io.Discard, tar)
 	if err != nil {

@@ -283,3 +283,30 @@ func TestClose(t *testing.T) {
 		t.Errorf("Pull: %v", err)
 	}
 }
+
+// TestOthersCredentialsDoNotHelp asks without credentials while a pull with some is under way.
+func TestOthersCredentialsDoNotHelp(t *testing.T) {
+	b := newBench(t)
+	b.reg.AddImage("app", "v1", layersOf("x", 1), nil)
+	b.reg.RequireBasic("me", "password")
+	arrived, open := gate(b.reg, "/blobs/")
+	defer open()
+	errs := make(chan error, 1)
+	go func() {
+		_, err := b.Pull(t.Context(), PullRequest{Image: b.name("app:v1"), Auth: &Auth{Username: "me", Password: "password"}})
+		errs <- err
+	}()
+	<-arrived
+	nobody := make(chan error, 1)
+	go func() {
+		_, err := b.Pull(t.Context(), PullRequest{Image: b.name("app:v1")})
+		nobody <- err
+	}()
+	if err := <-nobody; !errors.Is(err, ErrUnauthorized) {
+		t.Errorf("nobody: %v", err)
+	}
+	open()
+	if err := <-errs; err != nil {
+		t.Error(err)
+	}
+}

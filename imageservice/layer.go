@@ -89,14 +89,19 @@ func (s *Service) unpackLayer(ctx context.Context, repo *registry.Repository, l 
 	defer blob.Close()
 	src := &source{from: blob, hash: digest.SHA256.Digester(), progress: p}
 	archive := readAhead(&decompressor{src: src, limit: s.limit(l.blob.Size), hash: digest.SHA256.Digester()})
-	err = s.layers.AddLayer(ctx, l.diffID, archive, func() error { return archive.from.verify(l) })
+	err = s.layers.AddLayer(ctx, l.diffID, archive, func() error {
+		archive.cause = archive.from.verify(l)
+		return archive.cause
+	})
 	cancel() // a Read that hangs
 	archive.stop()
 	if err == nil {
+		s.candidates.add(l.diffID)
 		return src.n, false, nil
 	}
-	if cause := archive.from.cause(); cause != nil && ctx.Err() == nil {
-		err = cause // the driver may only have seen its echo
+	wrong := archive.cause != nil && archive.from.wrong
+	if archive.cause != nil && ctx.Err() == nil {
+		err = archive.cause // the driver may only have seen its echo
 	}
 	switch {
 	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, snapshot.ErrMalicious):
@@ -107,7 +112,7 @@ func (s *Service) unpackLayer(ctx context.Context, repo *registry.Repository, l 
 		err = fmt.Errorf("layer %s: %w", l.blob.Digest, err)
 	}
 	// Only what contradicts the manifest is the host's fault; a bad archive that matches its digest is the same everywhere.
-	return src.n, archive.from.wrong && blob.Reject(), err
+	return src.n, wrong && blob.Reject(), err
 }
 
 // A source is a blob being read: hashed and counted.
@@ -210,9 +215,6 @@ func (d *decompressor) fail(err error) error {
 	d.wrong = d.wrong || errors.Is(d.err, ErrCorrupt)
 	return d.err
 }
-
-// cause is why reading failed, or nil.
-func (d *decompressor) cause() error { return d.err }
 
 // verify compares blob and archive with what the manifest and the configuration
 // say. Call it when the archive has been read to its end.

@@ -54,8 +54,8 @@ func pinnedNames(list []string) (map[string]bool, error) {
 
 // A view is all images at one moment. It is never changed.
 type view struct {
-	images []Image        // sorted by ID
-	names  map[string]int // tags and repository digests
+	images []Image         // sorted by ID
+	names  map[string]int  // tags and repository digests
 	needed map[string]bool // layers and seals that must stay, as the guard names them
 }
 

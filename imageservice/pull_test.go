@@ -151,6 +151,12 @@ func TestPullBad(t *testing.T) {
 			s.AddImage("app", "v1", []registrytest.Layer{{Tar: registrytest.Tar("a", "1")}}, nil)
 			s.PutBlob(digest.FromBytes(registrytest.Tar("a", "1")), registrytest.Tar("a", "2"))
 		}, ErrCorrupt},
+		{"other bytes that unpack to the same", func(s *registrytest.Server) {
+			s.AddImage("app", "v1", good, nil)
+			blob := bytes.Clone(good[0].Blob)
+			blob[4] ^= 1 // of the time in gzip's header
+			s.PutBlob(digest.FromBytes(good[0].Blob), blob)
+		}, ErrCorrupt},
 		{"something after the compressed stream", func(s *registrytest.Server) {
 			l := good[0]
 			l.Blob = append(bytes.Clone(l.Blob), "trailer"...)
@@ -285,11 +291,14 @@ func TestUnavailable(t *testing.T) {
 func TestDriverErrorsKeepTheirCause(t *testing.T) {
 	b := newBench(t)
 	errFull := errors.New("no space left")
-	b.fake.broken = errFull
-	b.reg.AddImage("app", "v1", layersOf("f", 1), nil)
-	_, err := b.Pull(t.Context(), PullRequest{Image: b.name("app:v1")})
-	if !errors.Is(err, errFull) || errors.Is(err, ErrCorrupt) {
-		t.Errorf("Pull: %v", err)
+	// More than is read ahead, so that a driver that stops reading leaves some of it.
+	b.reg.AddImage("app", "v1", []registrytest.Layer{{Tar: registrytest.Tar("f", strings.Repeat("x", 8<<20))}}, nil)
+	for _, early := range []bool{false, true} {
+		b.fake.broken, b.fake.early = errFull, early
+		_, err := b.Pull(t.Context(), PullRequest{Image: b.name("app:v1")})
+		if !errors.Is(err, errFull) || errors.Is(err, ErrCorrupt) {
+			t.Errorf("early=%t: Pull: %v", early, err)
+		}
 	}
 }
 

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 
@@ -18,6 +21,7 @@ func (s *Service) Remove(ctx context.Context, ref string) error {
 	if !ok {
 		return nil
 	}
+	s.candidates.add(img.DiffIDs...)
 	if err := s.store.drop(img.ID); err != nil {
 		return fmt.Errorf("image %s: remove: %w", img.ID, err)
 	}
@@ -38,27 +42,24 @@ func (s *Service) Collect(ctx context.Context) error {
 		if err == nil {
 			s.store.unsealed(chain)
 		} else if !errors.Is(err, snapshot.ErrInUse) {
-			errs = append(errs, fmt.Errorf("unseal: %w", err))
+			errs = append(errs, fmt.Errorf("collect: %w", err))
 		}
 		s.guard.left(keys)
 	}
-	infos, err := s.layers.ListLayers(ctx)
-	if err != nil {
-		return fmt.Errorf("collect: %w", errors.Join(append(errs, err)...))
-	}
 	removed := false
-	for _, info := range infos {
-		keys := s.guard.take([]string{info.DiffID.String()}, s.needed)
+	for _, d := range s.candidates.list() {
+		keys := s.guard.take([]string{d.String()}, s.needed)
 		if len(keys) == 0 {
 			continue
 		}
-		err := s.layers.RemoveLayer(ctx, digest.Digest(keys[0]))
-		s.guard.left(keys)
+		err := s.layers.RemoveLayer(ctx, d)
 		if err == nil {
 			removed = true
+			s.candidates.remove(d)
 		} else if !errors.Is(err, snapshot.ErrInUse) {
-			errs = append(errs, fmt.Errorf("layer %s: %w", info.DiffID, err))
+			errs = append(errs, fmt.Errorf("collect: %w", err))
 		}
+		s.guard.left(keys)
 		if ctx.Err() != nil {
 			break
 		}
@@ -66,10 +67,37 @@ func (s *Service) Collect(ctx context.Context) error {
 	if removed {
 		s.remeasure(ctx)
 	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("collect: %w", err)
+	return errors.Join(errs...)
+}
+
+// layerSet is the layers that Collect looks at: all that were here at the start or came
+// since. Container removals call it, and it must not read the disk for nothing. The zero value is ready.
+type layerSet struct {
+	mu  sync.Mutex
+	all map[digest.Digest]bool
+}
+
+func (s *layerSet) add(layers ...digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = map[digest.Digest]bool{}
 	}
-	return nil
+	for _, d := range layers {
+		s.all[d] = true
+	}
+}
+
+func (s *layerSet) remove(d digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, d)
+}
+
+func (s *layerSet) list() []digest.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.all))
 }
 
 // needed reports whether an image needs the thing key names.

@@ -68,8 +68,9 @@ type Service struct {
 	slots    chan struct{} // of layers being fetched, node-wide
 	limit    func(compressed int64) int64
 
-	store *store
-	guard guard
+	store      *store
+	guard      guard
+	candidates layerSet
 
 	pulls        flights[pullKey, digest.Digest]
 	layerFlights flights[digest.Digest, struct{}]

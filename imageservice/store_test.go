@@ -277,6 +277,11 @@ func TestDamage(t *testing.T) {
 		{"configuration is cut short", func(_ *bench, dir string, id, _ digest.Digest) error {
 			return os.Truncate(dir+"/configs/sha256/"+id.Encoded(), 10)
 		}, true},
+		{"configuration has changed", func(_ *bench, dir string, id, _ digest.Digest) error {
+			file := dir + "/configs/sha256/" + id.Encoded()
+			data, err := os.ReadFile(file)
+			return errors.Join(err, os.WriteFile(file, append(data, ' '), 0o600))
+		}, true},
 		{"manifest is full of zeros", func(_ *bench, dir string, _, m digest.Digest) error {
 			return os.WriteFile(dir+"/manifests/sha256/"+m.Encoded(), make([]byte, 100), 0o600)
 		}, true},

@@ -119,6 +119,9 @@ func TestStall(t *testing.T) {
 	if q := upstream.Requests("/blobs/"); len(q) != 1 || !strings.HasPrefix(q[0].Header.Get("Range"), "bytes=") {
 		t.Errorf("asked the registry %d times", len(q))
 	}
+	if q := mirror.Requests(); len(q) != 1 {
+		t.Errorf("asked the mirror %d times", len(q))
+	}
 }
 
 func TestStalledManifest(t *testing.T) {
