@@ -30,9 +30,9 @@ type result struct {
 	action string
 }
 
-// count reads go test -json and writes the output of what failed. Outside of a
-// short run, a skip for want of a privilege is a failure.
-func count(in io.Reader, out io.Writer, short bool) (tally, error) {
+// count reads go test -json and writes the output of what failed. A skip for want
+// of a privilege is a failure.
+func count(in io.Reader, out io.Writer) (tally, error) {
 	privilege := regexp.MustCompile(`(?i)\broot\b|privilege|permi(ssion|tted)|CAP_`)
 	results := map[string]*result{}
 	of := func(pkg, test string) *result {
@@ -64,7 +64,7 @@ func count(in io.Reader, out io.Writer, short bool) (tally, error) {
 			fmt.Fprint(out, e.Output)
 		case "pass", "fail", "skip":
 			action := e.Action
-			if action == "skip" && !short && e.Test != "" && privilege.MatchString(r.output.String()) {
+			if action == "skip" && e.Test != "" && privilege.MatchString(r.output.String()) {
 				action = "fail"
 			}
 			if e.Test == "" && (action != "fail" || failedIn[e.Package]) {
