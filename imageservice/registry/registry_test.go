@@ -179,7 +179,7 @@ func TestRetry(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
-	const free = "127.0.0.1:1" // tcpmux: nobody listens, and no test is given that port
+	const free = "127.0.0.1:1"                      // tcpmux: nobody listens, and no test is given that port
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts (the kernel does) and says nothing
 	if err != nil {
 		t.Fatal(err)
