@@ -6,14 +6,27 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/moby/profiles/seccomp"
 )
+
+// sleeper is a container as most are: with the default seccomp profile.
+func (h *host) sleeper() *box {
+	c := h.box("exec sleep 1000")
+	profile, err := seccomp.GetDefaultProfile(c.spec)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	c.spec.Linux.Seccomp = profile
+	return c
+}
 
 // BenchmarkStart measures create and start of a container, one at a time, and
 // beside it, not in the figure, its end and removal.
 func BenchmarkStart(b *testing.B) {
 	h := newHost(b)
 	for b.Loop() {
-		c := h.box("exec sleep 1000")
+		c := h.sleeper()
 		c.start()
 		b.StopTimer()
 		if err := h.Delete(b.Context(), c.id); err != nil {
@@ -28,7 +41,7 @@ func BenchmarkDelete(b *testing.B) {
 	h := newHost(b)
 	for b.Loop() {
 		b.StopTimer()
-		c := h.box("exec sleep 1000")
+		c := h.sleeper()
 		c.start()
 		b.StartTimer()
 		if err := h.Delete(b.Context(), c.id); err != nil {
@@ -40,7 +53,7 @@ func BenchmarkDelete(b *testing.B) {
 // BenchmarkExecSync measures a command that does nothing.
 func BenchmarkExecSync(b *testing.B) {
 	h := newHost(b)
-	c := h.box("exec sleep 1000")
+	c := h.sleeper()
 	c.start()
 	req := c.execRequest("")
 	req.Process.Args = []string{"/bin/true"}
@@ -72,12 +85,12 @@ func BenchmarkLog(b *testing.B) {
 func BenchmarkMemory(b *testing.B) {
 	const n = 60
 	h := newHost(b)
-	first := h.box("exec sleep 1000")
+	first := h.sleeper()
 	first.start()
 	shim := h.shimPids()[0].pid
 	one := pss(b, shim)
 	for range n - 1 {
-		h.box("exec sleep 1000").start()
+		h.sleeper().start()
 	}
 	time.Sleep(time.Second) // the garbage collector's pace is its own
 	all := pss(b, shim)

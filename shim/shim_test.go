@@ -252,7 +252,7 @@ func TestBadCreate(t *testing.T) {
 		{"no such mount source", func(b *box) {
 			b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/nowhere", Options: []string{"bind"}})
 		}, "/nowhere"},
-		{"log folder is a file", func(b *box) { b.req.LogPath = "/bin/busybox/log" }, "not a directory"},
+		{"log folder is a file", func(b *box) { b.req.LogPath = filepath.Join(fixture.binary, "log") }, "not a directory"},
 		{"limit above ours", func(b *box) {
 			b.spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 1 << 40, Soft: 1 << 40}}
 		}, "rlimit"},

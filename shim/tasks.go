@@ -130,6 +130,9 @@ type CreateRequest struct {
 	SystemdCgroup bool
 }
 
+// undoLimit is how long a failed Create may take to clean up.
+const undoLimit = 30 * time.Second
+
 // Create makes a container up to the point where its process, whose ID it
 // returns, waits to run the command. A command that is not there or not
 // executable is an error here. After an error nothing is left.
@@ -162,7 +165,9 @@ func (s *Shims) Create(ctx context.Context, req CreateRequest) (pid int, err err
 		err = fromWire(err)
 	}
 	if err != nil {
-		return 0, errors.Join(err, s.Delete(context.WithoutCancel(ctx), req.ID))
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+		defer cancel()
+		return 0, errors.Join(err, s.Delete(ctx, req.ID))
 	}
 	s.mu.Lock()
 	s.watchLocked(e)

@@ -71,8 +71,7 @@ func (k *Keeper) execSync(ctx context.Context, req *api.ExecSyncRequest, send fu
 // through cancel: nobody listens any more.
 func (x *execution) run(ctx context.Context, k *Keeper, ps *specs.Process, cancel func()) (int32, error) {
 	defer x.cleanUp(ctx)
-	stop := killWhen(ctx, x.sub)
-	defer stop()
+	defer x.killWhenOver(ctx)()
 
 	var fds container.Files
 	outR, err := pipeTo(&fds.Stdout)
@@ -93,7 +92,7 @@ func (x *execution) run(ctx context.Context, k *Keeper, ps *specs.Process, cance
 		return 0, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	p.InSub(x.sub.controller, x.name)
-	pid, err := k.nursery.start(func() (int, error) { return x.task.c.Start(p) })
+	pid, err := k.nursery.start(func() (int, error) { return x.task.join(p) })
 	closeFiles(&fds)
 	if err != nil {
 		return 0, err
@@ -110,6 +109,38 @@ func (x *execution) run(ctx context.Context, k *Keeper, ps *specs.Process, cance
 	_ = errR.SetReadDeadline(deadline)
 	readers.Wait()
 	return code, nil
+}
+
+// killWhenOver kills the command when ctx ends or its container does, until the
+// result is called.
+func (x *execution) killWhenOver(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	unhook := killWhen(ctx, x.sub)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-x.task.ended:
+			cancel()
+		case <-done:
+		}
+	}()
+	return func() {
+		unhook()
+		close(done)
+		cancel()
+	}
+}
+
+// join starts a command in the task's container.
+func (t *task) join(p *container.Process) (int, error) {
+	t.joining.RLock()
+	defer t.joining.RUnlock()
+	select {
+	case <-t.ended:
+		return 0, ErrNotRunning
+	default:
+		return t.c.Start(p)
+	}
 }
 
 // read starts handing out one stream.

@@ -161,10 +161,13 @@ const killLimit = 10 * time.Second
 // left, has its output logged, writes the exit record, and only then lets it be
 // seen that it has exited.
 func (k *Keeper) watch(t *task) {
-	code, killed := exitCode(t.p.Wait())
+	t.pidfd.waitEnd()
 	at := time.Now()
-	k.nursery.done(t.snapshot().pid)
 	close(t.ended)
+	t.joining.Lock()
+	code, killed := exitCode(t.p.Wait())
+	t.joining.Unlock()
+	k.nursery.done(t.snapshot().pid)
 	t.finish(code, killed, at)
 }
 
@@ -197,7 +200,6 @@ func (k *Keeper) tearDown(ctx context.Context, t *task) error {
 		if _, err := k.nursery.start(func() (int, error) { return 0, t.c.Destroy() }); err != nil {
 			return err
 		}
-		t.c = nil
 	}
 	if t.io != nil {
 		t.io.close()

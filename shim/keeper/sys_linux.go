@@ -55,7 +55,7 @@ type pidHandle struct{ f *os.File }
 
 // openPid opens a child that has not been waited for.
 func openPid(pid int) (pidHandle, error) {
-	fd, err := unix.PidfdOpen(pid, 0)
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK) // so that the poller takes it
 	if err != nil {
 		return pidHandle{}, fmt.Errorf("pidfd_open %d: %w", pid, err)
 	}
@@ -75,6 +75,19 @@ func (p pidHandle) signal(sig int) error {
 		return os.ErrProcessDone
 	}
 	return os.NewSyscallError("pidfd_send_signal", serr)
+}
+
+// waitEnd waits until the process has ended. It is then still to be waited for.
+func (p pidHandle) waitEnd() {
+	rc, err := p.f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = rc.Read(func(fd uintptr) bool {
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_PIDFD, int(fd), &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+		return err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) || info.Signo != 0
+	})
 }
 
 func (p pidHandle) close() {

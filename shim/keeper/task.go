@@ -59,6 +59,11 @@ type task struct {
 	ended chan struct{} // closed when it has been waited for
 	done  chan struct{} // closed when the status is exited
 
+	// joining is read-locked while a command is started in the container, and
+	// locked when its init is waited for: libcontainer joins the namespaces of a
+	// process ID, which must not become another process's meanwhile.
+	joining sync.RWMutex
+
 	op chan struct{} // holds a token while somebody changes the task: held across processes, so waited for with a context
 
 	mu    sync.Mutex
@@ -192,10 +197,7 @@ func (t *task) stop(ctx context.Context) error {
 func (t *task) signal(sig int, all bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch t.state.status {
-	case creating:
-		return fmt.Errorf("container %s: %w", t.rec.ID, ErrNotRunning)
-	case exited:
+	if t.state.status == exited {
 		return fmt.Errorf("container %s: it has exited: %w", t.rec.ID, ErrNotFound)
 	}
 	err := t.pidfd.signal(sig)

@@ -60,8 +60,6 @@ func (s *taskService) State(_ context.Context, req *taskapi.StateRequest) (*task
 	st := t.snapshot()
 	resp := &taskapi.StateResponse{Id: t.rec.ID, Bundle: t.rec.Bundle, Pid: uint32(st.pid)}
 	switch st.status {
-	case creating:
-		return nil, toStatus(fmt.Errorf("container %s: it is being created: %w", t.rec.ID, ErrNotFound))
 	case created:
 		resp.Status = tasktypes.Status_CREATED
 	case running:
@@ -146,7 +144,7 @@ func (s *taskService) Resume(ctx context.Context, req *taskapi.ResumeRequest) (*
 
 func (s *taskService) ResizePty(_ context.Context, req *taskapi.ResizePtyRequest) (*emptypb.Empty, error) {
 	t, err := s.find(req.Id, req.ExecId)
-	if err == nil && t.io != nil {
+	if err == nil {
 		err = t.io.resize(uint16(req.Width), uint16(req.Height))
 	}
 	return empty(err)
@@ -154,7 +152,7 @@ func (s *taskService) ResizePty(_ context.Context, req *taskapi.ResizePtyRequest
 
 func (s *taskService) CloseIO(_ context.Context, req *taskapi.CloseIORequest) (*emptypb.Empty, error) {
 	t, err := s.find(req.Id, req.ExecId)
-	if err == nil && req.Stdin && t.io != nil {
+	if err == nil && req.Stdin {
 		t.io.closeStdin()
 	}
 	return empty(err)
@@ -207,7 +205,11 @@ func (s *taskService) find(id, execID string) (*task, error) {
 	if execID != "" {
 		return nil, fmt.Errorf("container %s: exec process %s: %w", id, execID, ErrNotFound)
 	}
-	return s.k.task(id)
+	t, err := s.k.task(id)
+	if err == nil && t.snapshot().status == creating {
+		return nil, fmt.Errorf("container %s: it is being created: %w", id, ErrNotFound)
+	}
+	return t, err
 }
 
 func empty(err error) (*emptypb.Empty, error) {
