@@ -68,6 +68,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
+	defer images.Close()
 	binary, err := cfg.ShimBinary()
 	if err != nil {
 		return err
