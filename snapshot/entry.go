@@ -118,17 +118,11 @@ func (e target) clear() error {
 		return err
 	}
 	if !have.isDir() {
-		e.stale()
 		return e.dir.unlink(e.name)
 	}
 	delete(e.dirs, e.path)
-	e.stale()
 	return removeTree(e.ctx, e.dir, e.name, nil)
 }
-
-// stale makes the next entry look its parent up again, because a link or directory on
-// the way may have changed. The descriptor in use stays open until then.
-func (e target) stale() { e.parentName = "/" } // no clean name
 
 func (e target) makeDir() error {
 	have, err := e.dir.stat(e.name)
@@ -155,7 +149,6 @@ func (u *unpacker) newDir(dir at, name, path string, mode uint32, info dirInfo) 
 	have, err := dir.stat(name)
 	switch {
 	case err == nil:
-		u.parentName = "/" // see stale
 		if err := dir.unlink(name); err != nil {
 			return err
 		}
@@ -233,6 +226,9 @@ func (e target) makeSpecial() error {
 			return fmt.Errorf("device %d:%d: %w", e.hdr.Devmajor, e.hdr.Devminor, ErrCorrupt)
 		}
 	}
+	if mode == kindChar && dev == 0 {
+		e.noteWhiteout() // the device that means one
+	}
 	if err := e.replacing(func() error { return e.dir.mknod(e.name, mode|0o600, dev) }); err != nil {
 		return err
 	}
@@ -293,6 +289,7 @@ func (e target) whiteout(name string) error {
 	have, err := e.dir.stat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		e.noteWhiteout()
 		return e.dir.mknod(name, kindChar, 0)
 	case err != nil:
 		return err
@@ -301,6 +298,12 @@ func (e target) whiteout(name string) error {
 		return e.opaque(e.dir, name, joinName(parent, name))
 	}
 	return nil
+}
+
+// noteWhiteout notes that there is one beside the entry.
+func (e target) noteWhiteout() {
+	parent, _ := splitName(e.path)
+	e.whiteouts[parent] = true
 }
 
 // opaque makes the directory name in dir, at path in the layer, hide the lower ones.

@@ -159,6 +159,8 @@ func TestOrdinaryOddities(t *testing.T) {
 			[]string{"l", "t"}},
 		{"comments of git archive", []entry{{Header: tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "pax_global_header", PAXRecords: map[string]string{"comment": "x"}}}, file("f", "")},
 			[]string{"f"}},
+		{"a hard link of a file to itself", []entry{file("l", ""), hardlink("./l", "/l")},
+			[]string{"l"}},
 		{"a hard link through a link of this layer", []entry{file("usr/lib/a", ""), symlink("lib", "usr/lib"), hardlink("b", "lib/a"), hardlink("b", "/usr/lib/a")},
 			[]string{"b", "lib", "usr", "usr/lib", "usr/lib/a"}},
 	}

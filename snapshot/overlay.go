@@ -23,7 +23,7 @@ import (
 // overlay is the driver that keeps a layer as a directory and mounts them as lower
 // directories of overlayfs. On disk, below dir, all of it 0700:
 //
-//	layers/sha256-<hex>/   fs/ is the layer; layer.json; implicit
+//	layers/sha256-<hex>/   fs/ is the layer; layer.json; implicit and whiteouts, see seal.go
 //	seals/<hex>/           of a chain; seal.json, and fs/ where the chain needs one
 //	roots/<id>/            fs/ is upper, work/, root.json
 //	empty/                 the lower directory of an image without layers
@@ -202,22 +202,23 @@ func (o *overlay) fillLayer(ctx context.Context, tmp string, r io.Reader, verify
 			return fmt.Errorf("verify: %w", err)
 		}
 	}
-	if err := durable.SyncTree(ctx, files); err != nil {
-		return err
-	}
 	rec := layerRecord{OpaqueRoot: about.opaqueRoot}
 	if rec.Usage, err = measureDir(ctx, files); err != nil {
 		return err
 	}
-	implicit := []byte(strings.Join(about.implicit, "\x00"))
-	if err := durable.WriteFile(filepath.Join(tmp, "implicit"), implicit, 0o600); err != nil {
-		return err
+	for name, paths := range map[string][]string{"implicit": about.implicit, "whiteouts": about.whiteouts} {
+		if err := durable.Replace(filepath.Join(tmp, name), []byte(strings.Join(paths, "\x00")), 0o600); err != nil {
+			return err
+		}
 	}
 	data, err := json.Marshal(rec)
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(filepath.Join(tmp, "layer.json"), data, 0o600)
+	if err := durable.Replace(filepath.Join(tmp, "layer.json"), data, 0o600); err != nil {
+		return err
+	}
+	return durable.SyncTree(ctx, tmp)
 }
 
 func measureDir(ctx context.Context, dir string) (Usage, error) {

@@ -23,7 +23,12 @@ func ReadRootFile(root, path string, limit int64) ([]byte, error) {
 }
 
 func readRootFile(root, path string, limit int64) ([]byte, error) {
-	found, a, err := lookInRoot(root, path)
+	dir, err := openAt(root)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.close()
+	found, a, err := lookInRoot(dir, path)
 	if err != nil {
 		return nil, err
 	}
@@ -47,16 +52,11 @@ func readRootFile(root, path string, limit int64) ([]byte, error) {
 }
 
 // lookInRoot finds path in root without opening it. The caller closes what it returns.
-func lookInRoot(root, path string) (at, attr, error) {
+func lookInRoot(root at, path string) (at, attr, error) {
 	if path == "" {
 		return -1, attr{}, fmt.Errorf("empty path: %w", ErrInvalid)
 	}
-	dir, err := openAt(root)
-	if err != nil {
-		return -1, attr{}, err
-	}
-	defer dir.close()
-	found, err := dir.inRoot(path)
+	found, err := root.inRoot(path)
 	if err != nil {
 		return -1, attr{}, err
 	}
@@ -84,7 +84,12 @@ func CopyTree(ctx context.Context, root, path, dest string) error {
 }
 
 func copyTree(ctx context.Context, root, path, dest string) error {
-	from, a, err := lookInRoot(root, path)
+	dir, err := openAt(root)
+	if err != nil {
+		return err
+	}
+	defer dir.close()
+	from, a, err := lookInRoot(dir, path)
 	if isGone(err) {
 		return nil
 	}

@@ -104,6 +104,9 @@ func TestCopyTree(t *testing.T) {
 			t.Errorf("%s: made something", path)
 		}
 	}
+	if err := CopyTree(t.Context(), filepath.Join(root, "no-root"), "/data", filepath.Join(scratch(t), "dest")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without a root: %v", err)
+	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := CopyTree(ended, root, "/data", filepath.Join(scratch(t), "dest")); !errors.Is(err, context.Canceled) {

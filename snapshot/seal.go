@@ -118,57 +118,78 @@ func (o *overlay) stack(diffIDs []digest.Digest) (rec sealRecord, err error) {
 	return rec, nil
 }
 
-// A merging is one directory of the merged tree that some layer implies without listing
-// it, with what is known of it so far.
+// A merging is one directory of the merged tree that some layer has a mark on, with what
+// is known of it so far. There are two marks, for two things that overlayfs does:
 //
-// overlayfs shows a merged directory with the metadata of the topmost layer that has it.
-// If that one's archive did not list it (a/b/c without a and a/b), its metadata is made
-// up, and /tmp would lose its sticky bit. tar onto the layers below would leave it as it
-// was, so the seal stacks a directory on top which holds those directories as the layers
-// below give them.
+// It shows a merged directory with the metadata of the topmost layer that has it. If that
+// one's archive did not list it (a/b/c without a and a/b), its metadata is made up, and
+// /tmp would lose its sticky bit. tar onto the layers below would leave it as it was.
+//
+// It lists the whiteouts of a directory that only one layer has, as names that cannot be
+// opened. An archive may well delete what the layers below it do not have.
+//
+// For both, the seal stacks a directory on top, which holds those directories, and nothing
+// else, as the layers below give them.
 type merging struct {
 	subs map[string]*merging
 
-	seen     bool // a layer has it
-	implicit bool // the topmost such layer implied it
-	meta     *meta
-	closed   bool // nothing of the layers further down is seen in it
-	gone     bool // it is not a directory in the merged tree
-	needed   bool // the seal has it; set by settle
+	layers    int  // that have it and can be seen
+	implicit  bool // the topmost of them implied it
+	whiteouts bool // one of them has some in it
+	meta      *meta
+	closed    bool // nothing of the layers further down is seen in it
+	needed    bool // the seal has it; set by settle
 }
 
-// sub returns the directory name in m.
-func (m *merging) sub(name string) *merging {
-	if m.subs[name] == nil {
-		if m.subs == nil {
-			m.subs = make(map[string]*merging)
+// at returns the directory at path below m.
+func (m *merging) at(path string) *merging {
+	for part := range strings.SplitSeq(path, "/") {
+		if part == "." {
+			continue
 		}
-		m.subs[name] = &merging{}
+		if m.subs[part] == nil {
+			if m.subs == nil {
+				m.subs = make(map[string]*merging)
+			}
+			m.subs[part] = &merging{}
+		}
+		m = m.subs[part]
 	}
-	return m.subs[name]
+	return m
 }
 
-// merge finds, for every directory that one of the layers (topmost first) implies, what
-// the merged tree should show. It reads each layer no further than the tree of those.
+// marks are the paths of one layer's directories with a mark.
+type marks struct{ implicit, whiteouts map[string]bool }
+
+func (o *overlay) readMarks(layer string) (m marks, err error) {
+	for name, into := range map[string]*map[string]bool{"implicit": &m.implicit, "whiteouts": &m.whiteouts} {
+		data, err := os.ReadFile(o.path("layers", layer, name))
+		if err != nil {
+			return m, fmt.Errorf("layer %s: %w", layer, err)
+		}
+		*into = make(map[string]bool)
+		for path := range strings.SplitSeq(string(data), "\x00") {
+			if path != "" {
+				(*into)[path] = true
+			}
+		}
+	}
+	return m, nil
+}
+
+// merge finds, for every directory that one of the layers (topmost first) has a mark on,
+// what the merged tree should show. It reads each layer no further than the tree of those.
 func (o *overlay) merge(ctx context.Context, layers []string) (*merging, error) {
 	root := &merging{}
-	implied := make([]map[string]bool, len(layers))
+	all := make([]marks, len(layers))
 	for i, name := range layers {
-		data, err := os.ReadFile(o.path("layers", name, "implicit"))
-		if err != nil {
-			return nil, fmt.Errorf("layer %s: %w", name, err)
+		var err error
+		if all[i], err = o.readMarks(name); err != nil {
+			return nil, err
 		}
-		implied[i] = make(map[string]bool)
-		for path := range strings.SplitSeq(string(data), "\x00") {
-			if path == "" {
-				continue
-			}
-			implied[i][path] = true
-			m := root
-			for part := range strings.SplitSeq(path, "/") {
-				if part != "." {
-					m = m.sub(part)
-				}
+		for _, paths := range []map[string]bool{all[i].implicit, all[i].whiteouts} {
+			for path := range paths {
+				root.at(path)
 			}
 		}
 	}
@@ -177,25 +198,27 @@ func (o *overlay) merge(ctx context.Context, layers []string) (*merging, error) 
 		if err != nil {
 			return nil, err
 		}
-		err = root.look(ctx, dir, ".", implied[i])
+		err = root.look(ctx, dir, ".", all[i])
 		dir.close()
 		if err != nil {
 			return nil, fmt.Errorf("layer %s: %w", name, err)
 		}
 	}
+	root.whiteouts = false // always merged with the writable layer's
 	return root, nil
 }
 
 // look takes in what one layer, below those seen before, has at m, whose directory
 // there is dir and whose path is path.
-func (m *merging) look(ctx context.Context, dir at, path string, implied map[string]bool) error {
+func (m *merging) look(ctx context.Context, dir at, path string, marks marks) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if !m.seen {
-		m.seen, m.implicit = true, implied[path]
+	if m.layers++; m.layers == 1 {
+		m.implicit = marks.implicit[path]
 	}
-	if m.meta == nil && !implied[path] {
+	m.whiteouts = m.whiteouts || marks.whiteouts[path]
+	if m.meta == nil && !marks.implicit[path] {
 		meta, err := metaOf(dir)
 		if err != nil {
 			return err
@@ -212,12 +235,11 @@ func (m *merging) look(ctx context.Context, dir at, path string, implied map[str
 			continue
 		case isGone(err): // a whiteout, a file or a link, which hides all below
 			sub.closed = true
-			sub.gone = !sub.seen
 			continue
 		case err != nil:
 			return err
 		}
-		err = sub.look(ctx, next, joinName(path, name), implied)
+		err = sub.look(ctx, next, joinName(path, name), marks)
 		next.close()
 		if err != nil {
 			return err
@@ -229,12 +251,12 @@ func (m *merging) look(ctx context.Context, dir at, path string, implied map[str
 }
 
 // settle finds out, once all layers were looked at, what the seal must have: the
-// directories that would be shown with made-up metadata, and those on the way to them.
+// directories that would be shown wrongly, and those on the way to them.
 func (m *merging) settle() bool {
-	if m.gone || !m.seen {
-		return false
+	if m.layers == 0 {
+		return false // not there, or no directory
 	}
-	m.needed = m.implicit && m.meta != nil && !m.meta.isImplied()
+	m.needed = m.implicit && m.meta != nil && !m.meta.isImplied() || m.whiteouts && m.layers == 1
 	for _, sub := range m.subs {
 		m.needed = sub.settle() || m.needed
 	}

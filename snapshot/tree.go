@@ -167,6 +167,9 @@ func (r remover) remove(dir at, name string, depth int) error {
 		return r.flatten(dir, name)
 	}
 	list, err := dir.list(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // somebody else removes it too
+	}
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -101,6 +102,15 @@ func TestRemoveTree(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dir.close()
+	var both sync.WaitGroup
+	for range 2 { // at once, as a sweep and a removal may
+		both.Go(func() {
+			if err := removeTree(t.Context(), dir, "tree", nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	both.Wait()
 	for range 2 { // and absent
 		if err := removeTree(t.Context(), dir, "tree", nil); err != nil {
 			t.Fatal(err)

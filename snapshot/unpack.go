@@ -37,6 +37,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -45,6 +46,7 @@ import (
 // unpacked is what there is to know about a layer beside its files.
 type unpacked struct {
 	implicit   []string // directories the archive did not list, "." being the root; sorted
+	whiteouts  []string // directories that have whiteouts in them; sorted, may have too many
 	opaqueRoot bool     // nothing of the layers below is to be seen
 }
 
@@ -62,6 +64,7 @@ type unpacker struct {
 	parentDir  at     // -1: none
 
 	dirs       map[string]dirInfo // by path without symbolic links; may have some that have been replaced
+	whiteouts  map[string]bool    // directories that have some in them
 	opaqueRoot bool
 	buf        []byte
 }
@@ -83,7 +86,7 @@ func unpack(ctx context.Context, dir string, r io.Reader, limits Limits) (unpack
 	defer root.close()
 	u := &unpacker{
 		ctx: ctx, root: root, limits: limits, parentDir: -1,
-		dirs: map[string]dirInfo{".": implied}, buf: make([]byte, copyChunk),
+		dirs: map[string]dirInfo{".": implied}, whiteouts: make(map[string]bool), buf: make([]byte, copyChunk),
 	}
 	defer u.forget()
 	src := &source{r: r, ctx: ctx, left: limits.Bytes}
@@ -167,7 +170,7 @@ func (u *unpacker) count(hdr *tar.Header) error {
 // finish settles the directories, now that no more files are put into them.
 func (u *unpacker) finish() (unpacked, error) {
 	u.forget()
-	out := unpacked{opaqueRoot: u.opaqueRoot}
+	out := unpacked{opaqueRoot: u.opaqueRoot, whiteouts: slices.Sorted(maps.Keys(u.whiteouts))}
 	for path, info := range u.dirs {
 		if err := u.ctx.Err(); err != nil {
 			return out, err
@@ -210,7 +213,7 @@ func (u *unpacker) parent(name string) (at, string, error) {
 	return dir, path, nil
 }
 
-// forget closes the last parent. Whoever removes anything calls it first.
+// forget closes the last parent.
 func (u *unpacker) forget() {
 	if u.parentDir >= 0 {
 		u.parentDir.close()
