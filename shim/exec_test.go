@@ -42,9 +42,10 @@ func (b *box) checkExecs(marks ...string) {
 	}
 	cmdlines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range cmdlines {
+		cgroups, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cgroup"))
 		data, _ := os.ReadFile(path)
 		for _, m := range marks {
-			if bytes.Contains(data, []byte(m)) {
+			if bytes.Contains(data, []byte(m)) && bytes.Contains(cgroups, []byte(b.h.cgroup)) {
 				b.h.t.Errorf("process left: %q", data)
 			}
 		}
@@ -67,6 +68,7 @@ func TestExecSync(t *testing.T) {
 		{"a child in the background", "busybox sleep 31001 & echo out", "out\n", "", 0},
 		{"a daemon that holds the pipe", "(busybox setsid busybox sleep 31002 &) ; echo out", "out\n", "", 0},
 		{"output at the very end", "(busybox setsid sh -c 'yes | head -c 50000') & wait; echo", strings.Repeat("y\n", 25000) + "\n", "", 0},
+		{"a daemon that would speak later", "(busybox setsid sh -c 'sleep 0.3; echo late' &); echo out", "out\n", "", 0},
 		{"it is in the container", "hostname; cat", "box\n", "", 0},
 	}
 	for _, b := range []*box{own, shared} {
@@ -88,6 +90,8 @@ func TestExecSync(t *testing.T) {
 func TestExecSyncTimeout(t *testing.T) {
 	h := newHost(t)
 	for _, b := range []*box{h.box("sleep 1000"), h.box("sleep 1000").withoutPIDs()} {
+		limit := int64(100)
+		b.spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: &limit}
 		b.start()
 		req := b.execRequest("trap '' TERM; (busybox setsid busybox sleep 32001 &); busybox sleep 32002")
 		req.Timeout = 200 * time.Millisecond
@@ -97,7 +101,7 @@ func TestExecSyncTimeout(t *testing.T) {
 		}
 		b.checkExecs("32001", "32002")
 
-		req = b.execRequest("while :; do (busybox sleep 32003 &); done") // forks as fast as it can
+		req = b.execRequest("f() { f | f & }; (f) & wait; busybox sleep 32003") // forks as fast as it can
 		req.Timeout = 100 * time.Millisecond
 		if _, err := h.ExecSync(t.Context(), req); !errors.Is(err, shim.ErrTimeout) {
 			t.Errorf("exec = %v", err)

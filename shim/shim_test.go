@@ -122,6 +122,35 @@ func TestTwoStreams(t *testing.T) {
 	}
 }
 
+// All of the output is logged when the exit is known, also when the shim learns of
+// both at once.
+func TestLogBeforeExit(t *testing.T) {
+	h := newHost(t)
+	for range 5 {
+		b := h.box("read _ < /test/go; yes | head -c 60000")
+		dir := b.share()
+		fifo(t, dir, "go")
+		pid := b.start()
+		shims := h.shimPids()
+		if err := unix.Kill(shims[0].pid, unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		writeFifo(t, dir, "go")
+		eventually(t, "running", func() bool {
+			data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			return err == nil && strings.Contains(string(data), ") Z ")
+		})
+		if err := unix.Kill(shims[0].pid, unix.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(shims[0].fd)
+		b.wait()
+		if n := len(b.log()); n != 30000 {
+			t.Errorf("%d lines, want 30000", n)
+		}
+	}
+}
+
 func TestReopenLog(t *testing.T) {
 	h := newHost(t)
 	b := h.box("i=0; while [ ! -e /test/stop ]; do i=$((i+1)); echo $i; done; printf end")
@@ -149,6 +178,9 @@ func TestReopenLog(t *testing.T) {
 				t.Fatalf("%s: line %d is %q", path, n, r.text)
 			}
 		}
+	}
+	if last := b.log(); len(last) == 0 || last[len(last)-1] != (record{"stdout", "P", "end"}) {
+		t.Errorf("the last file ends with %q", last)
 	}
 	if st, err := os.Stat(b.req.LogPath); err != nil || st.Mode().Perm() != 0o640 {
 		t.Errorf("log: %v %v", st.Mode(), err)

@@ -28,7 +28,6 @@ void berth_pause(void) {
 	sigaction(SIGINT, &stop, NULL);
 	sigaction(SIGTERM, &stop, NULL);
 	sigaction(SIGCHLD, &child, NULL);
-	on_child(SIGCHLD); // those that died before there was a handler
 	for (;;) {
 		pause();
 	}

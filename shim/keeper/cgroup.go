@@ -72,41 +72,44 @@ func (g cgroup) killAll(ctx context.Context) error {
 		return nil
 	}
 	wait := time.Millisecond
-	for try := 0; ; try++ {
-		pids, err := g.procs()
-		if err != nil {
+	for {
+		n, err := g.killOnce()
+		if n == 0 || err != nil {
 			return err
 		}
-		if len(pids) == 0 {
-			return nil
-		}
-		g.killOnce(pids, try)
 		if pauseFor(ctx, wait) != nil {
-			return fmt.Errorf("cgroup %s: %d processes do not die: %w", g.dir, len(pids), context.Cause(ctx))
+			return fmt.Errorf("cgroup %s: %d processes do not die: %w", g.dir, n, context.Cause(ctx))
 		}
 		wait = min(2*wait, 50*time.Millisecond)
 	}
 }
 
-// killOnce kills pids. What forks faster than it is killed gets frozen first. A
-// process that is gone by now is what we want, so errors do not matter.
-func (g cgroup) killOnce(pids []int, try int) {
-	if g.controller == "" {
-		if os.WriteFile(filepath.Join(g.dir, "cgroup.kill"), []byte("1"), 0) == nil {
-			return
-		}
+// killOnce kills the processes that are in g and counts them. What is frozen does
+// not fork while it is killed, and dies when it thaws, which is also what happens
+// to a paused container. A process that is gone by now is what we want, so errors
+// of killing do not matter.
+func (g cgroup) killOnce() (int, error) {
+	pids, err := g.procs()
+	if len(pids) == 0 || err != nil {
+		return 0, err
 	}
-	freezer := filepath.Join(g.dir, "freezer.state")
-	frozen := g.controller == "freezer" && try > 2
-	if frozen {
-		_ = os.WriteFile(freezer, []byte("FROZEN"), 0)
+	if g.controller == "" && g.set("cgroup.kill", "1") == nil {
+		return len(pids), nil
+	}
+	if g.controller == "freezer" && g.set("freezer.state", "FROZEN") == nil {
+		defer func() { _ = g.set("freezer.state", "THAWED") }()
+		if pids, err = g.procs(); err != nil {
+			return 0, err
+		}
 	}
 	for _, pid := range pids {
 		kill(pid)
 	}
-	if g.controller == "freezer" { // a paused container's processes die only when thawed
-		_ = os.WriteFile(freezer, []byte("THAWED"), 0)
-	}
+	return len(pids), nil
+}
+
+func (g cgroup) set(file, value string) error {
+	return os.WriteFile(filepath.Join(g.dir, file), []byte(value), 0)
 }
 
 // procs lists the processes in g and below. No cgroup, no processes.
