@@ -78,7 +78,7 @@ func serve(ctx context.Context, args []string) error {
 		return fmt.Errorf("file descriptor 3 is not a listening socket: %w", err)
 	}
 	f.Close()
-	k, err := keeper.New(o)
+	k, err := keeper.New(ctx, o)
 	if err != nil {
 		return err
 	}

@@ -20,15 +20,12 @@ type cgroup struct {
 	memory     string // the directory with the OOM counter; may be ""
 }
 
-// killOrder are the v1 hierarchies to look for processes in. The freezer comes
-// first: what is frozen cannot fork while it is killed.
-var killOrder = [...]string{"freezer", "pids", "devices", "memory", "cpu", "name=systemd"}
-
-// newCgroup picks from a container's cgroup paths by controller. The unified
-// hierarchy, under "", is used when it is the only one; on a hybrid host it
-// stands beside the others and has no controllers.
+// newCgroup picks from a container's cgroup paths by controller. The freezer comes
+// first: what is frozen cannot fork while it is killed. The unified hierarchy,
+// under "", is used when it is the only one; on a hybrid host it stands beside the
+// others and has no controllers.
 func newCgroup(paths map[string]string) cgroup {
-	for _, c := range killOrder {
+	for _, c := range [...]string{"freezer", "pids", "devices", "memory", "cpu", "name=systemd"} {
 		if dir := paths[c]; dir != "" {
 			return cgroup{dir: dir, controller: c, memory: paths["memory"]}
 		}

@@ -2,7 +2,6 @@ package keeper
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,7 +15,7 @@ import (
 func Delete(ctx context.Context, state string, rec api.TaskRecord) error {
 	runcDir := api.RuncDir(state)
 	c, err := container.Load(runcDir, rec.ID)
-	if errors.Is(err, container.ErrNotExist) {
+	if container.NotExist(err) {
 		err = sweep(ctx, runcDir, rec)
 	} else if err == nil {
 		if err = newCgroup(c.Cgroups()).killAll(ctx); err == nil {

@@ -9,32 +9,40 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// What a caller may want to tell apart. Wrapped with the task's ID.
+// What a caller may want to tell apart: each has a code on the wire. Wrapped with
+// the task's ID.
 var (
-	ErrNotFound   = errors.New("not found")
-	ErrExists     = errors.New("already exists")
-	ErrNotRunning = errors.New("not running")
-	ErrNoTerminal = errors.New("it has none")
-	ErrInvalid    = errors.New("invalid request")
-	ErrUnbuilt    = errors.New("not implemented")
-	ErrBusy       = errors.New("it still has tasks")
+	errNotFound   = errors.New("not found")
+	errExists     = errors.New("already exists")
+	errNotRunning = errors.New("not running")
+	errNoTerminal = errors.New("it has none")
+	errInvalid    = errors.New("invalid request")
+	errUnbuilt    = errors.New("not implemented")
+	errBusy       = errors.New("it still has tasks")
 )
 
-// codeOf says which code an error has on the wire. The first match counts.
-var codeOf = [...]struct {
-	err  error
-	code codes.Code
-}{
-	{context.DeadlineExceeded, codes.DeadlineExceeded},
-	{context.Canceled, codes.Canceled},
-	{ErrNotFound, codes.NotFound},
-	{ErrExists, codes.AlreadyExists},
-	{ErrNotRunning, codes.FailedPrecondition},
-	{ErrNoTerminal, codes.FailedPrecondition},
-	{ErrBusy, codes.FailedPrecondition},
-	{ErrInvalid, codes.InvalidArgument},
-	{ErrUnbuilt, codes.Unimplemented},
-	{os.ErrPermission, codes.PermissionDenied},
+// codeOf says which code an error has on the wire.
+func codeOf(err error) codes.Code {
+	for _, c := range [...]struct {
+		err  error
+		code codes.Code
+	}{
+		{context.DeadlineExceeded, codes.DeadlineExceeded},
+		{context.Canceled, codes.Canceled},
+		{errNotFound, codes.NotFound},
+		{errExists, codes.AlreadyExists},
+		{errNotRunning, codes.FailedPrecondition},
+		{errNoTerminal, codes.FailedPrecondition},
+		{errBusy, codes.FailedPrecondition},
+		{errInvalid, codes.InvalidArgument},
+		{errUnbuilt, codes.Unimplemented},
+		{os.ErrPermission, codes.PermissionDenied},
+	} {
+		if errors.Is(err, c.err) {
+			return c.code
+		}
+	}
+	return codes.Internal
 }
 
 // toStatus gives err its code and keeps its text.
@@ -42,10 +50,5 @@ func toStatus(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, c := range codeOf {
-		if errors.Is(err, c.err) {
-			return status.Error(c.code, err.Error())
-		}
-	}
-	return status.Error(codes.Internal, err.Error())
+	return status.Error(codeOf(err), err.Error())
 }

@@ -38,7 +38,7 @@ func (k *Keeper) execSync(ctx context.Context, req *api.ExecSyncRequest, send fu
 	}
 	var ps specs.Process
 	if err := json.Unmarshal(req.Process, &ps); err != nil {
-		return fmt.Errorf("exec in %s: process: %w: %w", req.Id, ErrInvalid, err)
+		return fmt.Errorf("exec in %s: process: %w: %w", req.Id, errInvalid, err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -89,7 +89,7 @@ func (x *execution) run(ctx context.Context, k *Keeper, ps *specs.Process, cance
 	p, err := container.NewProcess(ps, false, fds)
 	if err != nil {
 		closeFiles(&fds)
-		return 0, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return 0, fmt.Errorf("%w: %w", errInvalid, err)
 	}
 	p.InSub(x.sub.controller, x.name)
 	pid, err := k.nursery.start(func() (int, error) { return x.task.join(p) })
@@ -137,7 +137,7 @@ func (t *task) join(p *container.Process) (int, error) {
 	defer t.joining.RUnlock()
 	select {
 	case <-t.ended:
-		return 0, ErrNotRunning
+		return 0, errNotRunning
 	default:
 		return t.c.Start(p)
 	}
@@ -171,10 +171,10 @@ func (t *task) nextExec() (string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.state.status != running {
-		return "", fmt.Errorf("container %s: %w", t.rec.ID, ErrNotRunning)
+		return "", fmt.Errorf("container %s: %w", t.rec.ID, errNotRunning)
 	}
 	if t.state.paused {
-		return "", fmt.Errorf("container %s: it is paused: %w", t.rec.ID, ErrNotRunning)
+		return "", fmt.Errorf("container %s: it is paused: %w", t.rec.ID, errNotRunning)
 	}
 	t.execs++
 	return "exec-" + strconv.Itoa(t.execs), nil

@@ -24,6 +24,7 @@ type Options struct {
 // A Keeper has the tasks of one shim process. It is safe for concurrent use.
 type Keeper struct {
 	o       Options
+	ctx     context.Context // of what goes on between calls; it does not end
 	nursery *nursery
 	pools   *pools
 	idle    chan struct{} // closed when there is nothing left to live for
@@ -35,13 +36,14 @@ type Keeper struct {
 	stopped bool
 }
 
-// New returns a Keeper without tasks.
-func New(o Options) (*Keeper, error) {
+// New returns a Keeper without tasks. The end of ctx means nothing to it.
+func New(ctx context.Context, o Options) (*Keeper, error) {
 	if err := os.MkdirAll(api.TaskDir(o.Dir), 0o700); err != nil {
 		return nil, err
 	}
 	return &Keeper{
 		o:       o,
+		ctx:     context.WithoutCancel(ctx),
 		nursery: newNursery(),
 		pools:   newPools(),
 		idle:    make(chan struct{}),
@@ -56,7 +58,7 @@ func (k *Keeper) task(id string) (*task, error) {
 	defer k.mu.Unlock()
 	t := k.tasks[id]
 	if t == nil {
-		return nil, fmt.Errorf("container %s: %w", id, ErrNotFound)
+		return nil, fmt.Errorf("container %s: %w", id, errNotFound)
 	}
 	return t, nil
 }
@@ -84,10 +86,10 @@ func (k *Keeper) create(ctx context.Context, req createRequest) (int, error) {
 	switch {
 	case k.stopped:
 		k.mu.Unlock()
-		return 0, fmt.Errorf("shim: shutting down: %w", ErrNotRunning)
+		return 0, fmt.Errorf("shim: shutting down: %w", errNotRunning)
 	case k.tasks[t.rec.ID] != nil:
 		k.mu.Unlock()
-		return 0, fmt.Errorf("container %s: %w", t.rec.ID, ErrExists)
+		return 0, fmt.Errorf("container %s: %w", t.rec.ID, errExists)
 	}
 	k.tasks[t.rec.ID] = t
 	k.mu.Unlock()
@@ -168,7 +170,7 @@ func (k *Keeper) watch(t *task) {
 	code, killed := exitCode(t.p.Wait())
 	t.joining.Unlock()
 	k.nursery.done(t.snapshot().pid)
-	t.finish(code, killed, at)
+	t.finish(k.ctx, code, killed, at)
 }
 
 // delete takes away all of a task.
@@ -246,7 +248,7 @@ func (k *Keeper) shutDown() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.tasks) > 0 {
-		return fmt.Errorf("shim: %w", ErrBusy)
+		return fmt.Errorf("shim: %w", errBusy)
 	}
 	if !k.stopped {
 		k.stopped = true
@@ -258,10 +260,10 @@ func (k *Keeper) shutDown() error {
 // check refuses IDs and bundles that are not what the daemon makes.
 func (r taskID) check() error {
 	if r.ID == "" || r.ID != filepath.Base(r.ID) || r.ID[0] == '.' {
-		return fmt.Errorf("container ID %q: %w", r.ID, ErrInvalid)
+		return fmt.Errorf("container ID %q: %w", r.ID, errInvalid)
 	}
 	if !filepath.IsAbs(r.Bundle) {
-		return fmt.Errorf("container %s: bundle %q is not an absolute path: %w", r.ID, r.Bundle, ErrInvalid)
+		return fmt.Errorf("container %s: bundle %q is not an absolute path: %w", r.ID, r.Bundle, errInvalid)
 	}
 	return nil
 }

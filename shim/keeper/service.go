@@ -21,7 +21,7 @@ func (s *keeperService) List(_ context.Context, req *api.ListRequest) (*api.List
 		}
 	}
 	if req.Id != "" && len(resp.Tasks) == 0 {
-		return nil, toStatus(fmt.Errorf("container %s: %w", req.Id, ErrNotFound))
+		return nil, toStatus(fmt.Errorf("container %s: %w", req.Id, errNotFound))
 	}
 	return resp, nil
 }

@@ -161,7 +161,7 @@ func (s *stdio) resize(width, height uint16) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.master == nil {
-		return fmt.Errorf("terminal: %w", ErrNoTerminal)
+		return fmt.Errorf("terminal: %w", errNoTerminal)
 	}
 	return resize(s.master, width, height)
 }

@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
-	"syscall"
 )
 
 // unknownExit stands for the exit code of a process that could not be waited for.

@@ -123,7 +123,7 @@ func (t *task) run(ctx context.Context) (int, error) {
 	defer t.unlock()
 	st := t.snapshot()
 	if st.status != created {
-		return 0, fmt.Errorf("container %s: start: it is not in the created state: %w", t.rec.ID, ErrNotRunning)
+		return 0, fmt.Errorf("container %s: start: it is not in the created state: %w", t.rec.ID, errNotRunning)
 	}
 	if err := t.c.Run(); err != nil {
 		return 0, fmt.Errorf("container %s: start: %w", t.rec.ID, err)
@@ -137,9 +137,9 @@ func (t *task) run(ctx context.Context) (int, error) {
 }
 
 // finish takes the task to exited. Its process has been waited for.
-func (t *task) finish(code int32, killed bool, at time.Time) {
+func (t *task) finish(ctx context.Context, code int32, killed bool, at time.Time) {
 	if !t.c.OwnPIDs() { // the kernel has left the others alive
-		ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+		ctx, cancel := context.WithTimeout(ctx, killLimit)
 		if err := t.cg.killAll(ctx); err != nil {
 			klog.ErrorS(err, "Killing what a container left behind", "container", t.rec.ID)
 		}
@@ -179,9 +179,6 @@ func (t *task) stop(ctx context.Context) error {
 		return t.cg.killAll(ctx)
 	}
 	t.killInit()
-	if t.snapshot().paused {
-		_ = t.c.Resume()
-	}
 	if err := t.cg.killAll(ctx); err != nil {
 		return err
 	}
@@ -198,11 +195,11 @@ func (t *task) signal(sig int, all bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.state.status == exited {
-		return fmt.Errorf("container %s: it has exited: %w", t.rec.ID, ErrNotFound)
+		return fmt.Errorf("container %s: it has exited: %w", t.rec.ID, errNotFound)
 	}
 	err := t.pidfd.signal(sig)
 	if errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("container %s: it has exited: %w", t.rec.ID, ErrNotFound)
+		return fmt.Errorf("container %s: it has exited: %w", t.rec.ID, errNotFound)
 	}
 	if err != nil {
 		return fmt.Errorf("container %s: %w", t.rec.ID, err)
@@ -227,7 +224,7 @@ func (t *task) reopenLog() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.state.status != running {
-		return fmt.Errorf("container %s: %w", t.rec.ID, ErrNotRunning)
+		return fmt.Errorf("container %s: %w", t.rec.ID, errNotRunning)
 	}
 	if err := t.log.reopen(); err != nil {
 		return fmt.Errorf("container %s: %w", t.rec.ID, err)
@@ -242,7 +239,7 @@ func (t *task) freeze(ctx context.Context, on bool) error {
 	}
 	defer t.unlock()
 	if t.snapshot().status != running {
-		return fmt.Errorf("container %s: %w", t.rec.ID, ErrNotRunning)
+		return fmt.Errorf("container %s: %w", t.rec.ID, errNotRunning)
 	}
 	change := t.c.Resume
 	if on {
@@ -276,7 +273,7 @@ func readSpec(bundle string) (*specs.Spec, error) {
 		return nil, fmt.Errorf("%s: %w", f.Name(), err)
 	}
 	if spec.Process == nil || spec.Linux == nil {
-		return nil, fmt.Errorf("%s: process and linux are needed: %w", f.Name(), ErrInvalid)
+		return nil, fmt.Errorf("%s: process and linux are needed: %w", f.Name(), errInvalid)
 	}
 	return &spec, nil
 }

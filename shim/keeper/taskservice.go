@@ -20,12 +20,12 @@ type taskService struct{ k *Keeper }
 
 func (s *taskService) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	if req.Checkpoint != "" || len(req.Rootfs) > 0 {
-		return nil, toStatus(fmt.Errorf("create %s: checkpoints and root filesystem mounts: %w", req.Id, ErrUnbuilt))
+		return nil, toStatus(fmt.Errorf("create %s: checkpoints and root filesystem mounts: %w", req.Id, errUnbuilt))
 	}
 	var o api.CreateOptions
 	if req.Options != nil {
 		if err := req.Options.UnmarshalTo(&o); err != nil {
-			return nil, toStatus(fmt.Errorf("create %s: options: %w: %w", req.Id, ErrInvalid, err))
+			return nil, toStatus(fmt.Errorf("create %s: options: %w: %w", req.Id, errInvalid, err))
 		}
 	}
 	pid, err := s.k.create(ctx, createRequest{
@@ -98,7 +98,7 @@ func (s *taskService) Wait(ctx context.Context, req *taskapi.WaitRequest) (*task
 
 func (s *taskService) Delete(ctx context.Context, req *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	if req.ExecId != "" {
-		return nil, toStatus(fmt.Errorf("exec processes: %w", ErrUnbuilt))
+		return nil, toStatus(fmt.Errorf("exec processes: %w", errUnbuilt))
 	}
 	exit, err := s.k.delete(ctx, req.Id)
 	if err != nil {
@@ -166,7 +166,7 @@ func (s *taskService) Update(ctx context.Context, req *taskapi.UpdateTaskRequest
 	}
 	var r specs.LinuxResources
 	if err := json.Unmarshal(req.GetResources().GetValue(), &r); err != nil {
-		return empty(fmt.Errorf("update %s: resources: %w: %w", req.Id, ErrInvalid, err))
+		return empty(fmt.Errorf("update %s: resources: %w: %w", req.Id, errInvalid, err))
 	}
 	return empty(t.update(ctx, &r))
 }
@@ -189,25 +189,25 @@ func (s *taskService) Shutdown(context.Context, *taskapi.ShutdownRequest) (*empt
 }
 
 func (s *taskService) Exec(context.Context, *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
-	return empty(fmt.Errorf("Task.Exec: %w", ErrUnbuilt))
+	return empty(fmt.Errorf("Task.Exec: %w", errUnbuilt))
 }
 
 func (s *taskService) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
-	return empty(fmt.Errorf("Task.Checkpoint: %w", ErrUnbuilt))
+	return empty(fmt.Errorf("Task.Checkpoint: %w", errUnbuilt))
 }
 
 func (s *taskService) Stats(context.Context, *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
-	return nil, toStatus(fmt.Errorf("Task.Stats: %w", ErrUnbuilt))
+	return nil, toStatus(fmt.Errorf("Task.Stats: %w", errUnbuilt))
 }
 
 // find finds a task. Its first process is the only one that the API knows.
 func (s *taskService) find(id, execID string) (*task, error) {
 	if execID != "" {
-		return nil, fmt.Errorf("container %s: exec process %s: %w", id, execID, ErrNotFound)
+		return nil, fmt.Errorf("container %s: exec process %s: %w", id, execID, errNotFound)
 	}
 	t, err := s.k.task(id)
 	if err == nil && t.snapshot().status == creating {
-		return nil, fmt.Errorf("container %s: it is being created: %w", id, ErrNotFound)
+		return nil, fmt.Errorf("container %s: it is being created: %w", id, errNotFound)
 	}
 	return t, err
 }

@@ -15,7 +15,7 @@ func (t *task) update(ctx context.Context, r *specs.LinuxResources) error {
 	}
 	defer t.unlock()
 	if st := t.snapshot().status; st != created && st != running {
-		return fmt.Errorf("container %s: %w", t.rec.ID, ErrNotRunning)
+		return fmt.Errorf("container %s: %w", t.rec.ID, errNotRunning)
 	}
 	spec, err := readSpec(t.rec.Bundle)
 	if err != nil {

@@ -21,9 +21,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// ErrNotExist is Load's error for a container that has no state.
-var ErrNotExist = libcontainer.ErrNotExist
-
 // Init is the first part of a container's process: libcontainer starts it by
 // running this binary again with the argument "init". It does not return.
 func Init() { libcontainer.Init() }
@@ -57,8 +54,11 @@ func Create(runcDir string, b Bundle) (*Container, error) {
 	return wrap(lc)
 }
 
-// Load finds a container again; ErrNotExist when it was never made, or not far
-// enough to have state.
+// NotExist reports whether err is Load's for a container that has no state.
+func NotExist(err error) bool { return errors.Is(err, libcontainer.ErrNotExist) }
+
+// Load finds a container again. It may not be there, or not have been made far
+// enough to have state: see NotExist.
 func Load(runcDir, id string) (*Container, error) {
 	lc, err := libcontainer.Load(runcDir, id)
 	if err != nil {
