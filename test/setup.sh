@@ -6,7 +6,7 @@ set -eu
 packages='
 busybox docker-registry procps util-linux
 iproute2 iptables nftables
-gcc libc6-dev libseccomp-dev make ca-certificates
+gcc libc6-dev libseccomp-dev pkg-config make git ca-certificates
 '
 
 missing=
