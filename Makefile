@@ -4,7 +4,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
-.PHONY: help build berthd shim setup test demo clean
+.NOTPARALLEL:
+.PHONY: help build berthd shim setup tools test demo clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -22,10 +23,15 @@ shim:
 setup:
 	@test/setup.sh
 
-test: setup build ## vet, unit tests (race detector), kernel tests as root, recovery, bad input, critest
+# What tests run and do not build themselves, because they have no network then.
+tools: setup
+	@test/cni/build.sh >/dev/null
+	@test/critest/tools/build.sh
+
+test: tools build ## vet, unit tests (race detector), kernel tests as root, recovery, bad input, critest
 	@go run ./test/run
 
-demo: setup build ## run a pod with a web server through crictl; DEMO_IMAGE=name runs another image
+demo: tools build ## run a pod with a web server through crictl; DEMO_IMAGE=name runs another image
 	@go run ./test/demo
 
 clean: ## remove what was built and cached
