@@ -169,6 +169,9 @@ func (h *host) checkLogs() {
 		if bytes.Contains(data, []byte("DATA RACE")) || bytes.Contains(data, []byte("panic")) {
 			h.t.Errorf("%s: a race or a panic", l)
 		}
+		if bytes.Contains(data, []byte("not compiled ahead")) {
+			h.t.Errorf("%s: a seccomp filter was not compiled ahead:\n%s", l, data)
+		}
 		if h.t.Failed() {
 			h.t.Logf("%s: %v\n%s", l, err, data)
 		}

@@ -4,6 +4,7 @@
 //	berth-shim serve --state DIR --dir DIR   answers on the socket that is file descriptor 3
 //	berth-shim delete --state DIR --id ID    takes away a container whose shim is dead
 //	berth-shim init                          the first steps of a container's process (libcontainer)
+//	berth-shim filter                        compiles a seccomp profile, for "serve"
 //	berth-shim pause, or called "pause"      the holder of a shared PID namespace
 //	berth-shim version
 package main
@@ -41,6 +42,8 @@ func main() {
 		fail(serve(context.Background(), args))
 	case "delete":
 		fail(remove(context.Background(), args))
+	case "filter":
+		fail(container.CompileFilter())
 	case "pause":
 		pause()
 	case "version":

@@ -26,6 +26,7 @@ type Keeper struct {
 	o       Options
 	ctx     context.Context // of what goes on between calls; it does not end
 	nursery *nursery
+	filters *container.Filters
 	pools   *pools
 	idle    chan struct{} // closed when there is nothing left to live for
 
@@ -41,10 +42,12 @@ func New(ctx context.Context, o Options) (*Keeper, error) {
 	if err := os.MkdirAll(api.TaskDir(o.Dir), 0o700); err != nil {
 		return nil, err
 	}
+	n := newNursery()
 	return &Keeper{
 		o:       o,
 		ctx:     context.WithoutCancel(ctx),
-		nursery: newNursery(),
+		nursery: n,
+		filters: container.NewFilters(n.wait),
 		pools:   newPools(),
 		idle:    make(chan struct{}),
 		tasks:   map[string]*task{},
@@ -127,7 +130,9 @@ func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
 	if t.p, err = container.NewProcess(spec.Process, true, t.io.theirs); err != nil {
 		return err
 	}
-	if t.c, err = container.Create(api.RuncDir(k.o.State), t.rec.bundle(spec)); err != nil {
+	b := t.rec.bundle(spec)
+	b.Filters = k.filters
+	if t.c, err = container.Create(ctx, api.RuncDir(k.o.State), b); err != nil {
 		return err
 	}
 	t.cg = newCgroup(t.c.Cgroups())

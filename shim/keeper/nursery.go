@@ -39,6 +39,12 @@ func (n *nursery) start(fn func() (int, error)) (int, error) {
 	return pid, err
 }
 
+// wait runs fn, which makes a child and waits for it.
+func (n *nursery) wait(fn func() error) error {
+	_, err := n.start(func() (int, error) { return 0, fn() })
+	return err
+}
+
 // done says that pid has been waited for.
 func (n *nursery) done(pid int) {
 	n.mu.Lock()

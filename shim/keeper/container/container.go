@@ -6,8 +6,11 @@
 package container
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +20,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // the C half of "init"
+	"github.com/opencontainers/runc/libcontainer/seccomp"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -31,6 +35,7 @@ type Bundle struct {
 	Dir           string // relative paths of Spec are taken from here
 	SystemdCgroup bool
 	Spec          *specs.Spec
+	Filters       *Filters // nil: each start compiles its seccomp filter
 }
 
 // A Container is libcontainer's, with what is known of it without taking its
@@ -39,10 +44,11 @@ type Container struct {
 	lc      *libcontainer.Container
 	cgroups map[string]string
 	ownPIDs bool
+	filter  *os.File // the compiled seccomp filter, or nil; not ours
 }
 
 // Create makes the container's state in runcDir, not yet a process.
-func Create(runcDir string, b Bundle) (*Container, error) {
+func Create(ctx context.Context, runcDir string, b Bundle) (*Container, error) {
 	config, err := convert(b)
 	if err != nil {
 		return nil, err
@@ -51,7 +57,41 @@ func Create(runcDir string, b Bundle) (*Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	return wrap(lc)
+	c, err := wrap(lc)
+	if err != nil {
+		return nil, err
+	}
+	profile, err := profileOf(config.Seccomp)
+	if err != nil {
+		return nil, err
+	}
+	c.filter = b.Filters.get(ctx, profile)
+	return c, nil
+}
+
+// profileOf is a seccomp profile as Filters take it, nil for none and for one
+// whose calls are answered by an agent: that needs libseccomp's own doing.
+func profileOf(s *configs.Seccomp) ([]byte, error) {
+	if s == nil || s.ListenerPath != "" {
+		return nil, nil
+	}
+	for _, call := range s.Syscalls {
+		if call.Action == configs.Notify {
+			return nil, nil
+		}
+	}
+	return json.Marshal(s)
+}
+
+// installFilter has libseccomp compile the profile that r has as JSON, and this
+// process confined by it.
+func installFilter(r io.Reader) error {
+	var s configs.Seccomp
+	if err := json.NewDecoder(r).Decode(&s); err != nil {
+		return fmt.Errorf("seccomp profile: %w", err)
+	}
+	_, err := seccomp.InitSeccomp(&s)
+	return err
 }
 
 // NotExist reports whether err is Load's for a container that has no state.
@@ -238,6 +278,9 @@ func (p *Process) Wait() *os.ProcessState {
 // Start starts p in c. An init stops before it executes its command, until Run.
 // It returns the process ID, which is p's until Wait has returned.
 func (c *Container) Start(p *Process) (int, error) {
+	if c.filter != nil {
+		p.lp.ExtraFiles = []*os.File{c.filter} // filter.c looks for it there, and closes it
+	}
 	if err := c.lc.Start(p.lp); err != nil {
 		return 0, err
 	}

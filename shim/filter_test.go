@@ -1,0 +1,87 @@
+package shim_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/moby/profiles/seccomp"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// denying is a profile that denies one call.
+func denying(call string) *specs.LinuxSeccomp {
+	return &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
+		{Names: []string{call}, Action: specs.ActErrno},
+	}}
+}
+
+// Filters are compiled ahead and kept: each container and each command must get
+// its own profile's, with and without no_new_privs (which decides when it is
+// installed), and nothing of how it was handed over.
+func TestSeccompFilters(t *testing.T) {
+	h := newHost(t)
+	const try = `mkdir /tmp/d 2>/dev/null && echo mkdir; ln -s x /tmp/l 2>/dev/null && echo symlink; rm -rf /tmp/d /tmp/l`
+	for _, tt := range []struct {
+		name    string
+		profile *specs.LinuxSeccomp
+		want    string
+	}{
+		{"no mkdir", denying("mkdir"), "symlink"},
+		{"no symlink", denying("symlink"), "mkdir"},
+		{"no mkdir again", denying("mkdir"), "symlink"},
+		{"none", nil, "mkdir symlink"},
+	} {
+		for _, nnp := range []bool{false, true} {
+			b := h.box(try + "; sleep 1000")
+			b.spec.Linux.Seccomp = tt.profile
+			b.spec.Process.NoNewPrivileges = nnp
+			b.start()
+			got, err := b.exec(try)
+			if words := strings.Join(strings.Fields(string(got.Stdout)), " "); err != nil || words != tt.want {
+				t.Errorf("%s, no_new_privs %t: a command could do %q (%v), want %q", tt.name, nnp, words, err, tt.want)
+			}
+			b.checkConfined(tt.profile != nil)
+		}
+	}
+}
+
+// The default profile, compiled ahead, is as strict as ever: calls outside it
+// fail with EPERM, and unknown ones with ENOSYS.
+func TestSeccompDefault(t *testing.T) {
+	h := newHost(t)
+	for range 2 { // the second gets what the first had compiled
+		b := h.box("sleep 1000")
+		var err error
+		if b.spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(b.spec); err != nil {
+			t.Fatal(err)
+		}
+		b.start()
+		got, err := b.exec("unshare -U true 2>&1; hostname x 2>&1; echo $?")
+		if err != nil || !strings.Contains(string(got.Stdout), "Operation not permitted") {
+			t.Errorf("unshare and sethostname: %q, %v", got.Stdout, err)
+		}
+		b.checkConfined(true)
+	}
+}
+
+// checkConfined looks at the first process and at a command: in seccomp's filter
+// mode or not, and with no descriptor but the three.
+func (b *box) checkConfined(want bool) {
+	b.h.t.Helper()
+	for _, who := range []string{"1", "self"} {
+		got, err := b.exec("grep Seccomp: /proc/" + who + "/status; ls /proc/" + who + "/fd")
+		words := strings.Fields(string(got.Stdout))
+		mode := map[bool]string{true: "2", false: "0"}[want]
+		if err != nil || len(words) < 2 || words[1] != mode {
+			b.h.t.Errorf("process %s: %q, %v; want seccomp mode %s", who, words, err, mode)
+			continue
+		}
+		fds := strings.Join(words[2:], " ")
+		if who == "self" {
+			fds = strings.TrimSuffix(fds, " 3") // the folder that ls reads
+		}
+		if fds != "0 1 2" {
+			b.h.t.Errorf("process %s has descriptors %q", who, fds)
+		}
+	}
+}
