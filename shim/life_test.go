@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -172,6 +173,8 @@ func TestShimLeaves(t *testing.T) {
 
 // Signals that end the daemon, or the node's other processes, do not end a shim.
 func TestShimSignals(t *testing.T) {
+	signal.Ignore(unix.SIGHUP, unix.SIGUSR1) // as a daemon's parent may; the shim inherits it
+	defer signal.Reset(unix.SIGHUP, unix.SIGUSR1)
 	h := newHost(t)
 	b := h.box("grep Sig /proc/self/status; read _ < /test/go; exit 2")
 	dir := b.share()
