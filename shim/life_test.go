@@ -5,11 +5,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/berthd/berth/shim"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -172,9 +172,27 @@ func TestShimLeaves(t *testing.T) {
 }
 
 // Signals that end the daemon, or the node's other processes, do not end a shim.
+// setIgnored sets a signal's disposition to ignored, or to the default.
+func setIgnored(t *testing.T, sig uintptr, ignored bool) {
+	t.Helper()
+	act := struct {
+		handler, flags, restorer uintptr
+		mask                     uint64
+	}{}
+	if ignored {
+		act.handler = 1 // SIG_IGN
+	}
+	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&act)), 0, 8, 0, 0); errno != 0 {
+		t.Fatal(errno)
+	}
+}
+
 func TestShimSignals(t *testing.T) {
-	signal.Ignore(unix.SIGHUP, unix.SIGUSR1) // as a daemon's parent may; the shim inherits it
-	defer signal.Reset(unix.SIGHUP, unix.SIGUSR1)
+	// As a daemon's parent may; the shim inherits it. Go cannot ignore signal 32,
+	// which a C library keeps to itself, and make leaves ignored.
+	const inC = 32
+	setIgnored(t, inC, true)
+	defer setIgnored(t, inC, false)
 	h := newHost(t)
 	b := h.box("grep Sig /proc/self/status; read _ < /test/go; exit 2")
 	dir := b.share()
