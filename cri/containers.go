@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -109,11 +110,12 @@ func containerState(s sandbox.State) runtimeapi.ContainerState {
 	}
 }
 
-// imageSpec is the image as the user asked for it.
+// imageSpec is the image as the user asked for it: kubelet asks for an ID and says
+// what the user wrote beside it, and shows what it gets back in the pod's status.
 func imageSpec(r sandbox.ContainerRecord) *runtimeapi.ImageSpec {
 	asked := r.Config().GetImage()
 	return &runtimeapi.ImageSpec{
-		Image:              asked.GetImage(),
+		Image:              cmp.Or(asked.GetUserSpecifiedImage(), asked.GetImage()),
 		Annotations:        asked.GetAnnotations(),
 		UserSpecifiedImage: asked.GetUserSpecifiedImage(),
 		RuntimeHandler:     asked.GetRuntimeHandler(),

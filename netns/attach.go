@@ -97,7 +97,7 @@ func (n *Network) Detach(ctx context.Context, a Attachment) error {
 		return fmt.Errorf("pod %s: network %s: DEL: %w", a.PodID, list.Name, err)
 	}
 	n.own.Delete(a.PodID)
-	return nil
+	return n.exec.unlock(a.PodID)
 }
 
 // GC takes away what is left of pods that are neither in live nor attached since
@@ -207,6 +207,10 @@ func (n *Network) delStale(ctx context.Context, keep attachments) []error {
 			// libcni would try again with the network's present configuration, and
 			// forget this one if that succeeds. It is kept for the next GC.
 			keep.add(c.Network, c.ContainerID, c.IfName)
+			continue
+		}
+		if err := n.exec.unlock(c.ContainerID); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	return errs

@@ -86,7 +86,7 @@ func OpenNetwork(ctx context.Context, o Options) (*Network, error) {
 	}
 	n := &Network{
 		o:     o,
-		exec:  &plugins{},
+		exec:  &plugins{locks: filepath.Join(o.CacheDir, "locks")},
 		users: semaphore.NewWeighted(allUsers),
 		done:  make(chan struct{}),
 	}

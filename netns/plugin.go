@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -27,8 +26,13 @@ const (
 // plugins runs CNI plugins for libcni. Unlike libcni's own executor it does not
 // wait for what a plugin has started: at the deadline the plugin and its
 // children are killed and the call returns.
+//
+// A plugin works on when the daemon dies: cut short, the reference plugins leave
+// things that their DEL does not find again. So that the next daemon does not run
+// one beside it, each holds its container's lock (lock.go).
 type plugins struct {
 	version.PluginDecoder
+	locks string // folder of the containers' locks; "" is none
 }
 
 // FindInPath returns the plugin's file in the first of dirs that has one.
@@ -47,13 +51,13 @@ func (*plugins) FindInPath(plugin string, dirs []string) (string, error) {
 
 // ExecPlugin runs the program at path once: conf on its stdin, its stdout back.
 // A program that is being installed at this moment is waited for a little.
-func (*plugins) ExecPlugin(ctx context.Context, path string, conf []byte, env []string) ([]byte, error) {
-	// The kernel kills the plugin when the thread that started it ends, which
-	// must be when the daemon does. A locked thread is there until Wait is done.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-
+func (p *plugins) ExecPlugin(ctx context.Context, path string, conf []byte, env []string) ([]byte, error) {
 	name := filepath.Base(path)
+	lock, err := p.lock(ctx, env)
+	if err != nil {
+		return nil, fmt.Errorf("CNI plugin %s: %w", name, err)
+	}
+	defer lock.Close()
 	for try := 1; ; try++ {
 		var stdout, stderr capped
 		cmd := exec.CommandContext(ctx, path)
@@ -61,6 +65,9 @@ func (*plugins) ExecPlugin(ctx context.Context, path string, conf []byte, env []
 		cmd.Stdin = bytes.NewReader(conf)
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
 		cmd.WaitDelay = pluginPipeLimit
+		if lock != nil {
+			cmd.ExtraFiles = []*os.File{lock}
+		}
 		inOwnGroup(cmd)
 
 		err := cmd.Run()

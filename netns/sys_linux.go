@@ -106,11 +106,9 @@ func isBadValue(err error) bool {
 func isBusy(err error) bool { return errors.Is(err, unix.ETXTBSY) }
 
 // inOwnGroup has cmd run in a process group of its own, all of which is killed
-// when cmd's context ends, or, cmd alone, when the thread that starts it does:
-// no plugin works on behind a daemon that died. Start and Wait must be called on
-// one locked thread.
+// when cmd's context ends.
 func inOwnGroup(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error {
 		err := unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
 		if errors.Is(err, unix.ESRCH) {
@@ -118,4 +116,14 @@ func inOwnGroup(cmd *exec.Cmd) {
 		}
 		return os.NewSyscallError("kill", err)
 	}
+}
+
+// tryLock takes the lock of an open file, which every process that inherits the
+// file holds too; held is true when another has it.
+func tryLock(f *os.File) (held bool, err error) {
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, os.NewSyscallError("flock", err)
 }

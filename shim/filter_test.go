@@ -32,7 +32,7 @@ func TestSeccompFilters(t *testing.T) {
 		{"none", nil, "mkdir symlink"},
 	} {
 		for _, nnp := range []bool{false, true} {
-			b := h.box(try + "; sleep 1000")
+			b := h.box("sleep 1000")
 			b.spec.Linux.Seccomp = tt.profile
 			b.spec.Process.NoNewPrivileges = nnp
 			b.start()

@@ -1,0 +1,71 @@
+package netns
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// A plugin that a dead daemon left is not disturbed: the next one for the same
+// container begins when it, and all it has started, has ended. Others do not wait.
+func TestPluginOfADeadDaemon(t *testing.T) {
+	p := &plugins{locks: t.TempDir()}
+	env := []string{"CNI_COMMAND=DEL", "CNI_CONTAINERID=pod1"}
+	lock, err := p.lock(limited(t), env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Its child holds the lock, and the daemon has gone.
+	in, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command("cat")
+	child.Stdin, child.ExtraFiles = in, []*os.File{lock}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	in.Close()
+	lock.Close()
+
+	if other, err := p.lock(limited(t), []string{"CNI_CONTAINERID=pod2"}); err != nil {
+		t.Error(err)
+	} else {
+		other.Close()
+	}
+	if f, err := os.Open(filepath.Join(p.locks, "pod1")); err != nil {
+		t.Error(err)
+	} else {
+		if held, err := tryLock(f); !held || err != nil {
+			t.Errorf("the lock went with the daemon: %t, %v", held, err)
+		}
+		f.Close()
+	}
+
+	ran := filepath.Join(t.TempDir(), "ran")
+	path := script(t, t.TempDir(), "next", "touch "+ran)
+	done := make(chan error)
+	go func() {
+		_, err := p.ExecPlugin(limited(t), path, nil, env)
+		done <- err
+	}()
+	out.Close() // the plugin of before ends
+	if err := child.Wait(); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(ran); err != nil {
+		t.Error(err)
+	}
+	for range 2 {
+		if err := p.unlock("pod1"); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(p.locks, "pod1")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
