@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/distribution/reference"
 	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/imageservice"
@@ -57,12 +58,14 @@ func (cs *Containers) findImage(_ context.Context, c *Container) error {
 	})
 }
 
-// imageRef is a digested reference of the image, of the repository that the user
-// asked for when it has one there, or else its ID.
+// imageRef is a digested reference of the image: of the repository that the user
+// named when the image has one there, or else its first, or else its ID.
 func imageRef(img imageservice.Image, asked string) string {
-	for _, d := range img.Digests {
-		if repo, _, _ := strings.Cut(d, "@"); asked != "" && strings.Contains(repo, strings.Split(asked, ":")[0]) {
-			return d
+	if named, err := reference.ParseNormalizedNamed(asked); err == nil {
+		for _, d := range img.Digests {
+			if repo, _, _ := strings.Cut(d, "@"); repo == named.Name() {
+				return d
+			}
 		}
 	}
 	if len(img.Digests) > 0 {

@@ -1,0 +1,25 @@
+package sandbox
+
+import (
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berthd/berth/imageservice"
+)
+
+func TestImageRef(t *testing.T) {
+	const one, two = "docker.io/library/web@sha256:1", "quay.io/a/web@sha256:2"
+	id := digest.FromString("x")
+	img := imageservice.Image{ID: id, Digests: []string{one, two}}
+	for asked, want := range map[string]string{
+		"web": one, "quay.io/a/web:v1": two, "web:latest": one, "example.org/other": one, "": one, id.String(): one,
+	} {
+		if got := imageRef(img, asked); got != want {
+			t.Errorf("asked for %q: %s, want %s", asked, got, want)
+		}
+	}
+	if got := imageRef(imageservice.Image{ID: id}, "web"); got != id.String() {
+		t.Errorf("without digests: %s", got)
+	}
+}
