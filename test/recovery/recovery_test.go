@@ -31,7 +31,18 @@ type ticker struct {
 	pid            int
 }
 
-func TestKill(t *testing.T) {
+// TestRestart ends the daemon, by force and in good order, while pods run: nobody
+// may notice, and the next daemon knows what happened meanwhile.
+func TestRestart(t *testing.T) {
+	for how, end := range map[string]func(*node.Node) error{
+		"SIGKILL": func(n *node.Node) error { n.Kill(); return nil },
+		"SIGTERM": (*node.Node).Stop,
+	} {
+		t.Run(how, func(t *testing.T) { restart(t, end) })
+	}
+}
+
+func restart(t *testing.T, end func(*node.Node) error) {
 	s := open(t)
 	tickers := make([]*ticker, pods)
 	for i := range tickers {
@@ -40,7 +51,9 @@ func TestKill(t *testing.T) {
 	leaver := s.ticker(t, "leaver")
 	grow(t, append(tickers, leaver), 10)
 
-	s.node.Kill()
+	if err := end(s.node); err != nil {
+		t.Fatal(err)
+	}
 	exitWith7(t, leaver.pid)
 	eventually(t, "the container that was told to exit ends", func() bool { return !alive(leaver.pid) })
 	grow(t, tickers, 50) // time goes by without a daemon
