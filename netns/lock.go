@@ -53,6 +53,15 @@ func (p *plugins) lock(ctx context.Context, env []string) (*os.File, error) {
 	}
 }
 
+// release gives a lock back, also from what the plugin has left running: only a
+// plugin that outlives this process goes on holding it.
+func release(lock *os.File) {
+	if lock != nil {
+		dropLock(lock)
+		lock.Close()
+	}
+}
+
 // unlock forgets a container's lock. An absent one is fine.
 func (p *plugins) unlock(id string) error {
 	if p.locks == "" {

@@ -60,6 +60,20 @@ func TestPluginOfADeadDaemon(t *testing.T) {
 	if _, err := os.Stat(ran); err != nil {
 		t.Error(err)
 	}
+	// What a plugin leaves running does not hold up the next one.
+	behind := script(t, t.TempDir(), "behind", "sleep 1000 >/dev/null 2>&1 </dev/null & echo $! >"+ran)
+	if _, err := p.ExecPlugin(limited(t), behind, nil, env); err != nil {
+		t.Error(err)
+	}
+	defer exec.Command("sh", "-c", "kill $(cat "+ran+")").Run()
+	if f, err := os.Open(filepath.Join(p.locks, "pod1")); err != nil {
+		t.Error(err)
+	} else {
+		if held, err := tryLock(f); held || err != nil {
+			t.Errorf("held by what a plugin has left: %t, %v", held, err)
+		}
+		f.Close()
+	}
 	for range 2 {
 		if err := p.unlock("pod1"); err != nil {
 			t.Error(err)

@@ -57,7 +57,7 @@ func (p *plugins) ExecPlugin(ctx context.Context, path string, conf []byte, env 
 	if err != nil {
 		return nil, fmt.Errorf("CNI plugin %s: %w", name, err)
 	}
-	defer lock.Close()
+	defer release(lock)
 	for try := 1; ; try++ {
 		var stdout, stderr capped
 		cmd := exec.CommandContext(ctx, path)

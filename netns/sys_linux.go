@@ -127,3 +127,6 @@ func tryLock(f *os.File) (held bool, err error) {
 	}
 	return false, os.NewSyscallError("flock", err)
 }
+
+// dropLock gives the lock of an open file back for all who inherited it.
+func dropLock(f *os.File) { _ = unix.Flock(int(f.Fd()), unix.LOCK_UN) }
