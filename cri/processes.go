@@ -30,7 +30,23 @@ func (s processes) ExecSync(ctx context.Context, req *runtimeapi.ExecSyncRequest
 	if err != nil {
 		return nil, err
 	}
-	return &runtimeapi.ExecSyncResponse{Stdout: res.Stdout, Stderr: res.Stderr, ExitCode: res.Code}, nil
+	stdout, stderr := fit(res.Stdout, res.Stderr, maxMessage-messageRoom)
+	return &runtimeapi.ExecSyncResponse{Stdout: stdout, Stderr: stderr, ExitCode: res.Code}, nil
+}
+
+// messageRoom is what a message needs beside its streams, in bytes, with much to
+// spare.
+const messageRoom = 64 << 10
+
+// fit cuts two streams to what fits together. A stream that is shorter than its
+// half leaves the rest to the other.
+func fit(a, b []byte, room int) (fitA, fitB []byte) {
+	if len(a)+len(b) <= room {
+		return a, b
+	}
+	n := max(room/2, room-len(b))
+	a = a[:min(len(a), n)]
+	return a, b[:min(len(b), room-len(a))]
 }
 
 // ReopenContainerLog implements the RPC.

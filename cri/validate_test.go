@@ -166,6 +166,17 @@ func TestToStatus(t *testing.T) {
 	}
 }
 
+func TestFit(t *testing.T) {
+	for _, tt := range []struct{ a, b, wantA, wantB int }{
+		{3, 4, 3, 4}, {10, 0, 10, 0}, {20, 0, 10, 0}, {0, 20, 0, 10}, {20, 20, 5, 5}, {20, 2, 8, 2}, {2, 20, 2, 8}, {5, 6, 5, 5},
+	} {
+		a, b := fit(make([]byte, tt.a), make([]byte, tt.b), 10)
+		if len(a) != tt.wantA || len(b) != tt.wantB {
+			t.Errorf("fit(%d, %d) = %d, %d; want %d, %d", tt.a, tt.b, len(a), len(b), tt.wantA, tt.wantB)
+		}
+	}
+}
+
 func TestLists(t *testing.T) {
 	labels := map[string]string{"a": "1", "b": ""}
 	for name, tt := range map[string]struct {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/sandbox/spec"
+	"github.com/berthd/berth/shim"
 	"github.com/berthd/berth/snapshot"
 )
 
@@ -26,6 +28,9 @@ const (
 	maxSeccomp  = 4 << 20
 	maxBundle   = 16 << 20
 )
+
+// maxVolumes bounds the VOLUMEs of an image, each of which is a copy.
+const maxVolumes = 64
 
 // addSpec writes the OCI runtime spec of the container into its bundle.
 func (cs *Containers) addSpec(ctx context.Context, c *Container) error {
@@ -79,12 +84,12 @@ func (cs *Containers) specInput(ctx context.Context, c *Container) (spec.Input, 
 	if in.Namespaces, err = cs.joined(ctx, c); err != nil {
 		return spec.Input{}, err
 	}
-	dir := cs.opts.podFiles(r.PodID)
-	in.Files.ResolvConf = filepath.Join(dir, resolvConf)
-	in.Files.Hostname = filepath.Join(dir, hostnameFile)
+	etc := cs.opts.podEtc(r.PodID)
+	in.Files.ResolvConf = filepath.Join(etc, resolvConf)
+	in.Files.Hostname = filepath.Join(etc, hostnameFile)
 	in.Files.Shm = "/dev/shm"
 	if pod.namespaceOptions().GetIpc() != runtimeapi.NamespaceMode_NODE {
-		in.Files.Shm = filepath.Join(dir, shmDir)
+		in.Files.Shm = filepath.Join(cs.opts.podFiles(r.PodID), shmDir)
 	}
 	if in.Devices, in.DeviceRules, err = spec.LoadDevices(r.Config().GetDevices()); err != nil {
 		return spec.Input{}, err
@@ -146,27 +151,55 @@ func (cs *Containers) joined(ctx context.Context, c *Container) (spec.Namespaces
 		if target.pod != c.pod {
 			return ns, fmt.Errorf("PID mode TARGET: %s is of another pod: %w", target.what(), ErrInvalid)
 		}
-		state, err := cs.opts.Processes.State(ctx, target.Record().ID)
-		if err != nil {
-			return ns, fmt.Errorf("PID mode TARGET: %s: %w", target.what(), err)
+		if ns.PID, err = cs.pinTarget(ctx, c, target); err != nil {
+			return ns, fmt.Errorf("PID mode TARGET: %w", err)
 		}
-		if target.Record().State != Running {
-			return ns, fmt.Errorf("PID mode TARGET: %s is not running: %w", target.what(), ErrBadState)
-		}
-		ns.PID = pidNamespacePath(state.Pid)
 	}
 	return ns, nil
+}
+
+// pinTarget pins the target's PID namespace for c. The target still runs after
+// that, so what was pinned is not that of another process with its number.
+func (cs *Containers) pinTarget(ctx context.Context, c, target *Container) (string, error) {
+	pin := cs.opts.targetPin(c.Record().ID)
+	for pinned := false; ; pinned = true {
+		state, err := cs.opts.Processes.State(ctx, target.Record().ID)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", target.what(), err)
+		}
+		if state.Status != shim.StatusRunning {
+			return "", fmt.Errorf("%s is not running: %w", target.what(), ErrBadState)
+		}
+		if pinned {
+			return pin, nil
+		}
+		if err := pinNamespace(pidNamespacePath(state.Pid), pin); err != nil {
+			return "", err
+		}
+	}
 }
 
 // makeVolumes makes a folder of the host for each VOLUME of the image, with what
 // the image has there. They live and die with the container. What kubelet mounts
 // at the same place comes instead (spec.Container decides).
 func (cs *Containers) makeVolumes(ctx context.Context, r ContainerRecord, volumes []string) ([]string, error) {
+	if len(volumes) > maxVolumes {
+		return nil, fmt.Errorf("image: %d VOLUMEs, more than %d: %w", len(volumes), maxVolumes, ErrInvalid)
+	}
+	taken := map[string]bool{} // mounted over by kubelet, or made before under another spelling
+	for _, m := range r.Config().GetMounts() {
+		taken[path.Clean(m.GetContainerPath())] = true
+	}
 	dirs := make([]string, len(volumes))
 	for i, v := range volumes {
-		if _, err := spec.VolumePath(v); err != nil {
+		at, err := spec.VolumePath(v)
+		if err != nil {
 			return nil, err
 		}
+		if taken[at] {
+			continue
+		}
+		taken[at] = true
 		dir := filepath.Join(cs.opts.volumes(r.PodID, r.ID), fmt.Sprint(i))
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v, err)
@@ -197,8 +230,7 @@ func localhostProfile(p *runtimeapi.SecurityProfile) ([]byte, error) {
 }
 
 // stopSignal is the signal that asks the container to stop: kubelet's, or the
-// image's, or SIGTERM. CRI numbers its signals in an order of its own, so they
-// are mapped by their names without the prefix that cri-api 0.37 gave them.
+// image's, or SIGTERM.
 func stopSignal(cfg *runtimeapi.ContainerConfig, image string) int {
 	if n, ok := signalOfCRI(cfg.GetStopSignal()); ok {
 		return n

@@ -107,6 +107,9 @@ func (cs *Containers) removeRoot(ctx context.Context, id string) error {
 	if err := snapshot.Unmount(cs.opts.rootfs(id)); err != nil {
 		return err
 	}
+	if err := unmount(cs.opts.targetPin(id)); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(cs.opts.bundle(id)); err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
@@ -153,9 +156,11 @@ func (cs *Containers) delTask(ctx context.Context, c *Container) error {
 	return cs.opts.Tasks.Delete(ctx, c.Record().ID)
 }
 
-// created makes the container visible.
+// created makes the container visible, unless its pod was stopped meanwhile.
 func (cs *Containers) created(_ context.Context, c *Container) error {
-	err := c.move(Created, func(r *ContainerRecord) { r.Stages = c.trace.Stages() })
+	err := c.pod.whileOpen(func() error {
+		return c.move(Created, func(r *ContainerRecord) { r.Stages = c.trace.Stages() })
+	})
 	if err != nil {
 		return err
 	}

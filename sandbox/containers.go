@@ -112,12 +112,12 @@ func (cs *Containers) start(ctx context.Context, c *Container) error {
 		return fmt.Errorf("%s: its pod is %s: %w", c.what(), s, ErrBadState)
 	}
 	if why := c.Record().Refusal; why != "" {
-		cs.finish(ctx, c, ReasonStartError, codeStartError, why)
-		return fmt.Errorf("%s: start: %s: %w", c.what(), why, shim.ErrRefused)
+		left := cs.finish(ctx, c, ReasonStartError, codeStartError, why)
+		return withLeft(fmt.Errorf("%s: start: %s: %w", c.what(), why, shim.ErrRefused), left)
 	}
 	if err := cs.opts.Tasks.Start(ctx, c.Record().ID); err != nil {
-		cs.finish(ctx, c, ReasonStartError, codeStartError, err.Error())
-		return fmt.Errorf("%s: start: %w", c.what(), err)
+		left := cs.finish(ctx, c, ReasonStartError, codeStartError, err.Error())
+		return withLeft(fmt.Errorf("%s: start: %w", c.what(), err), left)
 	}
 	// The process may have ended already; then the exit stands and this is not seen.
 	err := c.move(Running, func(r *ContainerRecord) { r.StartedAt = time.Now().UnixNano() })
@@ -127,12 +127,24 @@ func (cs *Containers) start(ctx context.Context, c *Container) error {
 	return nil
 }
 
-// finish ends a container of which nothing may be left running. An exit that is
-// on record already stands, unless the cause is that it could not be started: a
-// watcher sees that exit too, but not its cause.
-func (cs *Containers) finish(ctx context.Context, c *Container, reason string, code int32, why string) {
+// withLeft adds what went wrong in cleaning up to an error, which keeps its code.
+func withLeft(err, left error) error {
+	if left != nil {
+		return fmt.Errorf("%w; then %v", err, left)
+	}
+	return err
+}
+
+// finish ends a container of which nothing may be left running, within a deadline
+// of its own. While something may run, it is not reported as exited: kubelet would
+// start another beside it. An exit that is on record already stands, unless the
+// cause is that it could not be started: a watcher sees that exit too, but not its
+// cause.
+func (cs *Containers) finish(ctx context.Context, c *Container, reason string, code int32, why string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownLimit)
+	defer cancel()
 	if err := cs.opts.Tasks.Delete(ctx, c.Record().ID); err != nil {
-		why = fmt.Sprintf("%s; then %v", why, err)
+		return fmt.Errorf("%s: kill what is left of it: %w", c.what(), err)
 	}
 	edit := func(r *ContainerRecord) {
 		r.FinishedAt, r.ExitCode, r.Reason, r.Message = time.Now().UnixNano(), code, reason, why
@@ -140,6 +152,7 @@ func (cs *Containers) finish(ctx context.Context, c *Container, reason string, c
 	if err := c.move(Exited, edit); err != nil && reason == ReasonStartError && c.Record().State == Exited {
 		_ = c.note(edit)
 	}
+	return nil
 }
 
 // Remove takes away all of the container, its record last; a running one is
@@ -157,17 +170,22 @@ func (cs *Containers) Remove(ctx context.Context, id string) error {
 
 func (cs *Containers) removeContainer(ctx context.Context, c *Container) error {
 	return c.turn.do(ctx, c.what(), "removal", 2*teardownLimit, &c.trace, func(ctx context.Context) error {
-		if err := cs.halt(ctx, c, 0); err != nil {
-			return err
-		}
-		if err := c.move(Removing, nil); err != nil {
-			return err
-		}
-		if err := teardown(ctx, c, &c.trace, cs.steps()); err != nil {
-			return fmt.Errorf("%s: %w", c.what(), err)
-		}
-		return nil
+		return cs.remove(ctx, c)
 	})
+}
+
+// remove runs inside c's turn.
+func (cs *Containers) remove(ctx context.Context, c *Container) error {
+	if err := cs.halt(ctx, c, 0); err != nil {
+		return err
+	}
+	if err := c.move(Removing, nil); err != nil {
+		return err
+	}
+	if err := teardown(ctx, c, &c.trace, cs.steps()); err != nil {
+		return fmt.Errorf("%s: %w", c.what(), err)
+	}
+	return nil
 }
 
 // Get returns the container with that ID or unique prefix of one.
@@ -202,8 +220,8 @@ func (cs *Containers) ExecSync(ctx context.Context, id string, args []string, ti
 	return res, nil
 }
 
-// execOutputLimit is how much of each stream ExecSync returns, in bytes: what
-// the CRI asks for, so that an answer fits a message.
+// execOutputLimit is how much of each stream ExecSync returns, in bytes (CRI,
+// ExecSync). Package cri sees to it that both fit a message.
 const execOutputLimit = 16 << 20
 
 // ReopenLog makes a running container's log begin again at its path.

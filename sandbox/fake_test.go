@@ -29,8 +29,10 @@ type fakeNode struct {
 	t *testing.T
 
 	mu      sync.Mutex
-	fail    string // the call that fails
-	late    bool   // after its effect
+	fail    string        // the call that fails
+	late    bool          // after its effect
+	arrived chan struct{} // when set, Tasks.Create says here that it was called,
+	let     chan struct{} // and waits for this
 	names   map[string]bool
 	address map[string]bool
 	roots   map[string]bool
@@ -128,6 +130,20 @@ func (f fakeNetwork) Detach(_ context.Context, a netns.Attachment) error {
 	})
 }
 
+func (f fakeNetwork) GC(_ context.Context, live []netns.Attachment) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id := range f.address {
+		if !slices.ContainsFunc(live, func(a netns.Attachment) bool { return a.PodID == id }) {
+			if !f.names[id] {
+				f.t.Errorf("namespaces of %s went before its address", id)
+			}
+			delete(f.address, id)
+		}
+	}
+	return nil
+}
+
 type fakeRoots struct{ *fakeNode }
 
 func (f fakeRoots) Prepare(_ context.Context, id string, _ []digest.Digest) (m []snapshot.Mount, err error) {
@@ -167,6 +183,10 @@ func (f fakeImages) Collect(context.Context) error { return nil }
 type fakeTasks struct{ *fakeNode }
 
 func (f fakeTasks) Create(_ context.Context, r shim.CreateRequest) (pid int, err error) {
+	if f.arrived != nil {
+		close(f.arrived)
+		<-f.let
+	}
 	err = f.call("Tasks.Create", func() {
 		f.tasks[r.ID] = &fakeTask{podID: r.PodID, exit: make(chan struct{})}
 		pid = os.Getpid() // a live one, so that it has a PID namespace to pin
@@ -181,6 +201,9 @@ func (f fakeTasks) Start(_ context.Context, id string) error {
 func (f fakeTasks) Kill(_ context.Context, id string, signal int, _ bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.fail == "Tasks.Kill" || f.fail == "Tasks" {
+		return fmt.Errorf("kill: %w", errFault)
+	}
 	if f.tasks[id] == nil {
 		return fmt.Errorf("task %s: %w", id, shim.ErrNotFound)
 	}
@@ -215,6 +238,9 @@ func (f fakeTasks) Wait(ctx context.Context, id string) (shim.Exit, error) {
 }
 
 func (f fakeTasks) Delete(_ context.Context, id string) error {
+	if f.fail == "Tasks" {
+		return fmt.Errorf("delete: %w", errFault)
+	}
 	return f.call("Tasks.Delete", func() {
 		if f.tasks[id] != nil {
 			f.endLocked(id, 137)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -303,7 +304,7 @@ func TestRecovery(t *testing.T) {
 
 	f.mu.Lock()
 	f.endLocked(endedC, 7)
-	f.names["orphan"], f.roots["orphan2"] = true, true
+	f.names["orphan"], f.address["orphan"], f.roots["orphan2"] = true, true, true
 	f.mu.Unlock()
 	rewrite(t, n.Pods.opts.podRecord(half), func(r *PodRecord) { r.State = Creating })
 	if err := os.WriteFile(n.Containers.opts.containerRecord(runs, "torn"), []byte("{"), 0o600); err != nil {
@@ -381,4 +382,117 @@ func rewrite[R any](t *testing.T, path string, edit func(*R)) {
 	if err := saveRecord(path, rec); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A pod that is stopped while a container of it is being made has none when Stop
+// returns: its address and namespaces are gone, and nothing may run on in them.
+func TestStopWhileCreating(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	defer n.Close()
+	p, err := n.Pods.Run(t.Context(), podSpec("p", false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.arrived, f.let = make(chan struct{}), make(chan struct{})
+	made, stopped := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := n.Containers.Create(context.Background(), p.ID, containerSpec("c", "image"))
+		made <- err
+	}()
+	<-f.arrived
+	go func() { stopped <- n.Pods.Stop(context.Background(), p.ID) }()
+	pod, err := n.Pods.Get(p.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for !isClosed(pod) {
+		runtime.Gosched()
+	}
+	close(f.let)
+	if err := <-stopped; err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	f.mu.Lock()
+	if len(f.tasks) > 0 {
+		t.Error("a container runs in a stopped pod")
+	}
+	f.mu.Unlock()
+	if err := <-made; !errors.Is(err, ErrBadState) {
+		t.Errorf("create: %v", err)
+	}
+	f.arrived = nil
+	if err := n.Pods.Remove(t.Context(), p.ID); err != nil {
+		t.Error(err)
+	}
+	assertNothing(t, f, dir)
+}
+
+func isClosed(p *Pod) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
+}
+
+// What may still run is not called exited: kubelet would start another beside it.
+func TestKeeperHangs(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	defer n.Close()
+	podID, id := full(t, n, "p", false)
+	c, err := n.Containers.Get(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.setFault("Tasks", false)
+	if err := n.Containers.Stop(t.Context(), id, 0); !errors.Is(err, errFault) || c.Record().State != Running {
+		t.Errorf("stop = %v, state %s", err, c.Record().State)
+	}
+	f.setFault("Tasks.Kill", false) // but it can be deleted without its keeper
+	if err := n.Containers.Stop(t.Context(), id, 0); err != nil || c.Record().State != Exited {
+		t.Errorf("stop = %v, state %s", err, c.Record().State)
+	}
+	f.setFault("", false)
+	if err := n.Pods.Remove(t.Context(), podID); err != nil {
+		t.Error(err)
+	}
+	assertNothing(t, f, dir)
+}
+
+// A record that cannot be read is not a damaged one: what it names is left alone.
+func TestUnreadableRecord(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	podID, id := full(t, n, "p", false)
+	n.Close()
+	path := n.Pods.opts.podRecord(podID)
+	if err := os.Rename(path, path+".kept"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil { // reads fail with EISDIR
+		t.Fatal(err)
+	}
+	n = f.open(t, dir)
+	n.Close()
+	f.mu.Lock()
+	if !f.names[podID] || f.tasks[id] == nil || !f.roots[id] {
+		t.Error("a pod was removed because its record could not be read")
+	}
+	f.mu.Unlock()
+
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".kept", path); err != nil {
+		t.Fatal(err)
+	}
+	n = f.open(t, dir)
+	defer n.Close()
+	if c, err := n.Containers.Get(id); err != nil || c.Record().State != Running {
+		t.Errorf("the container, when the record can be read again: %v", err)
+	}
+	if err := n.Pods.Remove(t.Context(), podID); err != nil {
+		t.Error(err)
+	}
+	assertNothing(t, f, dir)
 }

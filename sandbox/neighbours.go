@@ -25,6 +25,7 @@ type Network interface {
 	Conf() ([]byte, error)
 	Attach(ctx context.Context, a netns.Attachment) (netns.Result, error)
 	Detach(ctx context.Context, a netns.Attachment) error
+	GC(ctx context.Context, live []netns.Attachment) error
 }
 
 // Roots gives containers their root filesystems. A snapshot.Driver is one.

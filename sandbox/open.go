@@ -15,12 +15,14 @@ import (
 type Node struct {
 	Pods       *Pods
 	Containers *Containers
+
+	unread []string // IDs whose records could not be read at the start
 }
 
 // Open reads the records under o.Root and takes up what they say: what runs is
 // adopted, what was being made or removed is taken down, and what belongs to no
 // record is removed, the last two in the background. When it returns, List tells
-// the truth. ctx carries the logger; Close ends the background work.
+// the truth, save of containers whose keeper has not answered for some seconds. ctx carries the logger; Close ends the background work.
 func Open(ctx context.Context, o Options) (*Node, error) {
 	boot, err := bootID()
 	if err != nil {

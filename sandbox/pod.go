@@ -117,6 +117,17 @@ func (p *Pod) admit(c *Container) error {
 	return nil
 }
 
+// whileOpen runs do, which must not wait, unless the pod takes no containers any
+// more. Until it returns, the pod stays open.
+func (p *Pod) whileOpen(do func() error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.Record().State; p.closed || s != Ready {
+		return fmt.Errorf("%s: was stopped meanwhile, and is %s: %w", p.what(), s, ErrBadState)
+	}
+	return do()
+}
+
 // close lets no further container in.
 func (p *Pod) close() {
 	p.mu.Lock()
@@ -140,3 +151,7 @@ func podName(m *runtimeapi.PodSandboxMetadata) string {
 func (o Options) podRecord(id string) string { return filepath.Join(o.podDir(id), "pod.json") }
 func (o Options) podDir(id string) string    { return filepath.Join(o.Root, "pods", id) }
 func (o Options) podFiles(id string) string  { return filepath.Join(o.State, "pods", id) }
+
+// podEtc is where files lie that containers may write to: not on the tmpfs of the
+// state, which one container could fill for all.
+func (o Options) podEtc(id string) string { return filepath.Join(o.podDir(id), "etc") }

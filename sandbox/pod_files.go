@@ -15,7 +15,7 @@ import (
 	"github.com/berthd/berth/snapshot/durable"
 )
 
-// Names of a pod's files under its state folder.
+// Names of a pod's files: the first two under podEtc, the last under podFiles.
 const (
 	resolvConf   = "resolv.conf"
 	hostnameFile = "hostname"
@@ -32,9 +32,11 @@ const maxResolvConf = 1 << 20
 // hostname, and /dev/shm when the pod has its own IPC namespace.
 func (ps *Pods) addFiles(_ context.Context, p *Pod) error {
 	r := p.Record()
-	dir := ps.opts.podFiles(r.ID)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("pod files: %w", err)
+	dir, etc := ps.opts.podFiles(r.ID), ps.opts.podEtc(r.ID)
+	for _, d := range []string{dir, etc} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("pod files: %w", err)
+		}
 	}
 	dns, err := resolvText(r.Config().GetDnsConfig())
 	if err != nil {
@@ -45,7 +47,7 @@ func (ps *Pods) addFiles(_ context.Context, p *Pod) error {
 		return err
 	}
 	for file, text := range map[string]string{resolvConf: dns, hostnameFile: name + "\n"} {
-		if err := durable.Replace(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+		if err := durable.Replace(filepath.Join(etc, file), []byte(text), 0o644); err != nil {
 			return fmt.Errorf("pod files: %w", err)
 		}
 	}
@@ -60,7 +62,11 @@ func (ps *Pods) addFiles(_ context.Context, p *Pod) error {
 }
 
 func (ps *Pods) delFiles(_ context.Context, p *Pod) error {
-	return removePodFiles(ps.opts.podFiles(p.Record().ID))
+	id := p.Record().ID
+	if err := os.RemoveAll(ps.opts.podEtc(id)); err != nil {
+		return fmt.Errorf("pod files: %w", err)
+	}
+	return removePodFiles(ps.opts.podFiles(id))
 }
 
 // removePodFiles removes a pod's state folder and what is mounted in it.

@@ -131,13 +131,21 @@ func (ps *Pods) stop(ctx context.Context, p *Pod) error {
 	return p.move(NotReady, func(r *PodRecord) { r.IPs = nil })
 }
 
-// killAll ends all containers of p at once.
+// killAll ends all containers of p at once. One that is being made is waited for:
+// in a pod that is closed it does not come into being (created).
 func (ps *Pods) killAll(ctx context.Context, p *Pod) error {
 	var wg sync.WaitGroup
 	members := p.members()
 	errs := make([]error, len(members))
 	for i, c := range members {
-		wg.Go(func() { errs[i] = ps.containers.halt(ctx, c, 0) })
+		wg.Go(func() {
+			if c.Record().State == Creating {
+				errs[i] = c.turn.do(ctx, c.what(), "end of creation", containerCreateLimit, &c.trace, func(context.Context) error { return nil })
+			}
+			if errs[i] == nil {
+				errs[i] = ps.containers.halt(ctx, c, 0)
+			}
+		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)

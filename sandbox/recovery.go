@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
 
+	"github.com/berthd/berth/netns"
 	"github.com/berthd/berth/shim"
 )
 
@@ -54,11 +56,24 @@ func (n *Node) recover(ctx context.Context) error {
 	for _, p := range unfinished {
 		n.Pods.takeDown(slots, p)
 	}
-	orphans := n.orphans(seen)
+	orphans, live := n.orphans(seen), n.attachments()
 	n.Containers.background(func(ctx context.Context) {
+		// Before namespaces go: plugins look into them.
+		logLeft(ctx, n.Pods.opts.Network.GC(ctx, live), "what", "addresses of pods that are no more")
 		parallel(orphans, func(id string) { logLeft(ctx, n.sweep(ctx, id), "id", id) })
 	})
 	return nil
+}
+
+// attachments are the pods on record that may have something of the network.
+func (n *Node) attachments() []netns.Attachment {
+	var live []netns.Attachment
+	for _, p := range n.Pods.loaded() {
+		if r := p.Record(); r.NetConf != nil {
+			live = append(live, attachment(r))
+		}
+	}
+	return live
 }
 
 // seen is what exists in the world before anything new is made.
@@ -71,8 +86,10 @@ type seen struct {
 func (n *Node) inventory(ctx context.Context) (seen, error) {
 	o := n.Pods.opts
 	s := seen{ids: map[string]bool{}}
+	limited, cancel := context.WithTimeout(ctx, recoverLimit)
+	defer cancel()
 	var err error
-	if s.tasks, err = o.Processes.Tasks(ctx); err != nil {
+	if s.tasks, err = o.Processes.Tasks(limited); err != nil {
 		return s, fmt.Errorf("list tasks: %w", err)
 	}
 	for _, t := range s.tasks {
@@ -101,8 +118,12 @@ func (n *Node) inventory(ctx context.Context) (seen, error) {
 	return s, nil
 }
 
-// orphans are the IDs in s that no record has.
+// orphans are the IDs in s that no record has. Those whose record could not be
+// read are not among them.
 func (n *Node) orphans(s seen) []string {
+	for _, id := range n.unread {
+		delete(s.ids, id)
+	}
 	for _, p := range n.Pods.loaded() {
 		delete(s.ids, p.Record().ID)
 		for _, c := range p.members() {
@@ -125,7 +146,7 @@ func (n *Node) sweep(ctx context.Context, id string) error {
 	if err := o.Tasks.Delete(ctx, id); err != nil {
 		return err
 	}
-	for _, m := range []string{filepath.Join(o.podFiles(id), pidPin), filepath.Join(o.rootfs(id), pauseName)} {
+	for _, m := range []string{filepath.Join(o.podFiles(id), pidPin), filepath.Join(o.rootfs(id), pauseName), o.targetPin(id)} {
 		if err := unmount(m); err != nil {
 			return err
 		}
@@ -156,8 +177,8 @@ func (n *Node) load(ctx context.Context) error {
 		p := &Pod{containers: map[string]*Container{}}
 		p.path = n.Pods.opts.podRecord(d.Name())
 		var rec PodRecord
-		if err := loadRecord(p.path, &rec); err != nil || rec.ID != d.Name() {
-			klog.FromContext(ctx).Info("Pod record cannot be used", "id", d.Name(), "err", err)
+		if !n.usable(ctx, loadRecord(p.path, &rec), rec.ID, d.Name()) {
+			n.spareMembers(d.Name())
 			continue
 		}
 		p.rec.Store(&rec)
@@ -169,6 +190,34 @@ func (n *Node) load(ctx context.Context) error {
 		n.loadContainers(ctx, p)
 	}
 	return nil
+}
+
+// usable tells whether a record could be read and is the one of that name. One
+// that is damaged is as good as none, and what it named is swept. One that cannot
+// be read (no descriptors left, a bad disk) may be whole: what it names is left
+// alone until the next start.
+func (n *Node) usable(ctx context.Context, err error, got, id string) bool {
+	switch {
+	case err == nil && got == id:
+		return true
+	case err == nil, errors.Is(err, errDamaged), errors.Is(err, fs.ErrNotExist):
+		klog.FromContext(ctx).Info("Record is damaged; what it names is removed", "id", id, "err", err)
+	default:
+		klog.FromContext(ctx).Error(err, "Record cannot be read; what it names is left alone until the next start", "id", id)
+		n.unread = append(n.unread, id)
+	}
+	return false
+}
+
+// spareMembers spares the containers of a pod whose record could not be read.
+func (n *Node) spareMembers(podID string) {
+	if !slices.Contains(n.unread, podID) {
+		return
+	}
+	entries, _ := os.ReadDir(filepath.Join(n.Pods.opts.podDir(podID), "containers"))
+	for _, e := range entries {
+		n.unread = append(n.unread, strings.TrimSuffix(e.Name(), ".json"))
+	}
 }
 
 func (n *Node) loadContainers(ctx context.Context, p *Pod) {
@@ -185,9 +234,7 @@ func (n *Node) loadContainers(ctx context.Context, p *Pod) {
 		c := &Container{pod: p, exited: make(chan struct{})}
 		c.path = filepath.Join(dir, e.Name())
 		var rec ContainerRecord
-		if err := loadRecord(c.path, &rec); err != nil || rec.ID != id {
-			klog.FromContext(ctx).Info("Container record cannot be used", "id", id, "err", err)
-			_ = os.Remove(c.path)
+		if !n.usable(ctx, loadRecord(c.path, &rec), rec.ID, id) {
 			continue
 		}
 		c.rec.Store(&rec)
@@ -241,40 +288,39 @@ func (cs *Containers) adopt(ctx context.Context, c *Container, tasks map[string]
 		})
 		return
 	}
-	if t, ok := tasks[r.ID]; ok && t.Status == shim.StatusRunning {
-		if r.State == Created { // killed between the start and its record
-			_ = c.move(Running, func(r *ContainerRecord) { r.StartedAt = time.Now().UnixNano() })
-		}
-		cs.watch(c)
-		return
-	} else if ok && t.Status == shim.StatusCreated {
-		cs.watch(c)
+	status := tasks[r.ID].Status
+	if status == shim.StatusRunning && r.State == Created { // killed between the start and its record
+		_ = c.move(Running, func(r *ContainerRecord) { r.StartedAt = time.Now().UnixNano() })
+	}
+	cs.watch(c)
+	if status == shim.StatusRunning || status == shim.StatusCreated {
 		return
 	}
+	// It has ended, or its keeper does not say. The first List should know; but a
+	// keeper that does not answer now is no state of the container.
 	ctx, cancel := context.WithTimeout(ctx, recoverLimit)
 	defer cancel()
-	exit, err := cs.opts.Tasks.Wait(ctx, r.ID)
-	if err != nil {
-		cs.finish(ctx, c, ReasonLost, codeKilled,
-			fmt.Sprintf("the process that kept this container alive was lost, and the container was stopped: %v", err))
-		return
+	select {
+	case <-c.exited:
+	case <-ctx.Done():
+		klog.FromContext(ctx).Info("The keeper of a container does not answer yet; it is listed as it was", "container", r.ID)
 	}
-	cs.recordExit(c, exit)
 }
 
 // takeDown begins to remove a pod whose creation or removal was cut short. A
 // retry of its creation waits for that and starts afresh.
 func (ps *Pods) takeDown(slots chan struct{}, p *Pod) {
 	ps.containers.finishing(slots, &p.turn, "pod", p.Record().ID, func(ctx context.Context) error {
-		var err error
-		for _, c := range p.members() {
-			err = errors.Join(err, teardown(ctx, c, &c.trace, ps.containers.steps()))
+		for _, c := range p.members() { // nobody watches them: they go by undoing alone
+			err := c.turn.do(ctx, c.what(), "recovery", 2*teardownLimit, &c.trace, func(ctx context.Context) error {
+				return teardown(ctx, c, &c.trace, ps.containers.steps())
+			})
+			if err != nil {
+				klog.FromContext(ctx).Error(err, "Container of a half-made pod not removed yet", "container", c.Record().ID)
+			}
 		}
-		if err == nil {
-			err = teardown(ctx, p, &p.trace, ps.steps())
-		}
+		err := ps.remove(ctx, p)
 		if err != nil { // kubelet finds it, not ready, and removes it
-			_ = p.move(NotReady, func(r *PodRecord) { r.Reason = err.Error() })
 			ps.table.put(p.Record().ID, p)
 		}
 		return err
@@ -284,9 +330,9 @@ func (ps *Pods) takeDown(slots chan struct{}, p *Pod) {
 // takeDown begins to remove a container whose creation or removal was cut short.
 func (cs *Containers) takeDown(slots chan struct{}, c *Container) {
 	cs.finishing(slots, &c.turn, "container", c.Record().ID, func(ctx context.Context) error {
-		err := teardown(ctx, c, &c.trace, cs.steps())
+		err := cs.remove(ctx, c)
 		if err != nil { // kubelet finds it, exited, and removes it
-			_ = c.move(Exited, func(r *ContainerRecord) {
+			_ = c.note(func(r *ContainerRecord) {
 				r.FinishedAt, r.ExitCode, r.Reason, r.Message = time.Now().UnixNano(), codeUnknown, ReasonError, err.Error()
 			})
 			cs.table.put(c.Record().ID, c)
@@ -296,15 +342,22 @@ func (cs *Containers) takeDown(slots chan struct{}, c *Container) {
 }
 
 // finishing takes an object's turn at once and lets undo run in it, as soon as
-// there is a slot. Close waits for it.
+// there is a slot.
 func (cs *Containers) finishing(slots chan struct{}, t *turn, what, id string, undo func(context.Context) error) {
 	f, _ := t.take(cs.base, "recovery", 3*teardownLimit, func(ctx context.Context) error {
-		slots <- struct{}{}
-		defer func() { <-slots }()
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		return undo(ctx)
 	})
 	cs.background(func(ctx context.Context) {
-		<-f.done
-		logLeft(ctx, f.err, what, id)
+		select {
+		case <-f.done:
+			logLeft(ctx, f.err, what, id)
+		case <-ctx.Done(): // the daemon stops; the next one goes on with it
+		}
 	})
 }

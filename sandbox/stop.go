@@ -14,6 +14,13 @@ import (
 // killLimit is how long a killed container may take to be gone.
 const killLimit = 30 * time.Second
 
+// signalLimit is how long a keeper may take to deliver a signal, and lostPause how
+// long is waited before a container whose keeper is lost is tried again.
+const (
+	signalLimit = 10 * time.Second
+	lostPause   = 10 * time.Second
+)
+
 // Stop ends a container: its stop signal, then SIGKILL when timeout has passed
 // (0: at once). It returns when the exit is on record. An unknown or exited
 // container is fine. Callers do not wait for each other: the shortest timeout
@@ -36,8 +43,7 @@ func (cs *Containers) halt(ctx context.Context, c *Container, timeout time.Durat
 		return nil
 	case Created:
 		if c.Record().Refusal != "" { // there is no task
-			cs.finish(ctx, c, ReasonError, codeKilled, "stopped before it was started")
-			return nil
+			return cs.finish(ctx, c, ReasonError, codeKilled, "stopped before it was started")
 		}
 		timeout = 0 // nothing of the image runs yet
 	}
@@ -54,7 +60,7 @@ func (cs *Containers) halt(ctx context.Context, c *Container, timeout time.Durat
 // tells whether that came within timeout.
 func (cs *Containers) ask(ctx context.Context, c *Container, timeout time.Duration) (done bool, err error) {
 	if c.signalled.CompareAndSwap(false, true) {
-		err := cs.opts.Tasks.Kill(ctx, c.Record().ID, c.Record().Stop, false)
+		err := cs.signal(ctx, c, c.Record().Stop, false)
 		if err != nil && !errors.Is(err, shim.ErrNotFound) {
 			klog.FromContext(ctx).Error(err, "Stop signal not delivered; the container will be killed", "container", c.Record().ID)
 			return false, nil
@@ -72,15 +78,22 @@ func (cs *Containers) ask(ctx context.Context, c *Container, timeout time.Durati
 	}
 }
 
+// signal sends a signal, whether or not the caller stays to see it.
+func (cs *Containers) signal(ctx context.Context, c *Container, signal int, all bool) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), signalLimit)
+	defer cancel()
+	return cs.opts.Tasks.Kill(ctx, c.Record().ID, signal, all)
+}
+
 // kill ends the container at once. When its keeper does not answer, what is left
-// of it is killed through its cgroup.
+// of it is killed without it.
 func (cs *Containers) kill(ctx context.Context, c *Container) error {
+	err := cs.signal(ctx, c, sigkill, true)
+	if err != nil && !errors.Is(err, shim.ErrNotFound) {
+		return cs.finish(ctx, c, ReasonLost, codeKilled, fmt.Sprintf("killed; its keeper did not answer: %v", err))
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killLimit)
 	defer cancel()
-	err := cs.opts.Tasks.Kill(ctx, c.Record().ID, sigkill, true)
-	if err != nil && !errors.Is(err, shim.ErrNotFound) {
-		cs.finish(ctx, c, ReasonLost, codeKilled, fmt.Sprintf("killed; its keeper did not answer: %v", err))
-	}
 	select {
 	case <-c.exited:
 		return nil
@@ -92,17 +105,38 @@ func (cs *Containers) kill(ctx context.Context, c *Container) error {
 // watch records the container's exit, whenever it comes.
 func (cs *Containers) watch(c *Container) {
 	cs.background(func(ctx context.Context) {
-		exit, err := cs.opts.Tasks.Wait(ctx, c.Record().ID)
-		if ctx.Err() != nil {
-			return // the daemon stops; the next one asks again
+		for {
+			exit, err := cs.opts.Tasks.Wait(ctx, c.Record().ID)
+			if ctx.Err() != nil {
+				return // the daemon stops; the next one asks again
+			}
+			if err == nil {
+				cs.recordExit(c, exit)
+				return
+			}
+			if cs.lost(ctx, c, err) {
+				return
+			}
 		}
-		if err != nil {
-			cs.finish(ctx, c, ReasonLost, codeKilled,
-				fmt.Sprintf("the process that kept this container alive was lost, and the container was stopped: %v", err))
-			return
-		}
-		cs.recordExit(c, exit)
 	})
+}
+
+// lost ends a container whose keeper is gone: nobody would see its exit or write
+// its log. It tells whether that was possible; when not, it is to be tried again.
+func (cs *Containers) lost(ctx context.Context, c *Container, cause error) bool {
+	err := cs.finish(ctx, c, ReasonLost, codeKilled,
+		fmt.Sprintf("the process that kept this container alive was lost, and the container was stopped: %v", cause))
+	if err == nil {
+		return true
+	}
+	klog.FromContext(ctx).Error(err, "A container without a keeper cannot be stopped; trying again", "container", c.Record().ID)
+	timer := time.NewTimer(lostPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return c.Record().State == Exited || c.gone.Load()
 }
 
 // recordExit puts an exit that the keeper saw on record.
