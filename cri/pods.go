@@ -7,16 +7,22 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/sandbox"
+	"github.com/berthd/berth/sandbox/spec"
 )
 
 // pods answers for pod sandboxes.
 type pods struct {
-	pods *sandbox.Pods
+	pods          *sandbox.Pods
+	systemdCgroup bool
 }
 
 // RunPodSandbox implements the RPC. On success the pod is ready.
 func (s pods) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
 	if err := checkPodConfig(req.GetConfig()); err != nil {
+		return nil, err
+	}
+	// Its containers would be refused one by one.
+	if _, err := spec.CgroupsPath(req.GetConfig().GetLinux().GetCgroupParent(), "pod", s.systemdCgroup); err != nil {
 		return nil, err
 	}
 	rec, err := s.pods.Run(ctx, sandbox.PodSpec{Config: req.GetConfig(), Handler: req.GetRuntimeHandler()})

@@ -5,6 +5,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"unicode"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -28,13 +29,13 @@ func checkName(field, name string) error {
 	case name == "." || name == ".." || strings.ContainsAny(name, "/;=\\"):
 		return invalid(field, "%q is not a name", name)
 	}
-	for _, r := range name {
-		if r <= ' ' || r == 0x7f {
-			return invalid(field, "%q has a blank or control character", name)
-		}
+	if strings.ContainsFunc(name, isBlank) {
+		return invalid(field, "%q has a blank or control character", name)
 	}
 	return nil
 }
+
+func isBlank(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
 
 // checkPodConfig refuses a pod that can never be made as asked for.
 func checkPodConfig(c *runtimeapi.PodSandboxConfig) error {
@@ -58,6 +59,14 @@ func checkPodConfig(c *runtimeapi.PodSandboxConfig) error {
 	}
 	if p := c.GetLinux().GetCgroupParent(); p != "" && !cleanCgroup(p) {
 		return invalid("config.linux.cgroup_parent", "%q is neither an absolute cgroup path nor a systemd slice", p)
+	}
+	d := c.GetDnsConfig()
+	for _, list := range [][]string{d.GetServers(), d.GetSearches(), d.GetOptions()} {
+		for _, word := range list {
+			if word == "" || strings.ContainsFunc(word, isBlank) {
+				return invalid("config.dns_config", "%q is not one word of a resolv.conf", word)
+			}
+		}
 	}
 	return checkPodSecurity(c)
 }
@@ -101,11 +110,14 @@ func checkContainerConfig(c *runtimeapi.ContainerConfig) error {
 	if c.GetImage().GetImage() == "" {
 		return invalid("config.image.image", "is empty")
 	}
-	if p := c.GetLogPath(); p != "" && !filepath.IsLocal(p) {
+	if p := c.GetLogPath(); p != "" && (!filepath.IsLocal(p) || filepath.Clean(p) == "." || strings.ContainsFunc(p, unicode.IsControl)) {
 		return invalid("config.log_path", "%q is not a path below the pod's log directory", p)
 	}
 	if d := c.GetWorkingDir(); d != "" && !path.IsAbs(d) {
 		return invalid("config.working_dir", "%q is not an absolute path", d)
+	}
+	if s := c.GetStopSignal(); runtimeapi.Signal_name[int32(s)] == "" {
+		return invalid("config.stop_signal", "%d is none of the CRI's signals", s)
 	}
 	for _, m := range c.GetMounts() {
 		if !path.IsAbs(m.GetContainerPath()) {

@@ -59,7 +59,10 @@ func TestCheckPodConfig(t *testing.T) {
 		"a systemd slice":     {func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "kubepods-pod1.slice" }, nil},
 		"relative cgroup":     {func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "kubepods" }, errInvalid},
 		"climbing cgroup":     {func(c *runtimeapi.PodSandboxConfig) { c.Linux.CgroupParent = "/a/../../b" }, errInvalid},
-		"no Linux part":       {func(c *runtimeapi.PodSandboxConfig) { c.Linux = nil }, nil},
+		"a line for resolv.conf": {func(c *runtimeapi.PodSandboxConfig) {
+			c.DnsConfig = &runtimeapi.DNSConfig{Servers: []string{"1.1.1.1\nnameserver 6.6.6.6"}}
+		}, errInvalid},
+		"no Linux part": {func(c *runtimeapi.PodSandboxConfig) { c.Linux = nil }, nil},
 		"group without user": {sc(func(s *runtimeapi.LinuxSandboxSecurityContext) { s.RunAsGroup = &runtimeapi.Int64Value{Value: 1} }),
 			errInvalid},
 		"network of a target": {sc(func(s *runtimeapi.LinuxSandboxSecurityContext) {
@@ -93,6 +96,9 @@ func TestCheckContainerConfig(t *testing.T) {
 		"no name":                 {func(c *runtimeapi.ContainerConfig) { c.Metadata.Name = "" }, errInvalid},
 		"no image":                {func(c *runtimeapi.ContainerConfig) { c.Image = nil }, errInvalid},
 		"a log path that climbs":  {func(c *runtimeapi.ContainerConfig) { c.LogPath = "../../etc/cron.d/x" }, errInvalid},
+		"the log folder itself":   {func(c *runtimeapi.ContainerConfig) { c.LogPath = "./" }, errInvalid},
+		"a newline in a log path": {func(c *runtimeapi.ContainerConfig) { c.LogPath = "a\nb.log" }, errInvalid},
+		"no such signal":          {func(c *runtimeapi.ContainerConfig) { c.StopSignal = 999 }, errInvalid},
 		"an absolute log path":    {func(c *runtimeapi.ContainerConfig) { c.LogPath = "/etc/passwd" }, errInvalid},
 		"relative working folder": {func(c *runtimeapi.ContainerConfig) { c.WorkingDir = "work" }, errInvalid},
 		"relative mount point":    {func(c *runtimeapi.ContainerConfig) { c.Mounts[0].ContainerPath = "data" }, errInvalid},

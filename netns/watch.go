@@ -151,7 +151,7 @@ func (n *Network) look() view {
 		v.why = notReady("no usable CNI configuration: %s", texts(l.skipped))
 		return v
 	case !n.o.Embedded:
-		v.why = notReady("no CNI configuration in %s", n.o.ConfDir)
+		v.why = notReady("no CNI configuration in %s; install a network add-on, or set network.embedded = true", n.o.ConfDir)
 		return v
 	default:
 		data, err := n.embedded()

@@ -50,6 +50,9 @@ func (cs *Containers) unrecord(_ context.Context, c *Container) error {
 // the node: CreateContainer does not pull.
 func (cs *Containers) findImage(_ context.Context, c *Container) error {
 	img, err := cs.opts.Images.Get(c.Record().Config().GetImage().GetImage())
+	if errors.Is(err, imageservice.ErrNotFound) {
+		return fmt.Errorf("%w; pull it first", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -113,11 +113,11 @@ func (cs *Containers) start(ctx context.Context, c *Container) error {
 	}
 	if why := c.Record().Refusal; why != "" {
 		left := cs.finish(ctx, c, ReasonStartError, codeStartError, why)
-		return withLeft(fmt.Errorf("%s: start: %s: %w", c.what(), why, shim.ErrRefused), left)
+		return withLeft(fmt.Errorf("%s: %w", why, shim.ErrRefused), left) // why names the container
 	}
 	if err := cs.opts.Tasks.Start(ctx, c.Record().ID); err != nil {
 		left := cs.finish(ctx, c, ReasonStartError, codeStartError, err.Error())
-		return withLeft(fmt.Errorf("%s: start: %w", c.what(), err), left)
+		return withLeft(fmt.Errorf("start: %w", err), left) // it names the container
 	}
 	// The process may have ended already; then the exit stands and this is not seen.
 	err := c.move(Running, func(r *ContainerRecord) { r.StartedAt = time.Now().UnixNano() })

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -494,5 +495,45 @@ func TestUnreadableRecord(t *testing.T) {
 	if err := n.Pods.Remove(t.Context(), podID); err != nil {
 		t.Error(err)
 	}
+	assertNothing(t, f, dir)
+}
+
+// A stop that was cut short is gone on with; a pod whose namespaces are gone is
+// not ready.
+func TestRecoveryOfPods(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	half, _ := full(t, n, "half", false)
+	bare, _ := full(t, n, "bare", false)
+	n.Close()
+	rewrite(t, n.Pods.opts.podRecord(half), func(r *PodRecord) { r.State = Stopping })
+	f.mu.Lock()
+	delete(f.names, bare)
+	f.mu.Unlock()
+
+	n = f.open(t, dir)
+	if p, err := n.Pods.Get(bare); err != nil || p.Record().State != NotReady {
+		t.Errorf("a pod without namespaces: %v, %s", err, p.Record().State)
+	}
+	n.Close()
+	n = f.open(t, dir)
+	p, err := n.Pods.Get(half)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f2, _ := p.turn.take(t.Context(), "look", time.Minute, func(context.Context) error { return nil })
+	<-f2.done // whatever was under way
+	if err := p.turn.do(t.Context(), "x", "look", time.Minute, &p.trace, func(context.Context) error { return nil }); err != nil {
+		t.Error(err)
+	}
+	if s := p.Record().State; s != NotReady || f.address[half] {
+		t.Errorf("a stop that was cut short: %s", s)
+	}
+	for _, id := range []string{half, bare} {
+		if err := n.Pods.Remove(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	n.Close()
 	assertNothing(t, f, dir)
 }

@@ -33,14 +33,17 @@ func (n *Node) recover(ctx context.Context) error {
 	for _, t := range seen.tasks {
 		tasks[t.ID] = t
 	}
-	var unfinished []*Pod
+	var unfinished, stopping []*Pod
 	var halfMade []*Container
 	for _, p := range n.Pods.loaded() {
 		if s := p.Record().State; s == Creating || s == Removing {
 			unfinished = append(unfinished, p)
 			continue
 		}
-		n.Pods.adopt(ctx, p)
+		n.Pods.adopt(ctx, p, seen.pinned)
+		if p.Record().State == Stopping {
+			stopping = append(stopping, p)
+		}
 		for _, c := range p.members() {
 			if s := c.Record().State; s == Creating || s == Removing {
 				halfMade = append(halfMade, c)
@@ -55,6 +58,9 @@ func (n *Node) recover(ctx context.Context) error {
 	}
 	for _, p := range unfinished {
 		n.Pods.takeDown(slots, p)
+	}
+	for _, p := range stopping {
+		n.Containers.finishing(slots, &p.turn, "pod", p.Record().ID, func(ctx context.Context) error { return n.Pods.stop(ctx, p) })
 	}
 	orphans, live := n.orphans(seen), n.attachments()
 	n.Containers.background(func(ctx context.Context) {
@@ -78,8 +84,9 @@ func (n *Node) attachments() []netns.Attachment {
 
 // seen is what exists in the world before anything new is made.
 type seen struct {
-	tasks []shim.Task
-	ids   map[string]bool // every ID that anything goes by
+	tasks  []shim.Task
+	pinned []string        // pods with namespaces
+	ids    map[string]bool // every ID that anything goes by
 }
 
 // inventory lists everything that goes by an ID of ours.
@@ -99,6 +106,7 @@ func (n *Node) inventory(ctx context.Context) (seen, error) {
 	if err != nil {
 		return s, fmt.Errorf("list namespaces: %w", err)
 	}
+	s.pinned = slices.Clone(names)
 	roots, err := o.Roots.ListRoots(ctx)
 	if err != nil {
 		return s, fmt.Errorf("list root filesystems: %w", err)
@@ -261,14 +269,17 @@ func (ps *Pods) loaded() []*Pod {
 	return list
 }
 
-// adopt takes up a pod that the previous process left.
-func (ps *Pods) adopt(ctx context.Context, p *Pod) {
+// adopt takes up a pod that the previous process left; pinned are those that have
+// namespaces.
+func (ps *Pods) adopt(ctx context.Context, p *Pod, pinned []string) {
 	r := p.Record()
 	ps.table.put(r.ID, p)
 	switch {
 	case r.State != Ready:
 	case r.BootID != ps.bootID:
 		ps.lost(ctx, p, "the node was rebooted")
+	case r.Namespaces != (netns.Paths{}) && !slices.Contains(pinned, r.ID):
+		ps.lost(ctx, p, "its namespaces are gone: the state folder was emptied")
 	default:
 		ps.watch(p)
 	}

@@ -127,6 +127,7 @@ func (cs *Containers) lost(ctx context.Context, c *Container, cause error) bool 
 	err := cs.finish(ctx, c, ReasonLost, codeKilled,
 		fmt.Sprintf("the process that kept this container alive was lost, and the container was stopped: %v", cause))
 	if err == nil {
+		klog.FromContext(ctx).Info("A container's keeper was lost; the container was stopped", "container", c.Record().ID, "pod", c.Record().PodID, "err", cause)
 		return true
 	}
 	klog.FromContext(ctx).Error(err, "A container without a keeper cannot be stopped; trying again", "container", c.Record().ID)

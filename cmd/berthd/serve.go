@@ -50,6 +50,9 @@ func serve(ctx context.Context, cfg config.Config) error {
 	}
 	defer network.Close()
 	systemd := cfg.SystemdCgroup()
+	if _, err := os.Stat("/run/systemd/system"); systemd && err != nil {
+		return errors.New("cgroup.driver: systemd does not run this machine; leave the key out, or set it to \"cgroupfs\"")
+	}
 	server := cri.New(cri.Options{
 		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,
 		NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.String,
@@ -146,8 +149,16 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 		conn.Close()
 		return nil, fmt.Errorf("socket %s: another process serves on it; stop that one or choose another --socket", path)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	switch fi, err := os.Lstat(path); {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
 		return nil, fmt.Errorf("socket: %w", err)
+	case fi.Mode().Type() != os.ModeSocket:
+		return nil, fmt.Errorf("socket %s: there is something else, and not a socket; choose another --socket", path)
+	default:
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("socket: %w", err)
+		}
 	}
 	return listenUnix(path, 0o660)
 }
