@@ -10,6 +10,9 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// ErrExhausted: no fault of the container's; the same request may succeed later.
+var ErrExhausted = errors.New("the node is out of space or descriptors")
+
 // sentinelOf says which error of ours a code on the wire is. The rest is what the
 // runtime said of the container.
 func sentinelOf(c codes.Code) error {
@@ -30,6 +33,8 @@ func sentinelOf(c codes.Code) error {
 		return ErrUnavailable
 	case codes.Unimplemented:
 		return ErrUnimplemented
+	case codes.ResourceExhausted:
+		return ErrExhausted
 	}
 	return ErrRefused
 }

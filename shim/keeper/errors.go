@@ -23,6 +23,9 @@ var (
 
 // codeOf says which code an error has on the wire.
 func codeOf(err error) codes.Code {
+	if isExhausted(err) {
+		return codes.ResourceExhausted
+	}
 	for _, c := range [...]struct {
 		err  error
 		code codes.Code

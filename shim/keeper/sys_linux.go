@@ -46,6 +46,17 @@ func isBusy(err error) bool { return errors.Is(err, unix.EBUSY) }
 // gone is the error of reading a cgroup that has just been removed.
 func gone(err error) bool { return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) }
 
+// isExhausted tells the node's want of space or descriptors from what is wrong with
+// a container.
+func isExhausted(err error) bool {
+	for _, errno := range [...]error{unix.ENOSPC, unix.EDQUOT, unix.EMFILE, unix.ENFILE} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
 // hangup is what reading a terminal's master gives when nobody has its other
 // side open.
 func hangup(err error) bool { return errors.Is(err, unix.EIO) }
