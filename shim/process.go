@@ -21,21 +21,28 @@ import (
 // A process is one shim.
 type process struct {
 	id, dir string
-	ready   chan struct{}  // closed when it is connected, or known to be dead
-	pods    map[string]int // containers by pod; guarded by Shims.mu
+	ready   chan struct{} // closed when it is connected, or known to be dead, or not to be waited for
+	// answered is closed when it has answered once, or is known to be dead.
+	answered chan struct{}
+	pods     map[string]int  // containers by pod; guarded by Shims.mu
+	deleted  map[string]bool // containers taken away before it answered; guarded by Shims.mu
 
 	mu   sync.Mutex
-	conn *ttrpc.Client // nil: dead
+	conn *ttrpc.Client // nil: dead, once it has answered
 	err  error         // why it never was alive
 }
 
 func newProcess(id, dir string) *process {
-	return &process{id: id, dir: dir, ready: make(chan struct{}), pods: map[string]int{}}
+	return &process{
+		id: id, dir: dir, ready: make(chan struct{}), answered: make(chan struct{}),
+		pods: map[string]int{}, deleted: map[string]bool{},
+	}
 }
 
 // place picks the shim for a pod's next container and counts the container in.
-// The pod's own shim comes first, then the fullest with room, so that the others
-// may run empty; else a new one is started. It returns when the shim answers.
+// The pod's own shim comes first, then the fullest that answers and has room, so
+// that the others may run empty; else a new one is started. It returns when the
+// shim is connected.
 func (s *Shims) place(ctx context.Context, podID string) (*process, error) {
 	s.mu.Lock()
 	var best *process
@@ -47,7 +54,7 @@ func (s *Shims) place(ctx context.Context, podID string) (*process, error) {
 			best = p
 			break
 		}
-		if len(p.pods) < s.o.PodsPerProcess && (best == nil || len(p.pods) > len(best.pods)) {
+		if !p.isSilent() && len(p.pods) < s.o.PodsPerProcess && (best == nil || len(p.pods) > len(best.pods)) {
 			best = p
 		}
 	}
@@ -77,13 +84,11 @@ func (s *Shims) place(ctx context.Context, podID string) (*process, error) {
 // unplace counts a container out again.
 func (s *Shims) unplace(p *process, podID string) {
 	s.mu.Lock()
-	if p.pods[podID]--; p.pods[podID] <= 0 {
-		delete(p.pods, podID)
-	}
+	p.countOut(podID)
 	var spare *process // one empty shim stays, for the next pod
-	if len(p.pods) == 0 && !p.isDead() {
+	if len(p.pods) == 0 && !p.isDead() && !p.isSilent() {
 		for _, o := range s.procs {
-			if o != p && len(o.pods) == 0 && !o.isDead() {
+			if o != p && len(o.pods) == 0 && !o.isDead() && !o.isSilent() {
 				spare = p
 			}
 		}
@@ -96,6 +101,13 @@ func (s *Shims) unplace(p *process, podID string) {
 		spare.close()
 	}
 	s.sweep(p)
+}
+
+// countOut counts a container out. The caller holds Shims.mu.
+func (p *process) countOut(podID string) {
+	if p.pods[podID]--; p.pods[podID] <= 0 {
+		delete(p.pods, podID)
+	}
 }
 
 func newID() string {
@@ -118,6 +130,7 @@ func (s *Shims) launch(p *process) {
 		p.err = err
 		p.mu.Unlock()
 	}
+	close(p.answered) // it has nothing to tell yet
 	close(p.ready)
 }
 
@@ -178,6 +191,39 @@ func (s *Shims) connect(ctx context.Context, p *process) error {
 	return nil
 }
 
+// accepts reports whether somebody listens on the shim's socket, as far as can be
+// known.
+func (p *process) accepts(ctx context.Context) bool {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", api.SocketPath(p.dir))
+	if err != nil {
+		return !isRefusal(err)
+	}
+	conn.Close()
+	return true
+}
+
+func (p *process) connected() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.conn != nil
+}
+
+// isSilent reports whether a shim that was there at Open has not answered yet.
+func (p *process) isSilent() bool {
+	select {
+	case <-p.ready:
+	default:
+		return false // being started
+	}
+	select {
+	case <-p.answered:
+		return false
+	default:
+		return true
+	}
+}
+
 func (p *process) close() {
 	p.mu.Lock()
 	c := p.conn
@@ -202,7 +248,7 @@ func (p *process) isDead() bool {
 		return false // being started
 	}
 	_, err := p.client()
-	return err != nil
+	return errors.Is(err, ErrUnavailable)
 }
 
 // client returns the connection of a live shim.
@@ -215,7 +261,12 @@ func (p *process) client() (*ttrpc.Client, error) {
 	if p.err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, p.err)
 	}
-	return nil, fmt.Errorf("shim %s is dead: %w", p.id, ErrUnavailable)
+	select {
+	case <-p.answered:
+		return nil, fmt.Errorf("shim %s is dead: %w", p.id, ErrUnavailable)
+	default:
+		return nil, fmt.Errorf("shim %s: %w", p.id, ErrNoAnswer)
+	}
 }
 
 func (p *process) task() (taskapi.TaskService, error) {

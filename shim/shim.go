@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -35,9 +34,12 @@ var (
 	ErrNotRunning = errors.New("not running")
 	// ErrTimeout: a command was killed because it outlived its timeout.
 	ErrTimeout = errors.New("timed out")
-	// ErrUnavailable: the container's shim is dead or does not answer, and no
-	// exit record says what became of the container.
+	// ErrUnavailable: the container's shim is dead, and no exit record says what
+	// became of the container.
 	ErrUnavailable = errors.New("shim unavailable")
+	// ErrNoAnswer: the container's shim is there but has not answered in time.
+	// Nothing is known of the container: it may well be running.
+	ErrNoAnswer = errors.New("shim does not answer")
 	// ErrInvalid: the request cannot succeed as it is.
 	ErrInvalid = errors.New("invalid request")
 	// ErrUnimplemented: the shim does not know how.
@@ -87,7 +89,7 @@ type Task struct {
 	ID     string
 	Bundle string
 	TaskState
-	Err error // why the state is not known; wraps ErrUnavailable
+	Err error // why the state is not known; wraps ErrUnavailable or ErrNoAnswer
 }
 
 // Shims are the shims of one state directory. It is safe for concurrent use;
@@ -97,6 +99,8 @@ type Shims struct {
 	ctx    context.Context // of what goes on between calls; ended by Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup
+	// deletes holds a token for each "berth-shim delete" that runs.
+	deletes chan struct{}
 
 	mu    sync.Mutex
 	procs map[string]*process // by shim ID
@@ -104,8 +108,10 @@ type Shims struct {
 }
 
 // Open finds the shims of o.State. Those that are dead are swept, except for the
-// containers they leave, which Tasks reports until Delete. ctx bounds the search
-// and not the life of the result.
+// containers they leave, which Tasks reports until Delete. One that is alive but
+// does not answer within 10 s keeps its containers and is asked on in the
+// background; until it answers they are ErrNoAnswer. ctx bounds the search and
+// not the life of the result.
 func Open(ctx context.Context, o Options) (*Shims, error) {
 	if o.PodsPerProcess <= 0 {
 		o.PodsPerProcess = defaultPods
@@ -115,7 +121,7 @@ func Open(ctx context.Context, o Options) (*Shims, error) {
 			return nil, fmt.Errorf("shims: %w", err)
 		}
 	}
-	s := &Shims{o: o, procs: map[string]*process{}, tasks: map[string]*entry{}}
+	s := &Shims{o: o, deletes: make(chan struct{}, maxDeletes), procs: map[string]*process{}, tasks: map[string]*entry{}}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	dirs, err := os.ReadDir(api.ShimsDir(o.State))
 	if err != nil {
@@ -132,87 +138,9 @@ func Open(ctx context.Context, o Options) (*Shims, error) {
 	return s, nil
 }
 
-// findLimit is how long one shim is given to answer at Open.
-const findLimit = 10 * time.Second
-
-// find connects to a shim that was there before, or takes stock of what it left.
-func (s *Shims) find(ctx context.Context, shimID string) {
-	ctx, cancel := context.WithTimeout(ctx, findLimit)
-	defer cancel()
-	p := newProcess(shimID, api.ShimDir(s.o.State, shimID))
-	s.mu.Lock()
-	s.procs[shimID] = p
-	s.mu.Unlock()
-	err := s.connect(ctx, p)
-	close(p.ready)
-	var infos []*api.TaskInfo
-	if err == nil {
-		infos, err = p.list(ctx, "")
-	}
-	if err != nil {
-		if p.close(); ctx.Err() != context.Canceled { // that says nothing of the shim
-			s.adoptDead(p, err)
-		}
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, info := range infos {
-		e := newEntry(info.Id, info.PodId, info.Bundle, p)
-		s.enterLocked(e)
-		s.watchLocked(e)
-	}
-}
-
-// adoptDead enters the containers that a dead shim has on record, and sweeps its
-// folder if there is none.
-func (s *Shims) adoptDead(p *process, cause error) {
-	p.setDead()
-	records, err := readRecords(p.dir)
-	if err != nil {
-		klog.ErrorS(err, "Records of a dead shim", "shim", p.id)
-		return
-	}
-	s.mu.Lock()
-	for _, r := range records {
-		e := newEntry(r.ID, r.PodID, r.Bundle, p)
-		e.systemd = r.SystemdCgroup
-		s.enterLocked(e)
-	}
-	s.mu.Unlock()
-	if len(records) > 0 {
-		klog.ErrorS(cause, "A shim is dead", "shim", p.id, "containers", len(records))
-	}
-	s.sweep(p)
-}
-
-// readRecords reads which tasks a shim wrote down.
-func readRecords(shimDir string) ([]api.TaskRecord, error) {
-	files, err := os.ReadDir(api.TaskDir(shimDir))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var records []api.TaskRecord
-	for _, f := range files {
-		if filepath.Ext(f.Name()) != ".json" {
-			continue
-		}
-		r, err := api.ReadTask(filepath.Join(api.TaskDir(shimDir), f.Name()))
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		records = append(records, r)
-	}
-	return records, nil
-}
-
-// sweep removes the folder of a dead shim that has no containers left.
+// sweep removes the folder of a dead shim that has no containers left. The folder
+// of one that can still be connected to stays, whatever its connection died of:
+// it goes with the shim, or at the next Open.
 func (s *Shims) sweep(p *process) {
 	s.mu.Lock()
 	if !p.isDead() || len(p.pods) > 0 {
@@ -221,6 +149,9 @@ func (s *Shims) sweep(p *process) {
 	}
 	delete(s.procs, p.id)
 	s.mu.Unlock()
+	if p.accepts(s.ctx) {
+		return
+	}
 	if err := os.RemoveAll(p.dir); err != nil {
 		klog.ErrorS(err, "Sweeping a dead shim's folder", "shim", p.id)
 	}

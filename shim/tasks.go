@@ -1,13 +1,9 @@
 package shim
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -20,6 +16,7 @@ import (
 type entry struct {
 	id, podID, bundle string
 	systemd           bool
+	recorded          bool // known from the shim's records and not from the shim
 	p                 *process
 	done              chan struct{} // closed when the watch is over
 	watched           bool          // guarded by Shims.mu
@@ -66,8 +63,18 @@ func (s *Shims) watchLocked(e *entry) {
 	})
 }
 
-// await asks the shim, and the exit record when the shim is gone.
+// await asks the shim, once it answers, and the exit record when the shim is gone.
 func (e *entry) await(ctx context.Context) (Exit, error) {
+	if e.p.isSilent() {
+		if exit, err := e.record(); err == nil {
+			return exit, nil
+		}
+		select {
+		case <-e.p.answered:
+		case <-ctx.Done():
+			return Exit{}, fmt.Errorf("container %s: %w", e.id, context.Cause(ctx))
+		}
+	}
 	t, err := e.p.task()
 	if err == nil {
 		_, err = t.Wait(ctx, &taskapi.WaitRequest{Id: e.id})
@@ -210,7 +217,8 @@ func (s *Shims) ready(id string) (*entry, taskapi.TaskService, error) {
 }
 
 // Wait waits until the container's process has ended, its output is logged and
-// its exit record is written. When its shim died before that, ErrUnavailable.
+// its exit record is written. When its shim died before that, ErrUnavailable. A
+// shim that does not answer is waited for.
 func (s *Shims) Wait(ctx context.Context, id string) (Exit, error) {
 	e, err := s.entry(id)
 	if err != nil {
@@ -230,11 +238,15 @@ func (s *Shims) Wait(ctx context.Context, id string) (Exit, error) {
 }
 
 // State returns a container's state, as its shim or else its exit record tells
-// it.
+// it. When neither does, ErrUnavailable, or ErrNoAnswer for a shim that has not
+// answered since Open.
 func (s *Shims) State(ctx context.Context, id string) (TaskState, error) {
 	e, err := s.entry(id)
 	if err != nil {
 		return TaskState{}, err
+	}
+	if e.p.isSilent() {
+		return e.posthumous(ErrNoAnswer)
 	}
 	st, err := e.ask(ctx)
 	if errors.Is(err, ErrUnavailable) {
@@ -243,7 +255,7 @@ func (s *Shims) State(ctx context.Context, id string) (TaskState, error) {
 	return st, err
 }
 
-// posthumous is the state of a container whose shim is dead.
+// posthumous is the state of a container whose shim does not tell it.
 func (e *entry) posthumous(cause error) (TaskState, error) {
 	r, err := api.ReadExit(e.bundle)
 	if err != nil {
@@ -255,8 +267,9 @@ func (e *entry) posthumous(cause error) (TaskState, error) {
 	}, nil
 }
 
-// Tasks returns every container of every shim, dead ones included: those have an
-// exit record or an Err.
+// Tasks returns every container of every shim, also of those that are dead or have
+// not answered: their containers have an exit record or an Err. A shim that does
+// not answer holds it up for 10 s at most.
 func (s *Shims) Tasks(ctx context.Context) ([]Task, error) {
 	s.mu.Lock()
 	byShim := map[*process][]*entry{}
@@ -282,7 +295,7 @@ func (s *Shims) Tasks(ctx context.Context) ([]Task, error) {
 
 // tasks asks one shim for all it has.
 func (p *process) tasks(ctx context.Context, entries []*entry) []Task {
-	infos, err := p.list(ctx, "")
+	infos, err := p.listInTime(ctx)
 	known := map[string]*api.TaskInfo{}
 	for _, i := range infos {
 		known[i.Id] = i
@@ -303,72 +316,16 @@ func (p *process) tasks(ctx context.Context, entries []*entry) []Task {
 	return tasks
 }
 
-// Delete kills a container's processes and takes away what there is of it, save
-// the bundle. It may be repeated, and it works when the shim is dead. Absent is
-// fine.
-func (s *Shims) Delete(ctx context.Context, id string) error {
-	e, err := s.entry(id)
-	if err != nil {
-		return s.deleteUnknown(ctx, id)
+// listInTime asks for all tasks and does not wait for a shim that does not answer.
+func (p *process) listInTime(ctx context.Context) ([]*api.TaskInfo, error) {
+	if p.isSilent() {
+		return nil, ErrNoAnswer
 	}
-	t, err := e.p.task()
-	if err == nil {
-		_, err = t.Delete(ctx, &taskapi.DeleteRequest{Id: id})
-		err = fromWire(err)
+	limited, cancel := context.WithTimeout(ctx, findLimit)
+	defer cancel()
+	infos, err := p.list(limited, "")
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}
-	if errors.Is(err, ErrNotFound) {
-		err = nil
-	}
-	if errors.Is(err, ErrUnavailable) {
-		err = s.deleteDead(ctx, api.TaskRecord{ID: id, Bundle: e.bundle, SystemdCgroup: e.systemd})
-		if err == nil {
-			err = remove(api.TaskPath(e.p.dir, id))
-		}
-	}
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	forgotten := s.tasks[id] == e
-	if forgotten {
-		delete(s.tasks, id)
-	}
-	s.mu.Unlock()
-	if forgotten {
-		s.unplace(e.p, e.podID)
-	}
-	return nil
-}
-
-// deleteUnknown takes away a container that no shim has.
-func (s *Shims) deleteUnknown(ctx context.Context, id string) error {
-	if id == "" || id != filepath.Base(id) {
-		return nil
-	}
-	if _, err := os.Lstat(filepath.Join(api.RuncDir(s.o.State), id)); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return s.deleteDead(ctx, api.TaskRecord{ID: id})
-}
-
-// deleteDead takes away a container without its shim.
-func (s *Shims) deleteDead(ctx context.Context, rec api.TaskRecord) error {
-	args := []string{"delete", "--state", s.o.State, "--id", rec.ID, "--bundle", rec.Bundle}
-	if rec.SystemdCgroup {
-		args = append(args, "--systemd-cgroup")
-	}
-	cmd := exec.CommandContext(ctx, s.o.Binary, args...)
-	var stderr bytes.Buffer
-	cmd.Dir, cmd.Stderr = "/", &stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("container %s: delete without its shim: %w: %s", rec.ID, err, bytes.TrimSpace(stderr.Bytes()))
-	}
-	return nil
-}
-
-func remove(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
+	return infos, err
 }

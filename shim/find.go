@@ -1,0 +1,193 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/berthd/berth/shim/api"
+	taskapi "github.com/berthd/berth/shim/api/task"
+	"k8s.io/klog/v2"
+)
+
+const (
+	// findLimit is how long one shim is given to answer at Open and in Tasks.
+	findLimit = 10 * time.Second
+	// askAgain is the pause after an attempt that failed without saying that the
+	// shim is dead.
+	askAgain = time.Second
+)
+
+// find connects to a shim that was there before, or takes stock of what it left.
+func (s *Shims) find(ctx context.Context, shimID string) {
+	p := newProcess(shimID, api.ShimDir(s.o.State, shimID))
+	s.mu.Lock()
+	s.procs[shimID] = p
+	s.mu.Unlock()
+	limited, cancel := context.WithTimeout(ctx, findLimit)
+	infos, err := s.inquire(limited, p)
+	cancel()
+	close(p.ready)
+	switch {
+	case err == nil:
+		s.meet(p, infos)
+	case isDeath(err):
+		s.adoptDead(p, err)
+	case ctx.Err() != nil: // that says nothing of the shim
+		p.close()
+	default:
+		n, rerr := s.enterRecords(p)
+		if rerr != nil {
+			klog.ErrorS(rerr, "Records of a shim", "shim", p.id)
+		}
+		klog.ErrorS(err, "A shim does not answer", "shim", p.id, "containers", n)
+		s.work.Go(func() { s.pursue(p) })
+	}
+}
+
+// inquire asks a shim for its tasks, over a new connection if there is none.
+func (s *Shims) inquire(ctx context.Context, p *process) ([]*api.TaskInfo, error) {
+	if !p.connected() {
+		if err := s.connect(ctx, p); err != nil {
+			return nil, err
+		}
+	}
+	return p.list(ctx, "")
+}
+
+// isDeath tells the errors that only a dead shim gives from a slow one's and from
+// our own trouble.
+func isDeath(err error) bool { return isRefusal(err) || errors.Is(err, ErrUnavailable) }
+
+// pursue asks a shim that has not answered until it does, or is dead.
+func (s *Shims) pursue(p *process) {
+	for {
+		infos, err := s.inquire(s.ctx, p) // for as long as it takes
+		switch {
+		case s.ctx.Err() != nil:
+			p.close()
+			return
+		case err == nil:
+			klog.InfoS("A shim answers again", "shim", p.id)
+			s.meet(p, infos)
+			return
+		case isDeath(err):
+			s.adoptDead(p, err)
+			return
+		}
+		select {
+		case <-time.After(askAgain):
+		case <-s.ctx.Done():
+		}
+	}
+}
+
+// meet enters the containers that a shim says it has when it answers for the
+// first time, and drops those that it has on record only: their creation ended
+// with the connection of who asked for it.
+func (s *Shims) meet(p *process, infos []*api.TaskInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	has := map[string]bool{}
+	for _, info := range infos {
+		has[info.Id] = true
+		if p.deleted[info.Id] {
+			s.deleteLateLocked(p, info.Id)
+			continue
+		}
+		e := s.tasks[info.Id]
+		if e == nil {
+			e = newEntry(info.Id, info.PodId, info.Bundle, p)
+			s.enterLocked(e)
+		}
+		if e.p == p {
+			s.watchLocked(e)
+		}
+	}
+	for id, e := range s.tasks {
+		if e.p == p && e.recorded && !has[id] {
+			delete(s.tasks, id)
+			p.countOut(e.podID)
+		}
+	}
+	p.deleted = nil
+	close(p.answered)
+}
+
+// deleteLateLocked has a shim forget a container that was taken away without it.
+func (s *Shims) deleteLateLocked(p *process, id string) {
+	s.work.Go(func() {
+		t, err := p.task()
+		if err == nil {
+			_, err = t.Delete(s.ctx, &taskapi.DeleteRequest{Id: id})
+			err = fromWire(err)
+		}
+		if err != nil && s.ctx.Err() == nil && !errors.Is(err, ErrNotFound) {
+			klog.ErrorS(err, "A container that its shim still has", "shim", p.id, "container", id)
+		}
+	})
+}
+
+// adoptDead enters the containers that a dead shim has on record, and sweeps its
+// folder if there is none.
+func (s *Shims) adoptDead(p *process, cause error) {
+	p.close()
+	p.setDead()
+	close(p.answered)
+	n, err := s.enterRecords(p)
+	if err != nil {
+		klog.ErrorS(err, "Records of a dead shim", "shim", p.id)
+		return
+	}
+	if n > 0 {
+		klog.ErrorS(cause, "A shim is dead", "shim", p.id, "containers", n)
+	}
+	s.sweep(p)
+}
+
+// enterRecords enters the containers that a shim has on record, and counts them.
+func (s *Shims) enterRecords(p *process) (int, error) {
+	records, err := readRecords(p.dir)
+	if err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range records {
+		if s.tasks[r.ID] != nil || p.deleted[r.ID] {
+			continue
+		}
+		e := newEntry(r.ID, r.PodID, r.Bundle, p)
+		e.systemd, e.recorded = r.SystemdCgroup, true
+		s.enterLocked(e)
+	}
+	return len(records), nil
+}
+
+// readRecords reads which tasks a shim wrote down.
+func readRecords(shimDir string) ([]api.TaskRecord, error) {
+	files, err := os.ReadDir(api.TaskDir(shimDir))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var records []api.TaskRecord
+	for _, f := range files {
+		if filepath.Ext(f.Name()) != ".json" {
+			continue
+		}
+		r, err := api.ReadTask(filepath.Join(api.TaskDir(shimDir), f.Name()))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, r)
+	}
+	return records, nil
+}

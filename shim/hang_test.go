@@ -1,0 +1,148 @@
+package shim_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/berthd/berth/shim"
+	taskapi "github.com/berthd/berth/shim/api/task"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// stop makes the host's only shim hang.
+func (h *host) stop() shimProcess {
+	h.t.Helper()
+	shims := h.shimPids()
+	if len(shims) != 1 {
+		h.t.Fatalf("%d shims", len(shims))
+	}
+	h.signal(shims[0], unix.SIGSTOP)
+	return shims[0]
+}
+
+func (h *host) signal(p shimProcess, sig unix.Signal) {
+	h.t.Helper()
+	if err := unix.Kill(p.pid, sig); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// A shim that hangs while the daemon starts is not dead: its containers are
+// there, can be waited for and deleted, and are known again when it goes on.
+func TestShimHangsAtOpen(t *testing.T) {
+	h := newHost(t)
+	stay, leave, doomed := h.box("sleep 35101"), h.box("read _ < /test/go; exit 5"), h.box("sleep 35102")
+	dir := leave.share()
+	fifo(t, dir, "go")
+	for _, b := range []*box{stay, leave, doomed} {
+		b.start()
+	}
+	hung := h.stop()
+	defer unix.Close(hung.fd)
+	defer h.signal(hung, unix.SIGCONT)
+	socket := h.socket()
+	h.reopen()
+
+	tasks, err := h.Tasks(t.Context())
+	if err != nil || len(tasks) != 3 {
+		t.Errorf("tasks = %+v, %v", tasks, err)
+	}
+	for _, task := range tasks {
+		if task.Status != shim.StatusUnknown || task.PodID != "p-"+task.ID || !errors.Is(task.Err, shim.ErrNoAnswer) || errors.Is(task.Err, shim.ErrUnavailable) {
+			t.Errorf("task %+v", task)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if exit, err := h.Wait(ctx, stay.id); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("wait = %+v, %v", exit, err)
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := h.Delete(ctx, doomed.id); err != nil {
+		t.Errorf("delete = %v", err)
+	}
+	doomed.checkExecs("35102")
+	if _, err := os.Stat(socket); err != nil {
+		t.Errorf("its folder is gone: %v", err)
+	}
+	if exit := h.box("exit 6").run(); exit.Code != 6 { // another pod's, in another shim
+		t.Errorf("exit = %+v", exit)
+	}
+
+	h.signal(hung, unix.SIGCONT)
+	writeFifo(t, dir, "go")
+	if exit := leave.wait(); exit.Code != 5 {
+		t.Errorf("exit = %+v", exit)
+	}
+	if st, err := h.State(t.Context(), stay.id); err != nil || st.Status != shim.StatusRunning {
+		t.Errorf("state = %+v, %v", st, err)
+	}
+	tasks, err = h.Tasks(t.Context())
+	for _, task := range tasks {
+		if task.ID == doomed.id || task.Err != nil {
+			t.Errorf("task %+v", task)
+		}
+	}
+	if err != nil || len(tasks) != 3 {
+		t.Errorf("tasks = %+v, %v", tasks, err)
+	}
+}
+
+// A shim that hangs while the daemon starts and then dies.
+func TestShimHangsAndDies(t *testing.T) {
+	h := newHost(t)
+	b := h.box("sleep 35111")
+	b.start()
+	hung := h.stop()
+	h.reopen()
+	waited := make(chan error, 1)
+	go func() {
+		_, err := h.Wait(t.Context(), b.id)
+		waited <- err
+	}()
+	h.signal(hung, unix.SIGKILL)
+	hung.waitGone(t)
+	if err := <-waited; !errors.Is(err, shim.ErrUnavailable) {
+		t.Errorf("wait = %v", err)
+	}
+	if err := h.Delete(t.Context(), b.id); err != nil {
+		t.Error(err)
+	}
+	b.checkExecs("35111")
+}
+
+// The containers of a shim that hangs can be deleted.
+func TestDeleteHung(t *testing.T) {
+	h := newHost(t)
+	boxes := []*box{h.box("sleep 35121"), h.box("sleep 35122 & sleep 35123").withoutPIDs()}
+	for _, b := range boxes {
+		b.start()
+	}
+	hung := h.stop()
+	defer unix.Close(hung.fd)
+	goOn := sync.OnceFunc(func() { h.signal(hung, unix.SIGCONT) })
+	defer goOn()
+	for _, b := range boxes {
+		ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+		defer cancel()
+		if err := h.Delete(ctx, b.id); err != nil {
+			t.Error(err)
+		}
+	}
+	boxes[0].checkExecs("35121", "35122", "35123")
+	goOn() // it has been told too, and forgets them
+	api := h.dial(t)
+	for _, b := range boxes {
+		eventually(t, "the shim has the container", func() bool {
+			_, err := api.State(t.Context(), &taskapi.StateRequest{Id: b.id})
+			return status.Code(err) == codes.NotFound
+		})
+	}
+}
