@@ -85,6 +85,10 @@ func (k *Keeper) create(ctx context.Context, req createRequest) (int, error) {
 	if err := t.rec.check(); err != nil {
 		return 0, err
 	}
+	if err := t.lock(ctx); err != nil { // before anybody else can
+		return 0, err
+	}
+	defer t.unlock()
 	k.mu.Lock()
 	switch {
 	case k.stopped:
@@ -97,10 +101,6 @@ func (k *Keeper) create(ctx context.Context, req createRequest) (int, error) {
 	k.tasks[t.rec.ID] = t
 	k.mu.Unlock()
 
-	if err := t.lock(ctx); err != nil {
-		return 0, err
-	}
-	defer t.unlock()
 	err := k.build(ctx, t, req)
 	if err == nil {
 		return t.snapshot().pid, nil
@@ -145,7 +145,10 @@ func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
 	if err != nil {
 		return err
 	}
-	return k.adopt(t, pid)
+	if err := k.adopt(t, pid); err != nil {
+		return err
+	}
+	return context.Cause(ctx) // who asked may have gone just then: nobody would know of it
 }
 
 // adopt takes charge of a process that has just been started.

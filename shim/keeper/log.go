@@ -51,20 +51,18 @@ func newLog(path string) (*logFile, error) {
 }
 
 // reopen goes on in a new file at the same path. When that fails the old one
-// stays in use and no file has been made.
+// stays in use and no file has been made. A log that was closed stays closed.
 func (l *logFile) reopen() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.path == "" {
+	if l.path == "" || l.f == nil {
 		return nil
 	}
 	f, err := openLog(l.path)
 	if err != nil {
 		return fmt.Errorf("log: %w", err)
 	}
-	if l.f != nil {
-		l.f.Close()
-	}
+	l.f.Close()
 	l.f, l.torn = f, false
 	return nil
 }

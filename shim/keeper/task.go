@@ -219,11 +219,10 @@ func (t *task) signal(sig int, all bool) error {
 	return nil
 }
 
-// reopenLog moves a live task to a new log file.
+// reopenLog moves a live task to a new log file. The log may be waiting for its
+// disk, so nothing that others need is held.
 func (t *task) reopenLog() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.state.status != running {
+	if t.snapshot().status != running {
 		return fmt.Errorf("container %s: %w", t.rec.ID, errNotRunning)
 	}
 	if err := t.log.reopen(); err != nil {
