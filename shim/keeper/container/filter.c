@@ -1,4 +1,4 @@
-// The link wraps three functions of libseccomp (--wrap in filter.go), so that a
+// The link wraps functions of libseccomp (--wrap in filter.go), so that a
 // seccomp filter which was compiled before is not compiled again in the first
 // steps of each container and each command: that costs more CPU than all the rest
 // of a start.
@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 int __real_seccomp_export_bpf(const scmp_filter_ctx ctx, int fd);
+int __real_seccomp_load(const scmp_filter_ctx ctx);
 int __real_seccomp_rule_add_array(scmp_filter_ctx ctx, uint32_t action, int syscall, unsigned int n, const struct scmp_arg_cmp *args);
 int __real_seccomp_rule_add_exact_array(scmp_filter_ctx ctx, uint32_t action, int syscall, unsigned int n, const struct scmp_arg_cmp *args);
 
@@ -56,6 +57,24 @@ int __wrap_seccomp_rule_add_exact_array(scmp_filter_ctx ctx, uint32_t action, in
 		return 0;
 	return __real_seccomp_rule_add_exact_array(ctx, action, syscall, n, args);
 }
+
+// The other ways to have a filter from ctx are closed: with a compiled filter given
+// it has no rules, and confines nothing.
+int __wrap_seccomp_load(const scmp_filter_ctx ctx) {
+	if (given() || state == used)
+		return -EINVAL;
+	return __real_seccomp_load(ctx);
+}
+
+#if SCMP_VER_MAJOR > 2 || (SCMP_VER_MAJOR == 2 && SCMP_VER_MINOR >= 6)
+int __real_seccomp_export_bpf_mem(const scmp_filter_ctx ctx, void *buf, size_t *len);
+
+int __wrap_seccomp_export_bpf_mem(const scmp_filter_ctx ctx, void *buf, size_t *len) {
+	if (given() || state == used)
+		return -EINVAL;
+	return __real_seccomp_export_bpf_mem(ctx, buf, len);
+}
+#endif
 
 int __wrap_seccomp_export_bpf(const scmp_filter_ctx ctx, int fd) {
 	if (state == used)

@@ -3,6 +3,7 @@ package container
 /*
 #cgo pkg-config: libseccomp
 #cgo LDFLAGS: -Wl,--wrap=seccomp_export_bpf -Wl,--wrap=seccomp_rule_add_array -Wl,--wrap=seccomp_rule_add_exact_array
+#cgo LDFLAGS: -Wl,--wrap=seccomp_load -Wl,--wrap=seccomp_export_bpf_mem
 #include "filter.h"
 */
 import "C"
@@ -64,7 +65,8 @@ func (f *Filters) get(ctx context.Context, profile []byte) *os.File {
 		compiled = sync.OnceValue(func() *os.File {
 			file, err := f.compile(context.WithoutCancel(ctx), profile)
 			if err != nil {
-				klog.FromContext(ctx).Error(err, "Seccomp filter not compiled ahead; each start compiles it")
+				klog.FromContext(ctx).Error(err, "Seccomp filter not compiled ahead; this start compiles it")
+				f.forget(key)
 			}
 			return file
 		})
@@ -75,6 +77,13 @@ func (f *Filters) get(ctx context.Context, profile []byte) *os.File {
 		return nil
 	}
 	return compiled()
+}
+
+// forget has the next get compile a profile again.
+func (f *Filters) forget(key [sha256.Size]byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.known, key)
 }
 
 // compile runs this program as "filter".
