@@ -284,3 +284,20 @@ func copyFile(t *testing.T, from, to string) {
 		t.Fatal(err)
 	}
 }
+
+// Signals that whatever started the daemon has blocked are not blocked in
+// containers.
+func TestBlockedSignals(t *testing.T) {
+	h := newHost(t)
+	script := "#!/bin/sh\nexec env --block-signal=HUP,USR1,RTMIN " + fixture.binary + ` "$@"` + "\n"
+	h.options.Binary = filepath.Join(h.state, "blocking")
+	if err := os.WriteFile(h.options.Binary, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h.reopen()
+	b := h.box("grep SigBlk /proc/self/status")
+	b.run()
+	if log := b.log(); len(log) != 1 || strings.Trim(log[0].text, "SigBlk:\t0") != "" {
+		t.Errorf("the container has signals blocked: %q", log)
+	}
+}
