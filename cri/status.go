@@ -60,6 +60,8 @@ var codeOf = []struct {
 	{sandbox.ErrClosed, codes.Unavailable},
 	{netns.ErrNotReady, codes.Unavailable},
 	{shim.ErrUnavailable, codes.Unavailable},
+	{shim.ErrNoAnswer, codes.Unavailable},
+	{shim.ErrExhausted, codes.ResourceExhausted},
 	{shim.ErrInvalid, codes.InvalidArgument},
 	{shim.ErrUnimplemented, codes.Unimplemented},
 	{shim.ErrRefused, codes.Unknown}, // the runtime said so; its text is the answer

@@ -17,8 +17,12 @@ import (
 	"github.com/berthd/berth/shim"
 )
 
-// recoverLimit bounds what one container's keeper may take to answer at start.
-const recoverLimit = 10 * time.Second
+// recoverLimit bounds what one container's keeper may take to answer at start, and
+// inventoryLimit what all of them may.
+const (
+	recoverLimit   = 10 * time.Second
+	inventoryLimit = 30 * time.Second
+)
 
 // recover brings memory in line with the records and the world.
 func (n *Node) recover(ctx context.Context) error {
@@ -93,7 +97,7 @@ type seen struct {
 func (n *Node) inventory(ctx context.Context) (seen, error) {
 	o := n.Pods.opts
 	s := seen{ids: map[string]bool{}}
-	limited, cancel := context.WithTimeout(ctx, recoverLimit)
+	limited, cancel := context.WithTimeout(ctx, inventoryLimit)
 	defer cancel()
 	var err error
 	if s.tasks, err = o.Processes.Tasks(limited); err != nil {
