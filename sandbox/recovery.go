@@ -357,7 +357,7 @@ func (cs *Containers) takeDown(slots chan struct{}, c *Container) {
 }
 
 // finishing takes an object's turn at once and lets undo run in it, as soon as
-// there is a slot.
+// there is a slot. Close waits for it, within closeLimit.
 func (cs *Containers) finishing(slots chan struct{}, t *turn, what, id string, undo func(context.Context) error) {
 	f, _ := t.take(cs.base, "recovery", 3*teardownLimit, func(ctx context.Context) error {
 		select {
@@ -371,8 +371,18 @@ func (cs *Containers) finishing(slots chan struct{}, t *turn, what, id string, u
 	cs.background(func(ctx context.Context) {
 		select {
 		case <-f.done:
-			logLeft(ctx, f.err, what, id)
-		case <-ctx.Done(): // the daemon stops; the next one goes on with it
+		case <-ctx.Done():
+			timer := time.NewTimer(closeLimit)
+			defer timer.Stop()
+			select {
+			case <-f.done:
+			case <-timer.C: // the next daemon goes on with it
+				return
+			}
 		}
+		logLeft(ctx, f.err, what, id)
 	})
 }
+
+// closeLimit is how long a daemon that stops waits for what it is taking down.
+const closeLimit = 10 * time.Second
