@@ -1,0 +1,179 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+	"time"
+)
+
+// The daemon goes away and comes back: what ran runs, what ended is known, what
+// was half-made is gone, and so is what nobody owns.
+func TestRecovery(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	runs, runsC := full(t, n, "runs", true)
+	ended, endedC := full(t, n, "ended", false)
+	half, halfC := full(t, n, "half", false)
+	n.Close()
+
+	f.mu.Lock()
+	f.endLocked(endedC, 7)
+	f.names["orphan"], f.address["orphan"], f.roots["orphan2"] = true, true, true
+	f.mu.Unlock()
+	rewrite(t, n.Pods.opts.podRecord(half), func(r *PodRecord) { r.State = Creating })
+	if err := os.WriteFile(n.Containers.opts.containerRecord(runs, "torn"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	n = f.open(t, dir)
+	if p, err := n.Pods.Get(runs); err != nil || p.Record().State != Ready || p.Record().IPs[0] != "10.0.0.9" {
+		t.Errorf("a running pod: %v", err)
+	}
+	if c, err := n.Containers.Get(runsC); err != nil || c.Record().State != Running {
+		t.Errorf("a running container: %v", err)
+	}
+	c, err := n.Containers.Get(endedC)
+	if err != nil || c.Record().State != Exited || c.Record().ExitCode != 7 || c.Record().Reason != ReasonError {
+		t.Errorf("an exit that nobody watched: %v, %+v", err, c.Record())
+	}
+	if _, err := n.Pods.Get(half); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a half-made pod is listed: %v", err)
+	}
+	if _, err := n.Containers.Get(halfC); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a container of a half-made pod is listed: %v", err)
+	}
+	// A retry waits for the half-made one to be gone, and makes another.
+	again, err := n.Pods.Run(t.Context(), podSpec("half", false))
+	if err != nil || again.ID == half {
+		t.Errorf("retry of the half-made pod: %s, %v", again.ID, err)
+	}
+	for _, id := range []string{runs, ended, again.ID} {
+		if err := n.Pods.Remove(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	n.Close() // waits for the background to have swept
+	assertNothing(t, f, dir)
+}
+
+// After a reboot no process and no namespace is left; pods are not ready,
+// containers ended, and all can be removed.
+func TestReboot(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	podID, containerID := full(t, n, "p", false)
+	n.Close()
+	rewrite(t, n.Pods.opts.podRecord(podID), func(r *PodRecord) { r.BootID = "earlier" })
+	rewrite(t, n.Pods.opts.containerRecord(podID, containerID), func(r *ContainerRecord) { r.BootID = "earlier" })
+
+	n = f.open(t, dir)
+	defer n.Close()
+	p, err := n.Pods.Get(podID)
+	if err != nil || p.Record().State != NotReady {
+		t.Fatalf("pod: %v, %s", err, p.Record().State)
+	}
+	c, err := n.Containers.Get(containerID)
+	if err != nil || c.Record().State != Exited || c.Record().FinishedAt == 0 {
+		t.Errorf("container: %v, %+v", err, c.Record())
+	}
+	if err := n.Pods.Stop(t.Context(), podID); err != nil || f.address[podID] {
+		t.Errorf("stop: %v; the address must be given back", err)
+	}
+	if err := n.Pods.Remove(t.Context(), podID); err != nil {
+		t.Error(err)
+	}
+	assertNothing(t, f, dir)
+}
+
+// rewrite changes a record on disk as an earlier daemon might have left it.
+func rewrite[R any](t *testing.T, path string, edit func(*R)) {
+	t.Helper()
+	var rec R
+	if err := loadRecord(path, &rec); err != nil {
+		t.Fatal(err)
+	}
+	edit(&rec)
+	if err := saveRecord(path, rec); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A record that cannot be read is not a damaged one: what it names is left alone.
+func TestUnreadableRecord(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	podID, id := full(t, n, "p", false)
+	n.Close()
+	path := n.Pods.opts.podRecord(podID)
+	if err := os.Rename(path, path+".kept"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil { // reads fail with EISDIR
+		t.Fatal(err)
+	}
+	n = f.open(t, dir)
+	n.Close()
+	f.mu.Lock()
+	if !f.names[podID] || f.tasks[id] == nil || !f.roots[id] {
+		t.Error("a pod was removed because its record could not be read")
+	}
+	f.mu.Unlock()
+
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".kept", path); err != nil {
+		t.Fatal(err)
+	}
+	n = f.open(t, dir)
+	defer n.Close()
+	if c, err := n.Containers.Get(id); err != nil || c.Record().State != Running {
+		t.Errorf("the container, when the record can be read again: %v", err)
+	}
+	if err := n.Pods.Remove(t.Context(), podID); err != nil {
+		t.Error(err)
+	}
+	assertNothing(t, f, dir)
+}
+
+// A stop that was cut short is gone on with; a pod whose namespaces are gone is
+// not ready.
+func TestRecoveryOfPods(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	half, _ := full(t, n, "half", false)
+	bare, _ := full(t, n, "bare", false)
+	n.Close()
+	rewrite(t, n.Pods.opts.podRecord(half), func(r *PodRecord) { r.State = Stopping })
+	f.mu.Lock()
+	delete(f.names, bare)
+	f.mu.Unlock()
+
+	n = f.open(t, dir)
+	if p, err := n.Pods.Get(bare); err != nil || p.Record().State != NotReady {
+		t.Errorf("a pod without namespaces: %v, %s", err, p.Record().State)
+	}
+	n.Close()
+	n = f.open(t, dir)
+	p, err := n.Pods.Get(half)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f2, _ := p.turn.take(t.Context(), "look", time.Minute, func(context.Context) error { return nil })
+	<-f2.done // whatever was under way
+	if err := p.turn.do(t.Context(), "x", "look", time.Minute, &p.trace, func(context.Context) error { return nil }); err != nil {
+		t.Error(err)
+	}
+	if s := p.Record().State; s != NotReady || f.address[half] {
+		t.Errorf("a stop that was cut short: %s", s)
+	}
+	for _, id := range []string{half, bare} {
+		if err := n.Pods.Remove(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	n.Close()
+	assertNothing(t, f, dir)
+}
