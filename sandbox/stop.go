@@ -97,6 +97,8 @@ func (cs *Containers) kill(ctx context.Context, c *Container) error {
 	select {
 	case <-c.exited:
 		return nil
+	case <-cs.base.Done(): // nobody watches for the exit any more; the next daemon does
+		return fmt.Errorf("%s: killed: %w", c.what(), ErrClosed)
 	case <-ctx.Done():
 		return fmt.Errorf("%s: killed, but not gone: %w", c.what(), ctx.Err())
 	}
