@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/sandbox"
@@ -87,16 +88,28 @@ func (s containers) ContainerStatus(_ context.Context, req *runtimeapi.Container
 
 // ListContainers implements the RPC, newest first.
 func (s containers) ListContainers(_ context.Context, req *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
+	return &runtimeapi.ListContainersResponse{Containers: s.items(req.GetFilter())}, nil
+}
+
+// StreamContainers implements the RPC: what ListContainers answers, in parts.
+func (s containers) StreamContainers(req *runtimeapi.StreamContainersRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamContainersResponse]) error {
+	return sendChunks(s.items(req.GetFilter()), func(part []*runtimeapi.Container) error {
+		return stream.Send(&runtimeapi.StreamContainersResponse{Containers: part})
+	})
+}
+
+// items is one snapshot of the containers that fit the filter, newest first.
+func (s containers) items(f *runtimeapi.ContainerFilter) []*runtimeapi.Container {
 	all := s.containers.List()
 	items := make([]*runtimeapi.Container, 0, len(all))
 	for _, c := range all {
 		r := c.Record()
-		if containerMatches(r, req.GetFilter()) {
+		if containerMatches(r, f) {
 			items = append(items, containerItem(r))
 		}
 	}
 	slices.SortFunc(items, func(a, b *runtimeapi.Container) int { return newestFirst(a.CreatedAt, b.CreatedAt, a.Id, b.Id) })
-	return &runtimeapi.ListContainersResponse{Containers: items}, nil
+	return items
 }
 
 func containerState(s sandbox.State) runtimeapi.ContainerState {

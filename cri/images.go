@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/imageservice"
@@ -44,21 +45,38 @@ func (s imageServer) PullImage(ctx context.Context, req *runtimeapi.PullImageReq
 // ListImages implements the RPC. The filter names one image; one that names none
 // gives an empty list.
 func (s imageServer) ListImages(_ context.Context, req *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
-	if want := req.GetFilter().GetImage().GetImage(); want != "" {
+	items, err := s.items(req.GetFilter())
+	return &runtimeapi.ListImagesResponse{Images: items}, err
+}
+
+// StreamImages implements the RPC: what ListImages answers, in parts.
+func (s imageServer) StreamImages(req *runtimeapi.StreamImagesRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamImagesResponse]) error {
+	items, err := s.items(req.GetFilter())
+	if err != nil {
+		return err
+	}
+	return sendChunks(items, func(part []*runtimeapi.Image) error {
+		return stream.Send(&runtimeapi.StreamImagesResponse{Images: part})
+	})
+}
+
+// items is one snapshot of the images that fit the filter.
+func (s imageServer) items(f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
+	if want := f.GetImage().GetImage(); want != "" {
 		img, err := s.images.Get(want)
 		if errors.Is(err, imageservice.ErrNotFound) {
-			return &runtimeapi.ListImagesResponse{}, nil
+			return nil, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		return &runtimeapi.ListImagesResponse{Images: []*runtimeapi.Image{imageItem(img)}}, nil
+		return []*runtimeapi.Image{imageItem(img)}, nil
 	}
 	var list []*runtimeapi.Image
 	for _, img := range s.images.List() {
 		list = append(list, imageItem(img))
 	}
-	return &runtimeapi.ListImagesResponse{Images: list}, nil
+	return list, nil
 }
 
 // ImageStatus implements the RPC: a missing image is OK, with a nil image.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/sandbox"
@@ -74,16 +75,28 @@ func (s pods) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxStat
 
 // ListPodSandbox implements the RPC, newest first.
 func (s pods) ListPodSandbox(_ context.Context, req *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
+	return &runtimeapi.ListPodSandboxResponse{Items: s.items(req.GetFilter())}, nil
+}
+
+// StreamPodSandboxes implements the RPC: what ListPodSandbox answers, in parts.
+func (s pods) StreamPodSandboxes(req *runtimeapi.StreamPodSandboxesRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxesResponse]) error {
+	return sendChunks(s.items(req.GetFilter()), func(part []*runtimeapi.PodSandbox) error {
+		return stream.Send(&runtimeapi.StreamPodSandboxesResponse{PodSandboxes: part})
+	})
+}
+
+// items is one snapshot of the pods that fit the filter, newest first.
+func (s pods) items(f *runtimeapi.PodSandboxFilter) []*runtimeapi.PodSandbox {
 	all := s.pods.List()
 	items := make([]*runtimeapi.PodSandbox, 0, len(all))
 	for _, p := range all {
 		r := p.Record()
-		if podMatches(r, req.GetFilter()) {
+		if podMatches(r, f) {
 			items = append(items, podItem(r))
 		}
 	}
 	slices.SortFunc(items, func(a, b *runtimeapi.PodSandbox) int { return newestFirst(a.CreatedAt, b.CreatedAt, a.Id, b.Id) })
-	return &runtimeapi.ListPodSandboxResponse{Items: items}, nil
+	return items
 }
 
 func podState(s sandbox.State) runtimeapi.PodSandboxState {

@@ -41,6 +41,7 @@ func New(o Options) *Server {
 	s := &Server{opts: o, runtime: &runtimeService{}, images: &imageServer{}}
 	s.grpc = grpc.NewServer(
 		grpc.UnaryInterceptor(s.intercept),
+		grpc.StreamInterceptor(s.interceptStream),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),

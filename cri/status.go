@@ -38,6 +38,7 @@ var codeOf = []struct {
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{errInvalid, codes.InvalidArgument},
 	{errNotBuilt, codes.Unimplemented},
+	{errTooLarge, codes.ResourceExhausted},
 	{sandbox.ErrInvalid, codes.InvalidArgument},
 	{sandbox.ErrUnknownHandler, codes.InvalidArgument},
 	{sandbox.ErrAmbiguous, codes.InvalidArgument},
@@ -108,25 +109,53 @@ const slowCall = 10 * time.Second
 
 // intercept is where every request enters and every error leaves the daemon.
 func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	logger := klog.FromContext(ctx)
-	if !s.ready.Load() {
-		return nil, status.Error(codes.Unavailable, "berthd is starting; try again")
+	if err := s.gate(); err != nil {
+		return nil, err
 	}
 	start := time.Now()
 	resp, err := next(ctx, req)
-	err = toStatus(err)
-	took := time.Since(start)
+	if err == nil {
+		err = checkSize(info.FullMethod, resp)
+	}
+	if err = toStatus(err); err != nil {
+		resp = nil
+	}
+	logCall(ctx, info.FullMethod, time.Since(start), err)
+	return resp, err
+}
+
+// interceptStream is intercept for calls that answer with a stream.
+func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if err := s.gate(); err != nil {
+		return err
+	}
+	start := time.Now()
+	err := toStatus(next(srv, stream))
+	logCall(stream.Context(), info.FullMethod, time.Since(start), err)
+	return err
+}
+
+// gate is shut until Attach.
+func (s *Server) gate() error {
+	if !s.ready.Load() {
+		return status.Error(codes.Unavailable, "berthd is starting; try again")
+	}
+	return nil
+}
+
+// logCall logs the end of a call; err has its code already.
+func logCall(ctx context.Context, method string, took time.Duration, err error) {
+	logger := klog.FromContext(ctx)
 	switch {
 	case err != nil && quiet(err):
-		logger.V(2).Info("Call failed", "method", info.FullMethod, "took", took, "err", err)
+		logger.V(2).Info("Call failed", "method", method, "took", took, "err", err)
 	case err != nil:
-		logger.Error(err, "Call failed", "method", info.FullMethod, "took", took)
+		logger.Error(err, "Call failed", "method", method, "took", took)
 	case took > slowCall:
-		logger.Info("Slow call", "method", info.FullMethod, "took", took)
+		logger.Info("Slow call", "method", method, "took", took)
 	default:
-		logger.V(4).Info("Call", "method", info.FullMethod, "took", took)
+		logger.V(4).Info("Call", "method", method, "took", took)
 	}
-	return resp, err
 }
 
 // quiet errors are everyday answers that would only fill the log.
