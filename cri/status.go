@@ -112,6 +112,9 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	if err := s.gate(); err != nil {
 		return nil, err
 	}
+	if err := ctx.Err(); err != nil { // nobody waits for the answer: nothing is begun
+		return nil, toStatus(err)
+	}
 	start := time.Now()
 	resp, err := next(ctx, req)
 	if err == nil {

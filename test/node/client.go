@@ -118,3 +118,6 @@ func (c *Client) RemoveAll(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
+
+// Conn is the connection, for calls by their names.
+func (c *Client) Conn() *grpc.ClientConn { return c.conn }
