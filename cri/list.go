@@ -32,6 +32,7 @@ type podInfo struct {
 	ID        string        `json:"id"`
 	State     sandbox.State `json:"state"`
 	Reason    string        `json:"reason,omitempty"`
+	Owed      string        `json:"owed,omitempty"` // why the address is not given back yet
 	NetNS     string        `json:"netns,omitempty"`
 	IPs       []string      `json:"ips,omitempty"`
 	CreatedAt int64         `json:"createdAt"`

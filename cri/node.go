@@ -9,11 +9,14 @@ import (
 	"slices"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/sandbox"
 )
 
 // node answers what concerns no single pod.
 type node struct {
 	opts Options
+	pods *sandbox.Pods
 }
 
 // What Version answers beside our own version.
@@ -76,6 +79,12 @@ func (n node) info() (map[string]string, error) {
 		return nil, fmt.Errorf("status: %w", err)
 	}
 	info := map[string]string{"config": n.opts.Config(), "version": string(data)}
+	if owed := n.pods.Owed(); len(owed) > 0 {
+		if data, err = json.Marshal(owed); err != nil {
+			return nil, fmt.Errorf("status: %w", err)
+		}
+		info["addressesOwed"] = string(data)
+	}
 	if skipped := errors.Join(n.opts.NetworkSkipped()...); skipped != nil {
 		info["networkSkipped"] = skipped.Error()
 	}

@@ -68,7 +68,7 @@ func (s pods) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxStat
 	r := p.Record()
 	resp := &runtimeapi.PodSandboxStatusResponse{Status: podStatus(r)}
 	if req.GetVerbose() {
-		resp.Info, err = verbose(podInfo{ID: r.ID, State: r.State, Reason: r.Reason, NetNS: r.Namespaces.Net, IPs: r.IPs, CreatedAt: r.CreatedAt}, p.Stages())
+		resp.Info, err = verbose(podInfo{ID: r.ID, State: r.State, Reason: r.Reason, Owed: r.Owed, NetNS: r.Namespaces.Net, IPs: r.IPs, CreatedAt: r.CreatedAt}, p.Stages())
 	}
 	return resp, err
 }

@@ -42,7 +42,7 @@ func (cs *Containers) unrecord(_ context.Context, c *Container) error {
 	}
 	c.gone.Store(true)
 	c.pod.forget(r.ID)
-	cs.table.drop(r.ID, containerName(r.PodID, r.Config().GetMetadata()))
+	cs.table.drop(r.ID, containerName(r.PodID, r.Config().GetMetadata()), c)
 	return nil
 }
 

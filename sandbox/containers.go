@@ -82,8 +82,8 @@ func (cs *Containers) create(ctx context.Context, c *Container) error {
 	case s != Creating:
 		return fmt.Errorf("is %s: %w", s, ErrNameTaken)
 	}
-	stuck, err := build(ctx, c, &c.trace, cs.steps())
-	if stuck {
+	left, err := build(ctx, c, &c.trace, cs.steps())
+	if left != nil {
 		_ = c.move(Exited, func(r *ContainerRecord) {
 			r.FinishedAt, r.ExitCode, r.Reason, r.Message = time.Now().UnixNano(), codeStartError, ReasonStartError, err.Error()
 		})

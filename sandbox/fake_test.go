@@ -33,6 +33,8 @@ type fakeNode struct {
 	late    bool          // after its effect
 	arrived chan struct{} // when set, Tasks.Create says here that it was called,
 	let     chan struct{} // and waits for this
+	hung    chan struct{} // when set, Network.Detach says here that it was called,
+	unhang  chan struct{} // and waits for this
 	names   map[string]bool
 	address map[string]bool
 	roots   map[string]bool
@@ -54,11 +56,12 @@ func newFakeNode(t *testing.T) *fakeNode {
 func (f *fakeNode) call(name string, effect func()) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.fail == name && !f.late {
+	fails := f.fail == name || f.fail == "Network" && (name == "Network.Attach" || name == "Network.Detach")
+	if fails && !f.late {
 		return fmt.Errorf("%s: %w", name, errFault)
 	}
 	effect()
-	if f.fail == name {
+	if fails {
 		return fmt.Errorf("%s: %w", name, errFault)
 	}
 	return nil
@@ -121,7 +124,23 @@ func (f fakeNetwork) Attach(_ context.Context, a netns.Attachment) (r netns.Resu
 	return r, err
 }
 
+// hangDetach makes the next DEL that gets there hang until let is closed.
+func (f *fakeNode) hangDetach() (hung, let chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hung, f.unhang = make(chan struct{}), make(chan struct{})
+	return f.hung, f.unhang
+}
+
 func (f fakeNetwork) Detach(_ context.Context, a netns.Attachment) error {
+	f.mu.Lock()
+	hung, let := f.hung, f.unhang
+	f.hung = nil
+	f.mu.Unlock()
+	if hung != nil {
+		close(hung)
+		<-let
+	}
 	return f.call("Network.Detach", func() {
 		if string(a.Conf) != `{"name":"fake"}` {
 			f.t.Errorf("detach with configuration %q", a.Conf)
@@ -288,6 +307,7 @@ func (f *fakeNode) open(t *testing.T, dir string) *Node {
 	n, err := Open(context.WithoutCancel(t.Context()), Options{
 		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Handlers: []string{"runc"}, PauseBinary: "/bin/true",
 		Namespaces: fakeNamespaces{f}, Network: fakeNetwork{f}, Roots: fakeRoots{f}, Images: fakeImages{f}, Tasks: fakeTasks{f}, Processes: fakeProcesses{f},
+		pause: func(int) time.Duration { return time.Millisecond },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -161,7 +161,7 @@ func TestFailureLeavesNothing(t *testing.T) {
 
 // A teardown that fails keeps the pod listed, not ready, until it succeeds.
 func TestStuckTeardownIsKept(t *testing.T) {
-	for _, call := range []string{"Network.Detach", "Namespaces.Remove", "Tasks.Delete", "Roots.Remove"} {
+	for _, call := range []string{"Namespaces.Remove", "Tasks.Delete", "Roots.Remove"} {
 		f, dir := newFakeNode(t), t.TempDir()
 		n := f.open(t, dir)
 		podID, _ := full(t, n, "p", true)

@@ -37,7 +37,12 @@ type PodRecord struct {
 	// NetConf is the CNI configuration that the network step set out to use. It
 	// is saved before the plugins run and is what they are undone with.
 	NetConf []byte   `json:"netConf,omitempty"`
-	IPs     []string `json:"ips,omitempty"` // the first is the pod's address
+	IPs     []string `json:"ips,omitempty"` // the first is the pod's address; kept while it is owed
+
+	// Owed is why the plugins did not take the address back, as long as they are
+	// still to be asked to; see owed.go. OwedSince is when that began.
+	Owed      string `json:"owed,omitempty"`
+	OwedSince int64  `json:"owedSince,omitempty"` // nanoseconds since 1970
 
 	Stages []Stage `json:"stages,omitempty"` // of the creation
 }
@@ -58,7 +63,9 @@ type Pod struct {
 	cell[PodRecord]
 	trace Trace
 	turn  turn
-	gone  atomic.Bool // its record and name are no more
+	gone  atomic.Bool // its name is free again; its record is no more, or hidden
+
+	network turn // orders DEL where that is done behind the pod's turn
 
 	mu         sync.Mutex
 	containers map[string]*Container // by ID; guarded by mu

@@ -40,7 +40,7 @@ func (ps *Pods) unrecord(_ context.Context, p *Pod) error {
 		return fmt.Errorf("pod folder: %w", err)
 	}
 	p.gone.Store(true)
-	ps.table.drop(r.ID, podName(r.Config().GetMetadata()))
+	ps.table.drop(r.ID, podName(r.Config().GetMetadata()), p)
 	return nil
 }
 
@@ -89,7 +89,7 @@ func (ps *Pods) attach(ctx context.Context, p *Pod) error {
 }
 
 // detach undoes attach. Without a configuration on record no plugin ever ran,
-// and none is needed to take the pod away.
+// and none is needed to take the pod away. It fails with errOwed.
 func (ps *Pods) detach(ctx context.Context, p *Pod) error {
 	r := p.Record()
 	if r.NetConf == nil {
@@ -100,10 +100,13 @@ func (ps *Pods) detach(ctx context.Context, p *Pod) error {
 		a.NetnsPath = "" // CNI: DEL must work without the namespace
 	}
 	if err := ps.opts.Network.Detach(ctx, a); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errOwed, err)
 	}
-	_ = p.note(func(r *PodRecord) { r.NetConf, r.IPs = nil, nil }) // if not saved, we detach again: harmless
-	return nil
+	// If this is not saved, the next daemon detaches again: harmless.
+	return p.update(false, func(r *PodRecord) error {
+		r.NetConf, r.IPs, r.Owed, r.OwedSince = nil, nil, "", 0
+		return nil
+	})
 }
 
 // ready makes the pod visible.

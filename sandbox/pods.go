@@ -25,6 +25,16 @@ type Options struct {
 	Images     Images
 	Tasks      Tasks
 	Processes  Processes
+
+	pause func(try int) time.Duration // in place of owedPause; nil in use
+}
+
+// owedPause is the pause before DEL is tried again.
+func (o Options) owedPause(try int) time.Duration {
+	if o.pause != nil {
+		return o.pause(try)
+	}
+	return owedPause(try)
 }
 
 // Pods is all pods of the node. It is safe for concurrent use.
@@ -33,6 +43,7 @@ type Pods struct {
 	bootID     string
 	table      table[*Pod]
 	containers *Containers
+	owing      sync.Map // pod ID to *Pod: those whose address is owed to the network
 }
 
 // Run makes a pod and returns its record once it is ready. A repeated call for
@@ -85,16 +96,23 @@ func (ps *Pods) create(ctx context.Context, p *Pod) error {
 	case s != Creating:
 		return fmt.Errorf("is %s: %w", s, ErrNameTaken)
 	}
-	stuck, err := build(ctx, p, &p.trace, ps.steps())
-	if stuck {
+	left, err := build(ctx, p, &p.trace, ps.steps())
+	switch {
+	case left == nil:
+	case errors.Is(left, errOwed):
+		_ = p.move(Removing, nil)
+		ps.owe(ctx, p, left)
+		ps.hide(ctx, p)
+	default:
 		_ = p.move(NotReady, func(r *PodRecord) { r.Reason = err.Error() })
 		ps.table.put(p.Record().ID, p)
 	}
 	return err
 }
 
-// Stop takes down what is alive in the pod and gives its addresses back. An
-// unknown pod and a stopped one are fine; it may be repeated.
+// Stop takes down what is alive in the pod and gives its addresses back, or sees
+// to it that they are given back when the network's plugins work again (owed.go).
+// An unknown pod and a stopped one are fine; it may be repeated.
 func (ps *Pods) Stop(ctx context.Context, id string) error {
 	p, err := ps.table.find(id)
 	if errors.Is(err, ErrNotFound) {
@@ -125,10 +143,16 @@ func (ps *Pods) stop(ctx context.Context, p *Pod) error {
 	if err := ps.killAll(ctx, p); err != nil {
 		return fmt.Errorf("%s: %w", p.what(), err)
 	}
-	if err := teardown(ctx, p, &p.trace, ps.steps()[firstLive:]); err != nil {
-		return fmt.Errorf("%s: %w", p.what(), err)
+	if p.Record().Owed == "" { // else DEL comes in the background, and what waits for it then
+		err := teardown(ctx, p, &p.trace, ps.steps()[firstLive:])
+		switch {
+		case errors.Is(err, errOwed):
+			ps.owe(ctx, p, err)
+		case err != nil:
+			return fmt.Errorf("%s: %w", p.what(), err)
+		}
 	}
-	return p.move(NotReady, func(r *PodRecord) { r.IPs = nil })
+	return p.move(NotReady, nil)
 }
 
 // killAll ends all containers of p at once. One that is being made is waited for:
@@ -151,8 +175,9 @@ func (ps *Pods) killAll(ctx context.Context, p *Pod) error {
 	return errors.Join(errs...)
 }
 
-// Remove takes away all of the pod, its containers first and its record last.
-// An unknown pod is fine; it may be repeated.
+// Remove takes away all of the pod, its containers first and its record last. A
+// pod whose address cannot be given back yet is out of sight when it returns
+// (owed.go). An unknown pod is fine; it may be repeated.
 func (ps *Pods) Remove(ctx context.Context, id string) error {
 	p, err := ps.table.find(id)
 	if errors.Is(err, ErrNotFound) {
@@ -182,7 +207,16 @@ func (ps *Pods) remove(ctx context.Context, p *Pod) error {
 	if err := p.move(Removing, nil); err != nil {
 		return err
 	}
-	if err := teardown(ctx, p, &p.trace, ps.steps()); err != nil {
+	if p.Record().Owed != "" {
+		ps.hide(ctx, p)
+		return nil
+	}
+	err := teardown(ctx, p, &p.trace, ps.steps())
+	switch {
+	case errors.Is(err, errOwed):
+		ps.owe(ctx, p, err)
+		ps.hide(ctx, p)
+	case err != nil:
 		return fmt.Errorf("%s: %w", p.what(), err)
 	}
 	return nil

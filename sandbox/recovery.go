@@ -2,13 +2,10 @@ package sandbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -39,7 +36,14 @@ func (n *Node) recover(ctx context.Context) error {
 	}
 	var unfinished, stopping []*Pod
 	var halfMade []*Container
+	var owing []*Pod
 	for _, p := range n.Pods.loaded() {
+		if p.Record().Owed != "" {
+			owing = append(owing, p)
+		}
+		if p.gone.Load() {
+			continue
+		}
 		if s := p.Record().State; s == Creating || s == Removing {
 			unfinished = append(unfinished, p)
 			continue
@@ -69,13 +73,28 @@ func (n *Node) recover(ctx context.Context) error {
 	orphans, live := n.orphans(seen), n.attachments()
 	n.Containers.background(func(ctx context.Context) {
 		// Before namespaces go: plugins look into them.
-		logLeft(ctx, n.Pods.opts.Network.GC(ctx, live), "what", "addresses of pods that are no more")
+		n.collectAddresses(ctx, live)
 		parallel(orphans, func(id string) { logLeft(ctx, n.sweep(ctx, id), "id", id) })
+		for _, p := range owing { // GC waits for DELs under way: these come after it
+			n.Containers.background(func(ctx context.Context) { n.Pods.settle(ctx, p) })
+		}
 	})
 	return nil
 }
 
-// attachments are the pods on record that may have something of the network.
+// collectAddresses gives back the addresses of pods that are no more. With a
+// record that could not be read there is no telling which those are.
+func (n *Node) collectAddresses(ctx context.Context, live []netns.Attachment) {
+	if len(n.unread) > 0 {
+		klog.FromContext(ctx).Info("Records could not be read; addresses that no record has are looked for at the next start", "records", n.unread)
+		return
+	}
+	logLeft(ctx, n.Pods.opts.Network.GC(ctx, live), "what", "addresses of pods that are no more")
+}
+
+// attachments are the pods on record that may have something of the network, in
+// whatever state they are: each is undone by its own teardown, and by nothing
+// beside it.
 func (n *Node) attachments() []netns.Attachment {
 	var live []netns.Attachment
 	for _, p := range n.Pods.loaded() {
@@ -176,101 +195,6 @@ func (n *Node) sweep(ctx context.Context, id string) error {
 		return fmt.Errorf("pod folder: %w", err)
 	}
 	return nil
-}
-
-// load reads all records. One that is damaged is as good as none: what it named
-// is swept.
-func (n *Node) load(ctx context.Context) error {
-	dirs, err := os.ReadDir(filepath.Join(n.Pods.opts.Root, "pods"))
-	if err != nil {
-		return fmt.Errorf("records: %w", err)
-	}
-	for _, d := range dirs {
-		p := &Pod{containers: map[string]*Container{}}
-		p.path = n.Pods.opts.podRecord(d.Name())
-		var rec PodRecord
-		if !n.usable(ctx, loadRecord(p.path, &rec), rec.ID, d.Name()) {
-			n.spareMembers(d.Name())
-			continue
-		}
-		p.rec.Store(&rec)
-		name := podName(rec.Config().GetMetadata())
-		if _, isNew, _ := n.Pods.table.claim(name, func() (*Pod, error) { return p, nil }); !isNew {
-			klog.FromContext(ctx).Info("Two pod records of one name; the second is removed", "id", rec.ID, "name", name)
-			continue
-		}
-		n.loadContainers(ctx, p)
-	}
-	return nil
-}
-
-// usable tells whether a record could be read and is the one of that name. One
-// that is damaged is as good as none, and what it named is swept. One that cannot
-// be read (no descriptors left, a bad disk) may be whole: what it names is left
-// alone until the next start.
-func (n *Node) usable(ctx context.Context, err error, got, id string) bool {
-	switch {
-	case err == nil && got == id:
-		return true
-	case err == nil, errors.Is(err, errDamaged), errors.Is(err, fs.ErrNotExist):
-		klog.FromContext(ctx).Info("Record is damaged; what it names is removed", "id", id, "err", err)
-	default:
-		klog.FromContext(ctx).Error(err, "Record cannot be read; what it names is left alone until the next start", "id", id)
-		n.unread = append(n.unread, id)
-	}
-	return false
-}
-
-// spareMembers spares the containers of a pod whose record could not be read.
-func (n *Node) spareMembers(podID string) {
-	if !slices.Contains(n.unread, podID) {
-		return
-	}
-	entries, _ := os.ReadDir(filepath.Join(n.Pods.opts.podDir(podID), "containers"))
-	for _, e := range entries {
-		n.unread = append(n.unread, strings.TrimSuffix(e.Name(), ".json"))
-	}
-}
-
-func (n *Node) loadContainers(ctx context.Context, p *Pod) {
-	dir := filepath.Join(n.Pods.opts.podDir(p.Record().ID), "containers")
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		klog.FromContext(ctx).Error(err, "Container records cannot be read", "pod", p.Record().ID)
-	}
-	for _, e := range entries {
-		id, ok := strings.CutSuffix(e.Name(), ".json")
-		if !ok {
-			continue
-		}
-		c := &Container{pod: p, exited: make(chan struct{})}
-		c.path = filepath.Join(dir, e.Name())
-		var rec ContainerRecord
-		if !n.usable(ctx, loadRecord(c.path, &rec), rec.ID, id) {
-			continue
-		}
-		c.rec.Store(&rec)
-		name := containerName(rec.PodID, rec.Config().GetMetadata())
-		_, _, _ = n.Containers.table.claim(name, func() (*Container, error) { return c, nil })
-		p.containers[id] = c
-		if rec.State == Exited {
-			c.exitOnce.Do(func() { close(c.exited) })
-		}
-		if rec.State != Creating && p.Record().State != Creating {
-			n.Containers.table.put(id, c)
-		}
-	}
-}
-
-// loaded returns all pods that have a name, listed or not.
-func (ps *Pods) loaded() []*Pod {
-	ps.table.mu.Lock()
-	defer ps.table.mu.Unlock()
-	var list []*Pod
-	for _, p := range ps.table.byName {
-		list = append(list, p)
-	}
-	return list
 }
 
 // adopt takes up a pod that the previous process left; pinned are those that have

@@ -28,8 +28,8 @@ const (
 
 // build runs steps in order, timing each in trace. If one fails, build takes
 // down that step and those before it. Only the cause is wrapped: it decides the
-// error's code. stuck tells whether the rollback failed too.
-func build[T any](ctx context.Context, t T, trace *Trace, steps []step[T]) (stuck bool, err error) {
+// error's code. left is why the rollback failed, if it did.
+func build[T any](ctx context.Context, t T, trace *Trace, steps []step[T]) (left, err error) {
 	for i, s := range steps {
 		err := trace.run(s.name, func() error { return s.do(ctx, t) })
 		if err == nil {
@@ -40,11 +40,11 @@ func build[T any](ctx context.Context, t T, trace *Trace, steps []step[T]) (stuc
 		}
 		err = fmt.Errorf("%s: %w", s.name, err)
 		if left := teardown(ctx, t, trace, steps[:i+1]); left != nil {
-			return true, fmt.Errorf("%w; then %v", err, left)
+			return left, fmt.Errorf("%w; then %v", err, left)
 		}
-		return false, err
+		return nil, err
 	}
-	return false, nil
+	return nil, nil
 }
 
 // teardown undoes steps, last first, and stops at the first that fails: an

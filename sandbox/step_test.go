@@ -58,9 +58,9 @@ func TestBuildRollsBack(t *testing.T) {
 				}
 				return nil
 			}
-			stuck, err := build(ctx, w, &Trace{}, steps)
-			if err == nil || stuck {
-				t.Errorf("%s late=%t: build = %t, %v; want a clean failure", bad, late, stuck, err)
+			left, err := build(ctx, w, &Trace{}, steps)
+			if err == nil || left != nil {
+				t.Errorf("%s late=%t: build = %v, %v; want a clean failure", bad, late, left, err)
 			}
 			if len(w) != 0 {
 				t.Errorf("%s late=%t: left behind: %v", bad, late, w)
@@ -80,9 +80,9 @@ func TestBuildSaysWhereItFailed(t *testing.T) {
 // the failed one needs.
 func TestBuildStuck(t *testing.T) {
 	w := world{}
-	stuck, err := build(t.Context(), w, &Trace{}, worldSteps(stepNames, "holder", true, "network"))
-	if !stuck || err == nil {
-		t.Fatalf("build = %t, %v; want stuck", stuck, err)
+	left, err := build(t.Context(), w, &Trace{}, worldSteps(stepNames, "holder", true, "network"))
+	if left == nil || err == nil {
+		t.Fatalf("build = %v, %v; want stuck", left, err)
 	}
 	for _, name := range []string{"record", "files", "namespaces", "network"} {
 		if w[name] == 0 {

@@ -10,7 +10,7 @@ import (
 
 // A table finds objects by ID, by a unique prefix of it, and by name. Lookups by
 // ID take no lock.
-type table[T any] struct {
+type table[T comparable] struct {
 	byID sync.Map // string → T
 
 	mu     sync.Mutex
@@ -37,12 +37,15 @@ func (t *table[T]) claim(name string, fresh func() (T, error)) (obj T, isNew boo
 // put makes the object findable by its ID.
 func (t *table[T]) put(id string, obj T) { t.byID.Store(id, obj) }
 
-// drop forgets the object. A name or ID that is not there is fine.
-func (t *table[T]) drop(id, name string) {
+// drop forgets the object. An ID that is not there is fine, and so is a name that
+// is not there or is another's by now.
+func (t *table[T]) drop(id, name string, obj T) {
 	t.byID.Delete(id)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.byName, name)
+	if t.byName[name] == obj {
+		delete(t.byName, name)
+	}
 }
 
 // find returns the object with that ID, or the one whose ID it is a prefix of.

@@ -26,6 +26,7 @@ type stage struct {
 type info struct {
 	State  string `json:"state"`
 	Reason string `json:"reason"`
+	Owed   string `json:"owed"` // why a pod's address is not given back yet
 }
 
 func whyCommand(to *target) *cobra.Command {
@@ -155,6 +156,7 @@ func printState(w io.Writer, state string, verbose map[string]string, reason, me
 		reason = strings.TrimPrefix(reason+": "+message, ": ")
 	}
 	row(w, "reason", reason)
+	row(w, "owed", i.Owed)
 }
 
 func printStages(w *tabwriter.Writer, verbose map[string]string) error {

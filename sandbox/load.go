@@ -1,0 +1,138 @@
+package sandbox
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"k8s.io/klog/v2"
+)
+
+// load reads all records. One that is damaged is as good as none: what it named
+// is swept.
+func (n *Node) load(ctx context.Context) error {
+	dirs, err := os.ReadDir(filepath.Join(n.Pods.opts.Root, "pods"))
+	if err != nil {
+		return fmt.Errorf("records: %w", err)
+	}
+	var read []*Pod
+	for _, d := range dirs {
+		p := &Pod{containers: map[string]*Container{}}
+		p.path = n.Pods.opts.podRecord(d.Name())
+		var rec PodRecord
+		if !n.usable(ctx, loadRecord(p.path, &rec), rec.ID, d.Name()) {
+			n.spareMembers(d.Name())
+			continue
+		}
+		p.rec.Store(&rec)
+		read = append(read, p)
+	}
+	// A pod on its way out may have given up its name: it comes last.
+	slices.SortStableFunc(read, func(a, b *Pod) int { return cmp.Compare(rank(a), rank(b)) })
+	for _, p := range read {
+		rec := p.Record()
+		if rec.Owed != "" {
+			n.Pods.owing.Store(rec.ID, p)
+			if rec.State == Removing { // hidden
+				p.gone.Store(true)
+				continue
+			}
+		}
+		name := podName(rec.Config().GetMetadata())
+		if _, isNew, _ := n.Pods.table.claim(name, func() (*Pod, error) { return p, nil }); !isNew {
+			klog.FromContext(ctx).Info("Two pod records of one name; the second is removed", "id", rec.ID, "name", name)
+			continue
+		}
+		n.loadContainers(ctx, p)
+	}
+	return nil
+}
+
+// rank orders pods that claim the same name.
+func rank(p *Pod) int {
+	if p.Record().State == Removing {
+		return 1
+	}
+	return 0
+}
+
+// usable tells whether a record could be read and is the one of that name. One
+// that is damaged is as good as none, and what it named is swept. One that cannot
+// be read (no descriptors left, a bad disk) may be whole: what it names is left
+// alone until the next start.
+func (n *Node) usable(ctx context.Context, err error, got, id string) bool {
+	switch {
+	case err == nil && got == id:
+		return true
+	case err == nil, errors.Is(err, errDamaged), errors.Is(err, fs.ErrNotExist):
+		klog.FromContext(ctx).Info("Record is damaged; what it names is removed", "id", id, "err", err)
+	default:
+		klog.FromContext(ctx).Error(err, "Record cannot be read; what it names is left alone until the next start", "id", id)
+		n.unread = append(n.unread, id)
+	}
+	return false
+}
+
+// spareMembers spares the containers of a pod whose record could not be read.
+func (n *Node) spareMembers(podID string) {
+	if !slices.Contains(n.unread, podID) {
+		return
+	}
+	entries, _ := os.ReadDir(filepath.Join(n.Pods.opts.podDir(podID), "containers"))
+	for _, e := range entries {
+		n.unread = append(n.unread, strings.TrimSuffix(e.Name(), ".json"))
+	}
+}
+
+func (n *Node) loadContainers(ctx context.Context, p *Pod) {
+	dir := filepath.Join(n.Pods.opts.podDir(p.Record().ID), "containers")
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		klog.FromContext(ctx).Error(err, "Container records cannot be read", "pod", p.Record().ID)
+	}
+	for _, e := range entries {
+		id, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			continue
+		}
+		c := &Container{pod: p, exited: make(chan struct{})}
+		c.path = filepath.Join(dir, e.Name())
+		var rec ContainerRecord
+		if !n.usable(ctx, loadRecord(c.path, &rec), rec.ID, id) {
+			continue
+		}
+		c.rec.Store(&rec)
+		name := containerName(rec.PodID, rec.Config().GetMetadata())
+		_, _, _ = n.Containers.table.claim(name, func() (*Container, error) { return c, nil })
+		p.containers[id] = c
+		if rec.State == Exited {
+			c.exitOnce.Do(func() { close(c.exited) })
+		}
+		if rec.State != Creating && p.Record().State != Creating {
+			n.Containers.table.put(id, c)
+		}
+	}
+}
+
+// loaded returns all pods that have a name, listed or not, and the hidden ones.
+func (ps *Pods) loaded() []*Pod {
+	var list []*Pod
+	ps.owing.Range(func(_, v any) bool {
+		if p := v.(*Pod); p.gone.Load() {
+			list = append(list, p)
+		}
+		return true
+	})
+	ps.table.mu.Lock()
+	defer ps.table.mu.Unlock()
+	for _, p := range ps.table.byName {
+		list = append(list, p)
+	}
+	return list
+}
