@@ -127,6 +127,9 @@ func TestRemoveOwesItsAddress(t *testing.T) {
 			if _, err := os.Stat(n.Pods.opts.podDir(podID)); !os.IsNotExist(err) {
 				t.Errorf("its record: %v", err)
 			}
+			if p, err := n.Pods.Run(t.Context(), podSpec("p", false)); err != nil || p.ID != again {
+				t.Errorf("the name is not the second pod's any more: %s, %v", p.ID, err)
+			}
 			if err := n.Pods.Remove(t.Context(), again); err != nil {
 				t.Error(err)
 			}
