@@ -109,11 +109,8 @@ const slowCall = 10 * time.Second
 
 // intercept is where every request enters and every error leaves the daemon.
 func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if err := s.gate(); err != nil {
+	if err := s.gate(ctx); err != nil {
 		return nil, err
-	}
-	if err := ctx.Err(); err != nil { // nobody waits for the answer: nothing is begun
-		return nil, toStatus(err)
 	}
 	start := time.Now()
 	resp, err := next(ctx, req)
@@ -129,7 +126,7 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 
 // interceptStream is intercept for calls that answer with a stream.
 func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	if err := s.gate(); err != nil {
+	if err := s.gate(stream.Context()); err != nil {
 		return err
 	}
 	start := time.Now()
@@ -138,12 +135,13 @@ func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.S
 	return err
 }
 
-// gate is shut until Attach.
-func (s *Server) gate() error {
+// gate is shut until Attach, and for a call whose caller has gone already:
+// nobody waits for its answer, so nothing is begun.
+func (s *Server) gate(ctx context.Context) error {
 	if !s.ready.Load() {
 		return status.Error(codes.Unavailable, "berthd is starting; try again")
 	}
-	return nil
+	return toStatus(ctx.Err())
 }
 
 // logCall logs the end of a call; err has its code already.
