@@ -1,4 +1,4 @@
-// Package netns gives each pod its surroundings: network, IPC and UTS
+// Package netns gives each pod its surroundings: network, IPC, UTS and user
 // namespaces of its own, pinned to files so that they outlive every process,
 // and the CNI network in them.
 //

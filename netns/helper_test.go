@@ -21,6 +21,19 @@ import (
 // testLimit bounds everything that a test waits for. It is no measure.
 const testLimit = time.Minute
 
+// TestMain makes the test binary the program that stands still when it is called so.
+func TestMain(m *testing.M) {
+	if os.Args[0] == "pause" {
+		for {
+			time.Sleep(time.Hour)
+		}
+	}
+	if state := os.Getenv("NETNS_TEST_CREATE"); state != "" {
+		createAndStay(state)
+	}
+	os.Exit(m.Run())
+}
+
 func limited(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
@@ -146,7 +159,11 @@ func namespaces(t *testing.T) (*Namespaces, string) {
 			t.Errorf("mounts left behind: %v", left)
 		}
 	})
-	return OpenNamespaces(state), state
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return OpenNamespaces(state, self), state
 }
 
 func mounts(t *testing.T, below string) []string {

@@ -8,41 +8,54 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 )
 
 // Namespaces makes pods' namespaces and pins them in files.
 type Namespaces struct {
-	dir string // one folder per pod
+	dir   string // one folder per pod
+	pause string // see OpenNamespaces
 }
 
 // OpenNamespaces returns the namespaces pinned under state/netns. It touches
-// nothing yet.
-func OpenNamespaces(state string) *Namespaces {
-	return &Namespaces{dir: filepath.Join(state, "netns")}
+// nothing yet. pause is a program that stands still when it is called "pause": a
+// user namespace can be made only for another process, which lives until the
+// namespace is pinned.
+func OpenNamespaces(state, pause string) *Namespaces {
+	return &Namespaces{dir: filepath.Join(state, "netns"), pause: pause}
 }
 
 // Kinds says which namespaces a pod has to itself, and how they are set up. The
 // others are the host's.
 type Kinds struct {
 	Net, IPC, UTS bool
+	User          IDMap // of a user namespace, to which the others then belong; zero is none
 
 	Hostname string            // set in a new UTS namespace; "" keeps the host's; at most 64 bytes
 	Sysctls  map[string]string // only those of the namespaces that are new; see ErrInvalidSysctl
+}
+
+// An IDMap is what a user namespace maps, for users and for groups alike: its IDs
+// from 0 up to Size (and without it) are those from HostID on outside. The zero
+// IDMap is none.
+type IDMap struct {
+	HostID, Size uint32
 }
 
 // Paths are the files that a pod's namespaces are pinned to. A kind that the
 // pod shares with the host is "".
 type Paths struct {
 	Net, IPC, UTS string
+	User          string `json:",omitempty"`
 }
 
 // hostnameLimit is the kernel's __NEW_UTS_LEN.
 const hostnameLimit = 64
 
 // Create makes and pins the namespaces of a pod: loopback is up, and hostname
-// and sysctls are set. A pod whose namespaces are all there keeps them; one with
+// and sysctls are set. The user namespace comes first and owns the others. A pod whose namespaces are all there keeps them; one with
 // a part of them, left by a crash, gets new ones.
 //
 // It fails with ErrInvalid or ErrInvalidSysctl when the request can never
@@ -54,6 +67,9 @@ func (n *Namespaces) Create(ctx context.Context, podID string, k Kinds) (Paths, 
 	}
 	if len(k.Hostname) > hostnameLimit {
 		return Paths{}, fmt.Errorf("pod %s: hostname: longer than %d bytes: %w", podID, hostnameLimit, ErrInvalid)
+	}
+	if err := k.User.check(); err != nil {
+		return Paths{}, fmt.Errorf("pod %s: user namespace: %w", podID, err)
 	}
 	settings, err := k.settings()
 	if err != nil {
@@ -83,7 +99,11 @@ func (n *Namespaces) Create(ctx context.Context, podID string, k Kinds) (Paths, 
 		}
 		return nil
 	}
-	if err := inNew(ctx, kinds, setUp, pinAll); err != nil {
+	begin := func() (string, func(), error) { return unshare(kinds) }
+	if k.User != (IDMap{}) {
+		begin = func() (string, func(), error) { return n.inChild(kinds, k.User) }
+	}
+	if err := inNew(ctx, begin, setUp, pinAll); err != nil {
 		err = fmt.Errorf("pod %s: namespaces: %w", podID, err)
 		if left := n.Remove(context.WithoutCancel(ctx), podID); left != nil {
 			err = fmt.Errorf("%w; then %v", err, left)
@@ -142,7 +162,7 @@ func (k Kinds) new() []kind {
 	for _, c := range []struct {
 		want bool
 		kind kind
-	}{{k.Net, kindNet}, {k.IPC, kindIPC}, {k.UTS, kindUTS}} {
+	}{{k.User != (IDMap{}), kindUser}, {k.Net, kindNet}, {k.IPC, kindIPC}, {k.UTS, kindUTS}} {
 		if c.want {
 			kinds = append(kinds, c.kind)
 		}
@@ -160,6 +180,9 @@ func (k Kinds) paths(dir string) Paths {
 	}
 	if k.UTS {
 		p.UTS = filepath.Join(dir, kindUTS.name)
+	}
+	if k.User != (IDMap{}) {
+		p.User = filepath.Join(dir, kindUser.name)
 	}
 	return p
 }
@@ -181,18 +204,31 @@ func (k Kinds) setUp(settings []setting) error {
 		}
 	}
 	for _, s := range settings {
-		if err := s.write(); err != nil {
+		if err := k.write(s); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// write sets s. The kernel asks for a capability before it changes a setting of a
+// network namespace, which we have from outside. It asks who one is before it
+// changes others: the namespace's own root may.
+func (k Kinds) write(s setting) error {
+	if k.User == (IDMap{}) || strings.HasPrefix(s.path, "net/") {
+		return s.write()
+	}
+	return asUser(k.User.HostID, s.write)
+}
+
 // inNew makes namespaces on a thread made for this alone, runs setUp in them,
 // and then pinAll in the caller's, with the folder (/proc/…/ns) that shows the
 // new ones. Only the caller pins: when it has given up, nothing is pinned behind
 // its back.
-func inNew(ctx context.Context, kinds []kind, setUp func() error, pinAll func(from string) error) error {
+//
+// begin takes the thread into the namespaces, and says where they are seen and what
+// is to be undone once they are pinned.
+func inNew(ctx context.Context, begin func() (from string, undo func(), err error), setUp func() error, pinAll func(from string) error) error {
 	type made struct {
 		from string
 		err  error
@@ -201,8 +237,9 @@ func inNew(ctx context.Context, kinds []kind, setUp func() error, pinAll func(fr
 	release := make(chan struct{})
 	defer close(release)
 	go onDyingThread(func() {
-		from, err := unshare(kinds)
+		from, undo, err := begin()
 		if err == nil {
+			defer undo()
 			err = setUp()
 		}
 		ready <- made{from, err}

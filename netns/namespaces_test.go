@@ -238,7 +238,8 @@ func TestCreateGivesUpWithItsCaller(t *testing.T) {
 	pinned := false
 	failed := make(chan error)
 	go func() {
-		failed <- inNew(ctx, []kind{kindUTS}, func() error { reached <- true; <-goOn; return nil },
+		begin := func() (string, func(), error) { return unshare([]kind{kindUTS}) }
+		failed <- inNew(ctx, begin, func() error { reached <- true; <-goOn; return nil },
 			func(string) error { pinned = true; return nil })
 	}()
 	<-reached

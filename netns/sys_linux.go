@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,19 +22,79 @@ var (
 	kindNet = kind{"net", unix.CLONE_NEWNET}
 	kindIPC = kind{"ipc", unix.CLONE_NEWIPC}
 	kindUTS = kind{"uts", unix.CLONE_NEWUTS}
+
+	kindUser = kind{"user", unix.CLONE_NEWUSER}
 )
 
 // unshare takes the calling thread, which must be locked and about to end, into
-// new namespaces. It returns the folder that shows them.
-func unshare(kinds []kind) (string, error) {
+// new namespaces. It returns the folder that shows them, and nothing to undo.
+func unshare(kinds []kind) (from string, undo func(), err error) {
+	if err := unix.Unshare(flagsOf(kinds)); err != nil {
+		return "", nil, os.NewSyscallError("unshare", err)
+	}
+	return "/proc/self/task/" + strconv.Itoa(unix.Gettid()) + "/ns", func() {}, nil
+}
+
+func flagsOf(kinds []kind) int {
 	flags := 0
 	for _, k := range kinds {
 		flags |= k.flag
 	}
-	if err := unix.Unshare(flags); err != nil {
-		return "", os.NewSyscallError("unshare", err)
+	return flags
+}
+
+// startIn starts program, called "pause", in new namespaces of kinds, the first of
+// which is a user namespace with that map. It dies with the calling thread, which
+// must be locked. It has no capability and a user that the map does not know.
+func startIn(program string, kinds []kind, m IDMap) (*exec.Cmd, error) {
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(m.HostID), Size: int(m.Size)}}
+	cmd := &exec.Cmd{Path: program, Args: []string{"pause"}, Dir: "/", Env: []string{}, SysProcAttr: &unix.SysProcAttr{
+		Cloneflags:  uintptr(flagsOf(kinds)),
+		UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
+		Pdeathsig: unix.SIGKILL,
+	}}
+	return cmd, cmd.Start()
+}
+
+// enter takes the calling thread, which must be locked and about to end, into the
+// namespaces of kinds below from, but for the user namespace: a process of several
+// threads cannot join one (setns(2)), and its owner has all rights in it from outside.
+func enter(from string, kinds []kind) error {
+	for _, k := range kinds {
+		if k == kindUser {
+			continue
+		}
+		f, err := os.Open(filepath.Join(from, k.name))
+		if err != nil {
+			return err
+		}
+		err = unix.Setns(int(f.Fd()), k.flag)
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("%s namespace: %w", k.name, os.NewSyscallError("setns", err))
+		}
 	}
-	return "/proc/self/task/" + strconv.Itoa(unix.Gettid()) + "/ns", nil
+	return nil
+}
+
+// asUser runs f with the calling thread's effective user set to uid; the thread must
+// be locked. The thread alone: the calls of package unix would change all threads.
+func asUser(uid uint32, f func() error) error {
+	const same = ^uintptr(0)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(uid), same); errno != 0 {
+		return os.NewSyscallError("setresuid", errno)
+	}
+	err := f()
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, 0, same); errno != 0 {
+		return errors.Join(err, os.NewSyscallError("setresuid", errno))
+	}
+	return err
+}
+
+// noUserNamespaces tells whether err says that the kernel, or a limit of it, lets
+// nobody make a user namespace.
+func noUserNamespaces(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EPERM)
 }
 
 func onFirstThread() bool { return unix.Gettid() == unix.Getpid() }

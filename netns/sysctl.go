@@ -22,7 +22,7 @@ type setting struct {
 // enable_unprivileged_ports and enable_unprivileged_icmp.
 var podDefaults = []setting{
 	{path: "net/ipv4/ip_unprivileged_port_start", value: "0", optional: true},
-	{path: "net/ipv4/ping_group_range", value: "0 2147483647", optional: true},
+	{path: pingGroups, value: "0 2147483647", optional: true},
 }
 
 // sysctlName is the grammar of names. Values have one rule: they are one line.
@@ -58,6 +58,9 @@ func (k Kinds) settings() ([]setting, error) {
 				all = append(all, d)
 			}
 		}
+	}
+	for i := range all {
+		all[i] = k.User.outside(all[i])
 	}
 	return all, nil
 }

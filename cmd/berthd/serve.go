@@ -84,7 +84,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	node, err := sandbox.Open(ctx, sandbox.Options{
 		Root: cfg.Root, State: cfg.State, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)),
 		SystemdCgroup: systemd, PauseBinary: binary,
-		Namespaces: netns.OpenNamespaces(cfg.State), Network: network, Roots: layers,
+		Namespaces: netns.OpenNamespaces(cfg.State, binary), Network: network, Roots: layers,
 		Images: images, Tasks: shims, Processes: shims,
 	})
 	if err != nil {
