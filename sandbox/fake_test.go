@@ -29,6 +29,7 @@ type fakeNode struct {
 	t *testing.T
 
 	mu      sync.Mutex
+	noIDMap error         // what CheckIDMap answers
 	fail    string        // the call that fails
 	late    bool          // after its effect
 	arrived chan struct{} // when set, Tasks.Create says here that it was called,
@@ -165,10 +166,12 @@ func (f fakeNetwork) GC(_ context.Context, live []netns.Attachment) error {
 
 type fakeRoots struct{ *fakeNode }
 
-func (f fakeRoots) Prepare(_ context.Context, id string, _ []digest.Digest) (m []snapshot.Mount, err error) {
+func (f fakeRoots) Prepare(_ context.Context, id string, _ []digest.Digest, _ ...snapshot.RootOption) (m []snapshot.Mount, err error) {
 	err = f.call("Roots.Prepare", func() { f.roots[id] = true; m = []snapshot.Mount{{Type: "tmpfs", Source: "berth-test"}} })
 	return m, err
 }
+
+func (f fakeRoots) CheckIDMap(context.Context, snapshot.IDMap) error { return f.noIDMap }
 
 func (f fakeRoots) Remove(_ context.Context, id string) error {
 	return f.call("Roots.Remove", func() {

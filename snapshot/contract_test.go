@@ -54,6 +54,10 @@ func testDriver(t *testing.T, open func(t *testing.T, dir string) Driver) {
 		{"usage is that of the writable layer", testUsage},
 		{"all is there after a restart", testRestart},
 		{"many may call at once", testConcurrent},
+		{"owners are those of a user namespace", testIDMap},
+		{"an image serves several user namespaces at once", testIDMapShared},
+		{"a user namespace does not change", testIDMapRefused},
+		{"an image of many layers has a user namespace", testIDMapManyLayers},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -123,6 +123,9 @@ func mountOne(mount Mount, target string) error {
 			}
 		}
 	}
+	if m.UserNS != "" {
+		return m.overlayIDMapped(target)
+	}
 	return m.overlay(target)
 }
 
@@ -131,6 +134,23 @@ func mountOne(mount Mount, target string) error {
 // have up to 128. A kernel before 6.5 knows them not; there the directories are named by
 // descriptor, and 300 fit.
 func (m mounting) overlay(target string) error {
+	made, err := m.fsmountOverlay()
+	if err == nil {
+		defer made.close()
+		err = made.moveTo(target)
+	}
+	if err == nil || !isUnsupported(err) {
+		return err
+	}
+	if err2 := m.overlayByMount(target, maxMountData); err2 != nil {
+		return errors.Join(err, err2)
+	}
+	return nil
+}
+
+// fsmountOverlay makes an overlay by the calls that take one lower directory at a time.
+// The caller puts it somewhere, and closes it.
+func (m mounting) fsmountOverlay() (at, error) {
 	var settings []setting
 	for _, s := range m.settings {
 		if s.key != "lowerdir" {
@@ -142,18 +162,11 @@ func (m mounting) overlay(target string) error {
 		}
 	}
 	short := shortener{longest: maxFsconfig}
-	err := short.shorten(settings)
-	if err == nil {
-		err = m.byFsmount(target, settings)
+	defer short.close()
+	if err := short.shorten(settings); err != nil {
+		return -1, err
 	}
-	short.close()
-	if err == nil || !isUnsupported(err) {
-		return err
-	}
-	if err2 := m.overlayByMount(target, maxMountData); err2 != nil {
-		return errors.Join(err, err2)
-	}
-	return nil
+	return m.fsmount(settings)
 }
 
 // overlayByMount mounts an overlay with one call of mount(2), whose options may take

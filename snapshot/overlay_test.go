@@ -180,7 +180,7 @@ func TestMountWays(t *testing.T) {
 				if err := errors.Join(os.MkdirAll(target, 0o755), os.Mkdir(dir+"/u", 0o755), os.Mkdir(dir+"/w", 0o755)); err != nil {
 					t.Fatal(err)
 				}
-				m := Mount{"overlay", "overlay", []string{"lowerdir=" + strings.Join(lowers[:n], ":"), "upperdir=" + dir + "/u", "workdir=" + dir + "/w", "nodev"}}
+				m := Mount{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + strings.Join(lowers[:n], ":"), "upperdir=" + dir + "/u", "workdir=" + dir + "/w", "nodev"}}
 				if err := way(parseMount(m)); err != nil {
 					t.Errorf("%s, %d layers: %v", name, n, err)
 					continue
@@ -206,8 +206,8 @@ func TestMountAll(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(source, "in"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	bind := Mount{"bind", source, []string{"bind", "ro"}}
-	bad := Mount{"overlay", "overlay", []string{"lowerdir=" + source + ":" + filepath.Join(top, "absent")}}
+	bind := Mount{Type: "bind", Source: source, Options: []string{"bind", "ro"}}
+	bad := Mount{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + source + ":" + filepath.Join(top, "absent")}}
 	if err := MountAll([]Mount{bind, bad}, target); err == nil {
 		t.Error("mounted what is not there")
 	}

@@ -22,6 +22,7 @@ type rootRecord struct {
 	BootID string          `json:"bootID"`
 	Layers []digest.Digest `json:"layers"` // base first, as given
 	Seal   string          `json:"seal"`
+	IDs    IDMap           `json:"ids,omitzero"` // whose root owns the writable layer
 }
 
 // uses names the layers and the seal that r stands on.
@@ -61,26 +62,32 @@ func (o *overlay) unuse(id string) {
 }
 
 // Prepare implements Roots.
-func (o *overlay) Prepare(ctx context.Context, id string, diffIDs []digest.Digest) ([]Mount, error) {
+func (o *overlay) Prepare(ctx context.Context, id string, diffIDs []digest.Digest, opts ...RootOption) ([]Mount, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
-	mounts, err := o.prepare(ctx, id, diffIDs)
+	rec := rootRecord{BootID: o.bootID, Layers: diffIDs}
+	for _, o := range opts {
+		o(&rec)
+	}
+	mounts, err := o.prepare(ctx, id, rec)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", id, err)
 	}
 	return mounts, nil
 }
 
-func (o *overlay) prepare(ctx context.Context, id string, diffIDs []digest.Digest) ([]Mount, error) {
-	seal, err := sealName(diffIDs)
-	if err != nil {
+func (o *overlay) prepare(ctx context.Context, id string, rec rootRecord) ([]Mount, error) {
+	var err error
+	if rec.Seal, err = sealName(rec.Layers); err != nil {
 		return nil, err
 	}
 	have, err := o.readRoot(id)
 	switch {
-	case err == nil && have.Seal != seal:
+	case err == nil && have.Seal != rec.Seal:
 		return nil, fmt.Errorf("made for other layers: %w", ErrInUse)
+	case err == nil && (have.IDs.HostID != rec.IDs.HostID || have.IDs.Size != rec.IDs.Size):
+		return nil, fmt.Errorf("made for another user namespace: %w", ErrInUse)
 	case err == nil && have.BootID != o.bootID:
 		if err := o.Remove(ctx, id); err != nil {
 			return nil, err
@@ -88,8 +95,6 @@ func (o *overlay) prepare(ctx context.Context, id string, diffIDs []digest.Diges
 	case err != nil && !errors.Is(err, ErrNotFound):
 		return nil, err
 	}
-	rec := rootRecord{BootID: o.bootID, Layers: diffIDs, Seal: seal}
-
 	o.mu.Lock()
 	lowers, err := o.lowers(rec)
 	if err == nil {
@@ -110,11 +115,13 @@ func (o *overlay) prepare(ctx context.Context, id string, diffIDs []digest.Diges
 		}
 		return nil, err
 	}
-	return []Mount{o.mount(id, lowers)}, nil
+	return []Mount{o.mount(id, lowers, rec.IDs)}, nil
 }
 
 // fillRoot makes the parts of a snapshot in the new directory tmp. The upper directory
-// is what the container sees as its root, so it takes after the topmost layer's.
+// is what the container sees as its root, so it takes after the topmost layer's. It is
+// never mounted with a map of IDs, so its owner is the one that the container sees, as
+// all is that the container will write.
 func fillRoot(tmp string, rec rootRecord, lower string) error {
 	upper := filepath.Join(tmp, "fs")
 	for _, dir := range []string{upper, filepath.Join(tmp, "work")} {
@@ -131,6 +138,7 @@ func fillRoot(tmp string, rec rootRecord, lower string) error {
 		return err
 	}
 	defer to.close()
+	meta.uid, meta.gid = rec.IDs.host(meta.uid), rec.IDs.host(meta.gid)
 	if err := meta.apply(to); err != nil {
 		return err
 	}
@@ -168,8 +176,8 @@ func (o *overlay) lowers(rec rootRecord) ([]string, error) {
 }
 
 // mount is what to mount for the snapshot id.
-func (o *overlay) mount(id string, lowers []string) Mount {
-	return Mount{Type: "overlay", Source: "overlay", Options: slices.Concat([]string{
+func (o *overlay) mount(id string, lowers []string, ids IDMap) Mount {
+	return Mount{Type: "overlay", Source: "overlay", UserNS: ids.UserNS, Options: slices.Concat([]string{
 		"lowerdir=" + strings.Join(lowers, ":"),
 		"upperdir=" + o.path("roots", id, "fs"),
 		"workdir=" + o.path("roots", id, "work"),

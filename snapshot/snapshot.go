@@ -93,7 +93,10 @@ type Roots interface {
 	// shim. The same id and layers give the same mounts and keep what was written;
 	// other layers are ErrInUse. A writable layer from before a reboot is emptied: its
 	// last writes may not have reached the disk. ErrNotFound: not sealed, or a layer is missing.
-	Prepare(ctx context.Context, id string, diffIDs []digest.Digest) ([]Mount, error)
+	Prepare(ctx context.Context, id string, diffIDs []digest.Digest, opts ...RootOption) ([]Mount, error)
+	// CheckIDMap tells whether WithIDMap works here: nil, or ErrUnsupported with what the
+	// kernel, or the file system under the snapshots, lacks. It mounts something once.
+	CheckIDMap(ctx context.Context, m IDMap) error
 	// Remove takes the writable layer of container id away. It must be unmounted. An
 	// absent one is fine. If the context ends first, call it again or leave the rest to Open.
 	Remove(ctx context.Context, id string) error
@@ -126,6 +129,40 @@ type Usage struct {
 type Mount struct {
 	Type, Source string
 	Options      []string
+
+	// UserNS is the file of a user namespace. The lower directories of an overlay are
+	// mounted so that their owners are that namespace's users of the same numbers. "" is
+	// none.
+	UserNS string `json:",omitempty"`
+}
+
+// An IDMap is a user namespace: its IDs from 0 up to Size (and without it), of users and
+// of groups, are those from HostID on outside. The zero IDMap is none.
+type IDMap struct {
+	UserNS       string `json:"-"` // the namespace's file
+	HostID, Size uint32
+}
+
+// host is id of the namespace as it is outside. One that the namespace has not is its
+// root's.
+func (m IDMap) host(id uint32) uint32 {
+	if m.Size == 0 {
+		return id
+	}
+	if id >= m.Size {
+		id = 0
+	}
+	return m.HostID + id
+}
+
+// A RootOption adjusts what Prepare makes.
+type RootOption func(*rootRecord)
+
+// WithIDMap makes a root file system for containers in a user namespace: what an image's
+// layer gives to user 0 belongs to user 0 of the namespace. Nothing is copied or changed
+// for it: the layers are mounted so. MountAll needs the namespace's file to be there.
+func WithIDMap(m IDMap) RootOption {
+	return func(r *rootRecord) { r.IDs = m }
 }
 
 // Limits bound what one layer may hold. They protect the node from archives made to

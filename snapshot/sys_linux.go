@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"strings"
 	"time"
 
@@ -335,11 +336,11 @@ func (m mounting) byMount(target, data string) error {
 	return nil
 }
 
-// byFsmount mounts with fsopen(2) and its kin, of kernel 5.2.
-func (m mounting) byFsmount(target string, settings []setting) error {
+// fsmount makes a mount that is nowhere yet, with fsopen(2) and its kin, of kernel 5.2.
+func (m mounting) fsmount(settings []setting) (at, error) {
 	fd, err := unix.Fsopen(m.Type, unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("fsopen %s: %w", m.Type, err)
+		return -1, fmt.Errorf("fsopen %s: %w", m.Type, err)
 	}
 	defer unix.Close(fd)
 	settings = append([]setting{{key: "source", value: m.Source}}, settings...)
@@ -350,21 +351,75 @@ func (m mounting) byFsmount(target string, settings []setting) error {
 			err = unix.FsconfigSetString(fd, s.key, s.value)
 		}
 		if err != nil {
-			return fmt.Errorf("fsconfig %s=%s: %s%w", s.key, s.value, contextLog(fd), err)
+			return -1, fmt.Errorf("fsconfig %s=%s: %s%w", s.key, s.value, contextLog(fd), err)
 		}
 	}
 	if err := unix.FsconfigCreate(fd); err != nil {
-		return fmt.Errorf("fsconfig create %s: %s%w", m.Type, contextLog(fd), err)
+		return -1, fmt.Errorf("fsconfig create %s: %s%w", m.Type, contextLog(fd), err)
 	}
 	made, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, m.flags.attr)
 	if err != nil {
-		return fmt.Errorf("fsmount: %w", err)
+		return -1, fmt.Errorf("fsmount: %w", err)
 	}
-	defer unix.Close(made)
-	if err := unix.MoveMount(made, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	return at(made), nil
+}
+
+// moveTo mounts d, a mount that is nowhere yet, at target.
+func (d at) moveTo(target string) error {
+	if err := unix.MoveMount(int(d), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("move_mount: %w", err)
 	}
 	return nil
+}
+
+// idmapInPlace mounts dir on itself, with the map of the user namespace that the file
+// userns is, for the calling thread's mount namespace.
+func idmapInPlace(dir string, userns int) error {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return fmt.Errorf("open_tree %s: %w", dir, err)
+	}
+	defer unix.Close(fd)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns)}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return fmt.Errorf("mount_setattr %s: MOUNT_ATTR_IDMAP: %w", dir, err)
+	}
+	return at(fd).moveTo(dir)
+}
+
+// withOwnMounts runs f on a thread with a mount namespace of its own, which ends with f:
+// what f mounts is seen by nobody else, save through descriptors.
+//
+// The goroutine takes its thread there and never unlocks it, so the thread ends with it.
+// The process's first thread cannot end, and shows its namespaces as the process's own: a
+// goroutine that finds itself there keeps it busy while another one does the work.
+func withOwnMounts(f func() error) error {
+	done := make(chan error, 1)
+	var run func()
+	run = func() {
+		runtime.LockOSThread() // no unlock: see above
+		if unix.Gettid() == unix.Getpid() {
+			next := make(chan struct{})
+			go func() {
+				defer close(next)
+				run()
+			}()
+			<-next
+			runtime.UnlockOSThread()
+			return
+		}
+		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			done <- os.NewSyscallError("unshare", err)
+			return
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			done <- fmt.Errorf("private mounts: %w", err)
+			return
+		}
+		done <- f()
+	}
+	go run()
+	return <-done
 }
 
 // contextLog is what the kernel has to say about a mount that failed, as text to put

@@ -1,0 +1,72 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// overlayIDMapped mounts an overlay whose lower directories are seen through the map of
+// a user namespace (kernel 5.19 for that, 6.5 for lowerdir+).
+//
+// Overlayfs takes such a directory only if it is mounted somewhere. That is done on a
+// thread with mounts of its own, each directory in its own place: so the options are the
+// ones of any overlay, and a crash leaves nothing mounted. The overlay keeps its layers.
+func (m mounting) overlayIDMapped(target string) error {
+	userns, err := os.Open(m.UserNS)
+	if err != nil {
+		return fmt.Errorf("user namespace: %w", err)
+	}
+	defer userns.Close()
+	lowers, _ := m.setting("lowerdir")
+	var made at
+	err = withOwnMounts(func() error {
+		for lower := range strings.SplitSeq(lowers, ":") {
+			if err := idmapInPlace(lower, int(userns.Fd())); err != nil {
+				return err
+			}
+		}
+		made, err = m.fsmountOverlay()
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("idmapped layers: %w", err)
+	}
+	defer made.close()
+	return made.moveTo(target)
+}
+
+// CheckIDMap implements Roots.
+func (o *overlay) CheckIDMap(_ context.Context, m IDMap) (err error) {
+	dir, err := os.MkdirTemp(o.path("tmp"), "probe-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	for _, sub := range []string{"lower", "upper", "work", "root", "lower/inside"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+			return err
+		}
+	}
+	mount := Mount{Type: "overlay", Source: "overlay", UserNS: m.UserNS, Options: append([]string{
+		"lowerdir=" + filepath.Join(dir, "lower"), "upperdir=" + filepath.Join(dir, "upper"), "workdir=" + filepath.Join(dir, "work"),
+	}, o.options...)}
+	root := filepath.Join(dir, "root")
+	if err := MountAll([]Mount{mount}, root); err != nil {
+		return fmt.Errorf("user namespaces need a kernel of 6.5 or later and a file system under %s that can be mounted with a map of IDs (ext4, xfs, btrfs): %w: %w", o.dir, ErrUnsupported, err)
+	}
+	defer func() { err = errors.Join(err, Unmount(root)) }()
+	tree, err := openAt(root)
+	if err != nil {
+		return err
+	}
+	defer tree.close()
+	a, err := tree.stat("inside")
+	if err == nil && a.uid != m.host(0) {
+		err = fmt.Errorf("user 0 of a layer mounted with a map of IDs is %d, not %d: %w", a.uid, m.host(0), ErrUnsupported)
+	}
+	return err
+}
