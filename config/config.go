@@ -4,6 +4,7 @@
 package config
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -94,6 +95,23 @@ func (c Config) String() string {
 		return "# " + err.Error() + "\n" // no value of this type does that
 	}
 	return string(text)
+}
+
+// JSON is c as one JSON object, keys as in the file, for clients that show one.
+func (c Config) JSON() (string, error) {
+	text, err := toml.Marshal(c)
+	if err != nil {
+		return "", fmt.Errorf("configuration: %w", err)
+	}
+	var keys map[string]any
+	if err := toml.Unmarshal(text, &keys); err != nil {
+		return "", fmt.Errorf("configuration: %w", err)
+	}
+	data, err := json.Marshal(keys)
+	if err != nil {
+		return "", fmt.Errorf("configuration: %w", err)
+	}
+	return string(data), nil
 }
 
 // SystemdCgroup tells whether systemd makes the cgroups: as cgroup.driver says,

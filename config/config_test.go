@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"os"
@@ -247,5 +248,28 @@ func TestDistance(t *testing.T) {
 		if got := distance(tt.a, tt.b); got != tt.want {
 			t.Errorf("distance(%q, %q) = %d, want %d", tt.a, tt.b, got, tt.want)
 		}
+	}
+}
+
+// TestJSON: the keys are the file's.
+func TestJSON(t *testing.T) {
+	c := Default()
+	c.Handlers = map[string]Handler{"other": {}}
+	text, err := c.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Root  string
+		Image struct {
+			CertsDir string `json:"certs_dir"`
+		}
+		Handlers map[string]any
+	}
+	if err := json.Unmarshal([]byte(text), &got); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := got.Handlers["other"]; !ok || got.Root != c.Root || got.Image.CertsDir != c.Image.CertsDir {
+		t.Errorf("%s", text)
 	}
 }

@@ -54,7 +54,8 @@ type stage struct {
 	Error      string  `json:"error,omitempty"`
 }
 
-// verbose is the info map of a status: one JSON text under each key.
+// verbose is the info map of a status: one JSON object under each key, which is
+// what crictl shows indented; anything else it shows as an escaped text.
 func verbose(info any, stages []sandbox.Stage) (map[string]string, error) {
 	list := make([]stage, 0, len(stages))
 	for _, s := range stages {
@@ -62,7 +63,7 @@ func verbose(info any, stages []sandbox.Stage) (map[string]string, error) {
 			DurationMS: float64(s.Duration.Microseconds()) / 1000, Error: s.Error})
 	}
 	out := map[string]string{}
-	for key, v := range map[string]any{"info": info, "stages": list} {
+	for key, v := range map[string]any{"info": info, "stages": map[string]any{"steps": list}} {
 		data, err := json.Marshal(v)
 		if err != nil {
 			return nil, fmt.Errorf("verbose status: %w", err)

@@ -78,7 +78,11 @@ func (n node) info() (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("status: %w", err)
 	}
-	info := map[string]string{"config": n.opts.Config(), "version": string(data)}
+	conf, err := n.opts.Config()
+	if err != nil {
+		return nil, fmt.Errorf("status: %w", err)
+	}
+	info := map[string]string{"config": conf, "version": string(data)}
 	if owed := n.pods.Owed(); len(owed) > 0 {
 		if data, err = json.Marshal(owed); err != nil {
 			return nil, fmt.Errorf("status: %w", err)

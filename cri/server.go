@@ -18,9 +18,9 @@ type Options struct {
 	Handlers      []string // runtime handlers by name; "" is always there
 	SystemdCgroup bool     // which cgroup driver kubelet is told
 
-	NetworkReady   func() error   // nil, or why a new pod gets no network; must not wait
-	NetworkSkipped func() []error // what is wrong with CNI files that were passed over
-	Config         func() string  // the effective configuration, for Status with verbose
+	NetworkReady   func() error           // nil, or why a new pod gets no network; must not wait
+	NetworkSkipped func() []error         // what is wrong with CNI files that were passed over
+	Config         func() (string, error) // the effective configuration as JSON, for Status with verbose
 }
 
 // A Server answers the CRI. Until Attach, every call fails with Unavailable:

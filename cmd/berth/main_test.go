@@ -195,8 +195,8 @@ func daemon() *fakeDaemon {
 		}},
 		info: map[string]string{
 			"info": `{"state":"creating","reason":"CNI failed"}`,
-			"stages": `[{"name":"record","start":"15:04:05.000001","duration_ms":0.4},{"name":"quick","start":"15:04:05.0002","duration_ms":0},` +
-				`{"name":"network","start":"15:04:05.000500","duration_ms":1234.56,"error":"plugin \u001b[31mbridge"},{"name":"holder","start":"15:04:06.1","duration_ms":0}]`,
+			"stages": `{"steps":[{"name":"record","start":"15:04:05.000001","duration_ms":0.4},{"name":"quick","start":"15:04:05.0002","duration_ms":0},` +
+				`{"name":"network","start":"15:04:05.000500","duration_ms":1234.56,"error":"plugin \u001b[31mbridge"},{"name":"holder","start":"15:04:06.1","duration_ms":0}]}`,
 		},
 	}
 }

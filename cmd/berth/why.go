@@ -14,7 +14,7 @@ import (
 )
 
 // A stage is one named, timed part of what berthd did, as it gives it under
-// "stages" in a verbose status.
+// "stages", "steps" in a verbose status.
 type stage struct {
 	Name       string  `json:"name"`
 	Start      string  `json:"start"`
@@ -160,8 +160,10 @@ func printState(w io.Writer, state string, verbose map[string]string, reason, me
 }
 
 func printStages(w *tabwriter.Writer, verbose map[string]string) error {
-	var stages []stage
-	if err := json.Unmarshal([]byte(verbose["stages"]), &stages); err != nil || len(stages) == 0 {
+	var told struct{ Steps []stage }
+	err := json.Unmarshal([]byte(verbose["stages"]), &told)
+	stages := told.Steps
+	if err != nil || len(stages) == 0 {
 		fmt.Fprintln(w, "  stages:\tnone known")
 		return w.Flush()
 	}

@@ -55,7 +55,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	}
 	server := cri.New(cri.Options{
 		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,
-		NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.String,
+		NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.JSON,
 	})
 	failed := make(chan error, 1)
 	go func() { failed <- server.GRPC().Serve(listener) }() // Unavailable until Attach
