@@ -5,6 +5,7 @@ import (
 	"context"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -13,6 +14,7 @@ import (
 type running struct {
 	cmd   *exec.Cmd
 	lines chan string
+	end   func() // kills it; may be called again
 }
 
 // begin starts crictl and reads what it prints, line by line. The test's end
@@ -29,20 +31,21 @@ func (s *suite) begin(t *testing.T, args ...string) *running {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	r := &running{cmd, make(chan string, 100)}
+	r := &running{cmd: cmd, lines: make(chan string, 100)}
 	go func() {
 		defer close(r.lines)
 		for scan := bufio.NewScanner(out); scan.Scan(); {
 			r.lines <- scan.Text()
 		}
 	}()
-	t.Cleanup(func() {
+	r.end = sync.OnceFunc(func() {
 		cancel()
 		for range r.lines { // to the end, so that the reader ends
 			continue
 		}
 		_ = cmd.Wait()
 	})
+	t.Cleanup(r.end)
 	return r
 }
 

@@ -55,7 +55,9 @@ func TestLook(t *testing.T) {
 	s.run(t, "update-runtime-config", "--pod-cidr", "10.9.0.0/24")
 	s.shows(t, []string{"imagefsinfo", "--output", "table"}, `^Image Filesystem`, `^Mountpoint\[0\]: `+s.Node.Root)
 
-	s.begin(t, "logs", "-f", id).line(t, "to stdout")
+	f := s.begin(t, "logs", "-f", id)
+	f.line(t, "to stdout")
+	f.end()
 	s.shows(t, []string{"logs", id}, `^to stdout$`)
 	s.shows(t, []string{"logs", "-t", "--stream", "stdout", id}, `^\d{4}-\d\d-\d\dT\S+ to stdout$`)
 	s.shows(t, []string{"exec", "-s", id, "echo", "in it"}, `^in it$`)
