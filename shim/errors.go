@@ -35,6 +35,8 @@ func sentinelOf(c codes.Code) error {
 		return ErrUnimplemented
 	case codes.ResourceExhausted:
 		return ErrExhausted
+	case codes.OutOfRange:
+		return ErrBelowUsage
 	}
 	return ErrRefused
 }

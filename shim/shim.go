@@ -44,6 +44,8 @@ var (
 	ErrInvalid = errors.New("invalid request")
 	// ErrUnimplemented: the shim does not know how.
 	ErrUnimplemented = errors.New("not implemented")
+	// ErrBelowUsage: the container uses more than the limit that was asked for.
+	ErrBelowUsage = errors.New("limit below what is in use")
 	// ErrRefused: the runtime cannot make or start a container of that configuration.
 	ErrRefused = errors.New("refused by the runtime")
 )

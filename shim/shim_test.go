@@ -428,24 +428,6 @@ func TestBlockingStdout(t *testing.T) {
 	}
 }
 
-func TestOOM(t *testing.T) {
-	h := newHost(t)
-	b := h.box("exec tail /dev/zero")
-	b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/dev/zero", Type: "bind", Source: "/dev/zero", Options: []string{"bind"}})
-	limit := int64(8 << 20)
-	b.spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
-	if exit := b.run(); exit.Code != 137 || !exit.OOMKilled {
-		t.Errorf("exit = %+v", exit)
-	}
-	// A child that is killed for want of memory is not the container.
-	b = h.box("tail /dev/zero; kill -9 1; exit 9")
-	b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/dev/zero", Type: "bind", Source: "/dev/zero", Options: []string{"bind"}})
-	b.spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
-	if exit := b.run(); exit.Code != 9 || exit.OOMKilled {
-		t.Errorf("exit = %+v", exit)
-	}
-}
-
 func TestPodsPerProcess(t *testing.T) {
 	h := newHost(t)
 	h.options.PodsPerProcess = 2

@@ -38,6 +38,10 @@ func TaskDir(shimDir string) string { return filepath.Join(shimDir, tasksDir) }
 // TaskPath is the record of one task in a shim's folder.
 func TaskPath(shimDir, id string) string { return filepath.Join(shimDir, tasksDir, id+".json") }
 
+// OOMScoreAdj is the annotation of Task.Update that carries the oom_score_adj that
+// the container's processes are to have, in decimal: LinuxResources has none.
+const OOMScoreAdj = "berth.oom_score_adj"
+
 // ExitPath is the exit record in a bundle.
 func ExitPath(bundle string) string { return filepath.Join(bundle, "exit.json") }
 

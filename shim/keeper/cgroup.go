@@ -17,7 +17,7 @@ import (
 type cgroup struct {
 	dir        string // the directory they are listed and killed in
 	controller string // what libcontainer calls its hierarchy; "" is the unified one
-	memory     string // the directory with the OOM counter; may be ""
+	memory     string // the directory of the memory controller; may be ""
 }
 
 // newCgroup picks from a container's cgroup paths by controller. The freezer comes
@@ -134,29 +134,6 @@ func (g cgroup) procs() ([]int, error) {
 		return nil, fmt.Errorf("cgroup: %w", err)
 	}
 	return pids, nil
-}
-
-// oomKills counts the processes that the kernel has killed in g for want of
-// memory. It is 0 when the cgroup does not say.
-func (g cgroup) oomKills() uint64 {
-	if g.memory == "" {
-		return 0
-	}
-	name := "memory.oom_control"
-	if g.controller == "" {
-		name = "memory.events"
-	}
-	data, err := os.ReadFile(filepath.Join(g.memory, name))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(data)) {
-		if v, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			n, _ := strconv.ParseUint(strings.TrimSpace(v), 10, 64)
-			return n
-		}
-	}
-	return 0
 }
 
 // killWhen kills what is in g as soon as ctx ends, and goes on until the result

@@ -19,6 +19,7 @@ var (
 	errInvalid    = errors.New("invalid request")
 	errUnbuilt    = errors.New("not implemented")
 	errBusy       = errors.New("it still has tasks")
+	errBelowUsage = errors.New("that is less than what is in use and cannot be reclaimed; nothing was changed")
 )
 
 // codeOf says which code an error has on the wire.
@@ -39,6 +40,7 @@ func codeOf(err error) codes.Code {
 		{errBusy, codes.FailedPrecondition},
 		{errInvalid, codes.InvalidArgument},
 		{errUnbuilt, codes.Unimplemented},
+		{errBelowUsage, codes.OutOfRange},
 		{os.ErrPermission, codes.PermissionDenied},
 	} {
 		if errors.Is(err, c.err) {

@@ -92,6 +92,7 @@ func (x *execution) run(ctx context.Context, k *Keeper, ps *specs.Process, cance
 		return 0, fmt.Errorf("%w: %w", errInvalid, err)
 	}
 	p.InSub(x.sub.controller, x.name)
+	oomBefore := x.task.cg.oomKills()
 	pid, err := k.nursery.start(func() (int, error) { return x.task.join(p) })
 	closeFiles(&fds)
 	if err != nil {
@@ -103,6 +104,7 @@ func (x *execution) run(ctx context.Context, k *Keeper, ps *specs.Process, cance
 
 	code, _ := exitCode(p.Wait())
 	k.nursery.done(pid)
+	x.task.killedBeside(code, oomBefore)
 	x.cleanUp(ctx)
 	deadline := time.Now().Add(drainLimit)
 	_ = outR.SetReadDeadline(deadline)

@@ -43,8 +43,17 @@ const sigkill = int(unix.SIGKILL)
 // isBusy is the error of removing a cgroup with processes in it.
 func isBusy(err error) bool { return errors.Is(err, unix.EBUSY) }
 
+// isInvalidValue is the error of writing into a cgroup what the kernel takes for no
+// possible value of the file.
+func isInvalidValue(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ERANGE)
+}
+
 // gone is the error of reading a cgroup that has just been removed.
 func gone(err error) bool { return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) }
+
+// goneProcess is the error of asking for a process that has ended.
+func goneProcess(err error) bool { return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) }
 
 // isExhausted tells the node's want of space or descriptors from what is wrong with
 // a container.
@@ -99,6 +108,20 @@ func (p pidHandle) waitEnd() {
 		err := unix.Waitid(unix.P_PIDFD, int(fd), &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 		return err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) || info.Signo != 0
 	})
+}
+
+// hasEnded tells whether the process has ended.
+func (p pidHandle) hasEnded() bool {
+	rc, err := p.f.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var info unix.Siginfo
+	var werr error
+	err = rc.Control(func(fd uintptr) {
+		werr = unix.Waitid(unix.P_PIDFD, int(fd), &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	})
+	return err != nil || errors.Is(werr, unix.ECHILD) || info.Signo != 0
 }
 
 func (p pidHandle) close() {

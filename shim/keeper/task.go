@@ -54,7 +54,7 @@ type task struct {
 	p         *container.Process
 	io        *stdio
 	log       *logFile
-	oomBefore uint64
+	oomBefore uint64 // kills for want of memory that are not its end; guarded by mu when it is created
 
 	ended chan struct{} // closed when it has been waited for
 	done  chan struct{} // closed when the status is exited
@@ -66,10 +66,11 @@ type task struct {
 
 	op chan struct{} // holds a token while somebody changes the task: held across processes, so waited for with a context
 
-	mu    sync.Mutex
-	state taskState
-	pidfd pidHandle
-	execs int // names the next command's cgroup
+	mu     sync.Mutex
+	state  taskState
+	pidfd  pidHandle
+	killed bool // we sent SIGKILL to its init while that lived
+	execs  int  // names the next command's cgroup
 }
 
 // A taskState is what others see of a task.
@@ -145,7 +146,7 @@ func (t *task) finish(ctx context.Context, code int32, killed bool, at time.Time
 		}
 		cancel()
 	}
-	oom := killed && t.cg.oomKills() > t.oomBefore
+	oom := t.oomKilled(code, killed) // before the cgroup goes
 	t.io.drain()
 	t.mu.Lock()
 	rec := api.ExitRecord{Code: code, At: at.UTC(), OOMKilled: oom, Pid: t.state.pid}
@@ -166,7 +167,7 @@ func (t *task) killInit() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s := t.state.status; s == created || s == running {
-		_ = t.pidfd.signal(sigkill) // done already is fine
+		_ = t.signalInitLocked(sigkill) // done already is fine
 	}
 }
 
@@ -197,7 +198,7 @@ func (t *task) signal(sig int, all bool) error {
 	if t.state.status == exited {
 		return fmt.Errorf("container %s: it has exited: %w", t.rec.ID, errNotFound)
 	}
-	err := t.pidfd.signal(sig)
+	err := t.signalInitLocked(sig)
 	if errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("container %s: it has exited: %w", t.rec.ID, errNotFound)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strconv"
 
 	"github.com/berthd/berth/shim/api"
 	taskapi "github.com/berthd/berth/shim/api/task"
@@ -158,7 +159,9 @@ func (s *taskService) CloseIO(_ context.Context, req *taskapi.CloseIORequest) (*
 	return empty(err)
 }
 
-// Update takes a runtime-spec LinuxResources as JSON. What it leaves out stays.
+// Update takes a runtime-spec LinuxResources as JSON, and an oom_score_adj as an
+// annotation (api.OOMScoreAdj). What it leaves out stays. All is changed or
+// nothing.
 func (s *taskService) Update(ctx context.Context, req *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
 	t, err := s.find(req.Id, "")
 	if err != nil {
@@ -168,7 +171,15 @@ func (s *taskService) Update(ctx context.Context, req *taskapi.UpdateTaskRequest
 	if err := json.Unmarshal(req.GetResources().GetValue(), &r); err != nil {
 		return empty(fmt.Errorf("update %s: resources: %w: %w", req.Id, errInvalid, err))
 	}
-	return empty(t.update(ctx, &r))
+	var score *int
+	if text, ok := req.Annotations[api.OOMScoreAdj]; ok {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return empty(fmt.Errorf("update %s: oom_score_adj: %w: %w", req.Id, errInvalid, err))
+		}
+		score = &n
+	}
+	return empty(t.update(ctx, &r, score))
 }
 
 func (s *taskService) Connect(_ context.Context, req *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {

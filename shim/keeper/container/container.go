@@ -296,19 +296,28 @@ func (c *Container) Pause() error { return c.lc.Pause() }
 // Resume lets them go on.
 func (c *Container) Resume() error { return c.lc.Resume() }
 
-// SetResources applies the resources of b. Device rules stay as they are.
-func (c *Container) SetResources(b Bundle) error {
+// SetResources applies the resources of b, and gives what is started from now on
+// its oom_score_adj. Device rules stay as they are. undo applies the former ones
+// again; a limit that there was none of before stays.
+func (c *Container) SetResources(b Bundle) (undo func() error, err error) {
 	next, err := convert(b)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	config := c.lc.Config()
-	cg := *config.Cgroups
+	former := c.lc.Config()
+	config, cg := former, *former.Cgroups
 	cg.Resources = next.Cgroups.Resources
-	cg.Resources.SkipDevices = true
-	config.Cgroups = &cg
-	return c.lc.Set(config)
+	cg.Resources.Devices = former.Cgroups.Resources.Devices
+	config.Cgroups, config.OomScoreAdj = &cg, next.OomScoreAdj
+	err = c.lc.Set(config)
+	if errors.Is(err, libcontainer.ErrNotRunning) {
+		err = errors.Join(ErrNotRunning, err)
+	}
+	return func() error { return c.lc.Set(former) }, err
 }
+
+// ErrNotRunning: the container's process has ended.
+var ErrNotRunning = errors.New("not running")
 
 // Destroy removes the cgroups and libcontainer's state. No process may be left.
 func (c *Container) Destroy() error { return c.lc.Destroy() }

@@ -1,0 +1,109 @@
+package keeper
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// oomKilled tells whether want of memory has ended the task: the kernel's counter
+// of such kills in its cgroup rose while it lived, and its init was killed by
+// somebody else than us, or exited with 137 as a shell does whose command was
+// killed. A SIGKILL of ours is no such end, nor is one without a kill counted, nor the
+// end of a command beside it (killedBeside).
+//
+// Where the kernel does not count (cgroup v1 before Linux 4.13), nothing is.
+func (t *task) oomKilled(code int32, bySignal bool) bool {
+	if code != 128+int32(sigkill) {
+		return false
+	}
+	t.mu.Lock()
+	ours := bySignal && t.killed
+	before := t.oomBefore
+	t.mu.Unlock()
+	return !ours && t.cg.oomKills() > before
+}
+
+// killedBeside is told how a command beside the init has ended, and what the counter
+// was when it began. A kill that was this command's is not the init's end. When the
+// init ends, the kernel kills its commands: then the kill was the init's.
+func (t *task) killedBeside(code int32, before uint64) {
+	if code != 128+int32(sigkill) || t.cg.oomKills() <= before || isExiting(t.snapshot().pid) {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.oomBefore++
+}
+
+// pfExiting is the flag of a process that is ending (PF_EXITING), in its stat file,
+// and flagsField the place of the flags behind the command (proc_pid_stat(5)).
+const (
+	pfExiting  = 0x4
+	flagsField = 6
+)
+
+// isExiting tells whether a process is ending or has ended.
+func isExiting(pid int) bool {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return true
+	}
+	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	if len(fields) <= flagsField {
+		return true
+	}
+	flags, err := strconv.ParseUint(fields[flagsField], 10, 64)
+	return err != nil || flags&pfExiting != 0
+}
+
+// signalInitLocked sends sig to the init. The caller holds t.mu. The init may have
+// been killed before, and not waited for yet: then a SIGKILL of ours was not it.
+func (t *task) signalInitLocked(sig int) error {
+	ours := sig == sigkill && !t.pidfd.hasEnded()
+	err := t.pidfd.signal(sig)
+	if ours && err == nil {
+		t.killed = true
+	}
+	return err
+}
+
+// oomKills counts the processes that the kernel has killed in g and below for want
+// of memory, whoever's limit it was: cgroup v1 counts a kill where the process was,
+// v2 there and in all cgroups above. It is 0 when the cgroup does not say.
+func (g cgroup) oomKills() uint64 {
+	if g.memory == "" {
+		return 0
+	}
+	if g.controller == "" {
+		return oomKillsIn(filepath.Join(g.memory, "memory.events"))
+	}
+	var sum uint64
+	_ = filepath.WalkDir(g.memory, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // it has just been removed
+		}
+		if d.IsDir() {
+			sum += oomKillsIn(filepath.Join(path, "memory.oom_control"))
+		}
+		return nil
+	})
+	return sum
+}
+
+// oomKillsIn reads one counter.
+func oomKillsIn(file string) uint64 {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if v, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			n, _ := strconv.ParseUint(strings.TrimSpace(v), 10, 64)
+			return n
+		}
+	}
+	return 0
+}
