@@ -26,6 +26,7 @@ import (
 //	layers/sha256-<hex>/   fs/ is the layer; layer.json; implicit and whiteouts, see seal.go
 //	seals/<hex>/           of a chain; seal.json, and fs/ where the chain needs one
 //	roots/<id>/            fs/ is upper, work/, root.json
+//	views/<id>/<hex>       a record for each chain that the container only reads
 //	empty/                 the lower directory of an image without layers
 //	tmp/                   being made
 //	trash/                 being deleted
@@ -60,7 +61,7 @@ func openOverlay(ctx context.Context, dir string, limits Limits) (*overlay, erro
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"layers", "seals", "roots", "empty", "tmp", "trash"} {
+	for _, sub := range []string{"layers", "seals", "roots", "views", "empty", "tmp", "trash"} {
 		mode := fs.FileMode(0o700)
 		if sub == "empty" {
 			mode = 0o755 // seen as a root directory
@@ -129,6 +130,9 @@ func (o *overlay) sweep(ctx context.Context) error {
 			continue
 		}
 		o.use(e.Name(), rec.uses())
+	}
+	if err := o.learnViews(ctx); err != nil {
+		return err
 	}
 	left, err := os.ReadDir(o.trash.dir)
 	if err != nil || len(left) == 0 {

@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+
+	"github.com/berthd/berth/snapshot/durable"
 )
 
 // ReadRootFile reads the file at path as a process with root directory root would find
@@ -49,6 +51,44 @@ func readRootFile(root, path string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("more than %d bytes: %w", limit, ErrTooLarge)
 	}
 	return data, nil
+}
+
+// BindFromRoot mounts what is at path in the tree at root, a directory or a regular file,
+// at target, which it makes. It is for the sub path of an image volume: path is resolved as
+// ReadRootFile does, and what was found is mounted and not looked up again, so that no
+// link can lead elsewhere meanwhile (the class of CVE-2017-1002101). A path that is not
+// there is fs.ErrNotExist; one that leads to a device, a FIFO or a socket ErrNotRegular.
+// Unmount undoes it.
+func BindFromRoot(root, path, target string) error {
+	if err := bindFromRoot(root, path, target); err != nil {
+		return fmt.Errorf("%.300q in %s: %w", path, root, err)
+	}
+	return nil
+}
+
+func bindFromRoot(root, path, target string) error {
+	dir, err := openAt(root)
+	if err != nil {
+		return err
+	}
+	defer dir.close()
+	found, a, err := lookInRoot(dir, path)
+	if err != nil {
+		return err
+	}
+	defer found.close()
+	switch {
+	case a.isDir():
+		err = os.Mkdir(target, 0o755)
+	case a.isRegular():
+		err = durable.Replace(target, nil, 0o644)
+	default:
+		return ErrNotRegular
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return found.bindAt(target)
 }
 
 // lookInRoot finds path in root without opening it. The caller closes what it returns.

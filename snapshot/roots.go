@@ -193,6 +193,9 @@ func (o *overlay) Remove(ctx context.Context, id string) error {
 	o.mu.Lock()
 	err := o.trash.throw(o.path("roots", id), strings.TrimSuffix(label, "."))
 	if err == nil {
+		err = o.trash.throw(o.path("views", id), strings.TrimSuffix(label, "."))
+	}
+	if err == nil {
 		o.unuse(id)
 	}
 	o.mu.Unlock()
@@ -203,19 +206,6 @@ func (o *overlay) Remove(ctx context.Context, id string) error {
 		return fmt.Errorf("snapshot %s: %w", id, err)
 	}
 	return nil
-}
-
-// ListRoots implements Roots.
-func (o *overlay) ListRoots(context.Context) ([]string, error) {
-	found, err := os.ReadDir(o.path("roots"))
-	if err != nil {
-		return nil, err
-	}
-	ids := make([]string, len(found))
-	for i, e := range found {
-		ids[i] = e.Name()
-	}
-	return ids, nil
 }
 
 // Usage implements Roots.

@@ -94,13 +94,18 @@ type Roots interface {
 	// other layers are ErrInUse. A writable layer from before a reboot is emptied: its
 	// last writes may not have reached the disk. ErrNotFound: not sealed, or a layer is missing.
 	Prepare(ctx context.Context, id string, diffIDs []digest.Digest, opts ...RootOption) ([]Mount, error)
+	// View returns what to mount to read a sealed chain of layers (base first) and not to
+	// write it: the image of an image volume. The layers stay until Remove is called for
+	// container id, whether or not it has a writable layer. It may be called for several
+	// chains of one container. ErrNotFound: not sealed, or a layer is missing.
+	View(ctx context.Context, id string, diffIDs []digest.Digest, opts ...RootOption) ([]Mount, error)
 	// CheckIDMap tells whether WithIDMap works here: nil, or ErrUnsupported with what the
 	// kernel, or the file system under the snapshots, lacks. It mounts something once.
 	CheckIDMap(ctx context.Context, m IDMap) error
-	// Remove takes the writable layer of container id away. It must be unmounted. An
-	// absent one is fine. If the context ends first, call it again or leave the rest to Open.
+	// Remove takes the writable layer and the views of container id away. They must be
+	// unmounted. Absent ones are fine. If the context ends first, call it again or leave the rest to Open.
 	Remove(ctx context.Context, id string) error
-	// ListRoots lists the container IDs that have a writable layer, sorted.
+	// ListRoots lists the container IDs that have a writable layer or a view, sorted.
 	ListRoots(ctx context.Context) ([]string, error)
 	// Usage measures the writable layer of container id by walking it; ErrNotFound.
 	Usage(ctx context.Context, id string) (Usage, error)

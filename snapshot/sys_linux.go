@@ -69,6 +69,19 @@ func (d at) reopen() (*os.File, error) {
 	return newFile("")(fd, err)
 }
 
+// bindAt mounts what d stands for, directory or file, at target.
+func (d at) bindAt(target string) error {
+	made, err := unix.OpenTree(int(d), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return os.NewSyscallError("open_tree", err)
+	}
+	defer unix.Close(made)
+	if err := unix.MoveMount(made, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return os.NewSyscallError("move_mount", err)
+	}
+	return nil
+}
+
 // openat2Tries bounds how often a lookup that raced with a rename is tried again.
 const openat2Tries = 128
 

@@ -1,0 +1,105 @@
+package snapshot
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/snapshot/durable"
+)
+
+// View implements Roots. What a view stands on is on record in views/<id>/<seal>, like
+// root.json without waiting for the disk.
+func (o *overlay) View(_ context.Context, id string, diffIDs []digest.Digest, opts ...RootOption) ([]Mount, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	rec := rootRecord{BootID: o.bootID, Layers: diffIDs}
+	for _, o := range opts {
+		o(&rec)
+	}
+	mounts, err := o.view(id, rec)
+	if err != nil {
+		return nil, fmt.Errorf("view of snapshot %s: %w", id, err)
+	}
+	return mounts, nil
+}
+
+func (o *overlay) view(id string, rec rootRecord) ([]Mount, error) {
+	var err error
+	if rec.Seal, err = sealName(rec.Layers); err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	lowers, err := o.lowers(rec)
+	if err == nil {
+		o.use(id, rec.uses()) // until Remove, also when the rest fails
+	}
+	o.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if err := makeDir(o.path("views", id), 0o700); err != nil {
+		return nil, err
+	}
+	if err := durable.Replace(o.path("views", id, rec.Seal), data, 0o600); err != nil {
+		return nil, err
+	}
+	if len(lowers) == 1 { // overlayfs without an upper directory wants two lower ones
+		lowers = append(lowers, o.path("empty"))
+	}
+	return []Mount{{Type: "overlay", Source: "overlay", UserNS: rec.IDs.UserNS, Options: []string{"lowerdir=" + strings.Join(lowers, ":"), "ro", "nodev"}}}, nil
+}
+
+// learnViews notes what the views stand on, at the start. A record that was torn by a
+// power cut goes: its container did not survive it either.
+func (o *overlay) learnViews(ctx context.Context) error {
+	owners, err := os.ReadDir(o.path("views"))
+	if err != nil {
+		return err
+	}
+	for _, owner := range owners {
+		seals, err := os.ReadDir(o.path("views", owner.Name()))
+		if err != nil {
+			return err
+		}
+		for _, seal := range seals {
+			var rec rootRecord
+			if err := readRecord(o.path("views", owner.Name(), seal.Name()), &rec); err != nil {
+				klog.FromContext(ctx).Info("Dropping a view without a readable record", "snapshot", owner.Name(), "err", err)
+				if err := o.trash.throw(o.path("views", owner.Name(), seal.Name()), "view"); err != nil {
+					return err
+				}
+				continue
+			}
+			o.use(owner.Name(), rec.uses())
+		}
+	}
+	return nil
+}
+
+// ListRoots implements Roots.
+func (o *overlay) ListRoots(context.Context) ([]string, error) {
+	var ids []string
+	for _, kind := range []string{"roots", "views"} {
+		found, err := os.ReadDir(o.path(kind))
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range found {
+			ids = append(ids, e.Name())
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
