@@ -163,7 +163,7 @@ func containerStatus(r sandbox.ContainerRecord) *runtimeapi.ContainerStatus {
 		ImageId:     r.Image.ID,
 		Labels:      cfg.GetLabels(),
 		Annotations: cfg.GetAnnotations(),
-		Mounts:      cfg.GetMounts(),
+		Mounts:      r.Mounts(),
 		LogPath:     r.LogPath,
 		StopSignal:  sandbox.CRISignal(r.Stop),
 		User:        containerUser(r),

@@ -81,6 +81,7 @@ var codeOf = []struct {
 	{snapshot.ErrMalicious, codes.Unknown},
 	{snapshot.ErrTooLarge, codes.Unknown},
 	{snapshot.ErrNotRegular, codes.Unknown},
+	{sandbox.ErrImageVolume, codes.Unknown}, // when its cause says no more
 
 	// These say that the node's own parts do not fit each other.
 	{snapshot.ErrNotFound, codes.Internal},

@@ -8,6 +8,9 @@ import (
 	"unicode"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/sandbox"
+	"github.com/berthd/berth/sandbox/spec"
 )
 
 // maxName bounds a name in bytes: what Kubernetes allows for a DNS subdomain.
@@ -125,6 +128,11 @@ func checkContainerConfig(c *runtimeapi.ContainerConfig) error {
 		}
 		if m.GetImage() == nil && !filepath.IsAbs(m.GetHostPath()) {
 			return invalid("config.mounts.host_path", "%q is not an absolute path", m.GetHostPath())
+		}
+		if err := spec.CheckImageVolume(m); err != nil && m.GetImage() != nil {
+			return fmt.Errorf("%w: config.mounts: %w", sandbox.ErrImageVolume, err)
+		} else if err != nil {
+			return fmt.Errorf("config.mounts: %w", err)
 		}
 	}
 	if sc := c.GetLinux().GetSecurityContext(); sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil && sc.GetRunAsUsername() == "" {

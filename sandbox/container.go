@@ -53,11 +53,12 @@ type ContainerRecord struct {
 
 	ContainerConfig message[*runtimeapi.ContainerConfig] `json:"config"`
 
-	Image    ImageOfContainer `json:"image"`
-	Identity spec.Identity    `json:"identity"`
-	Pid      int              `json:"pid,omitempty"` // of the init process, in the host's namespace
-	LogPath  string           `json:"logPath,omitempty"`
-	Stop     int              `json:"stopSignal,omitempty"` // number of the effective stop signal
+	Image        ImageOfContainer `json:"image"`
+	ImageVolumes []ImageVolume    `json:"imageVolumes,omitempty"` // in the order of the mounts
+	Identity     spec.Identity    `json:"identity"`
+	Pid          int              `json:"pid,omitempty"` // of the init process, in the host's namespace
+	LogPath      string           `json:"logPath,omitempty"`
+	Stop         int              `json:"stopSignal,omitempty"` // number of the effective stop signal
 
 	// Refusal is why there is no task: the runtime could not make one of this
 	// configuration (its command is not there, say). StartContainer reports it and

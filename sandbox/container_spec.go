@@ -77,6 +77,7 @@ func (cs *Containers) specInput(ctx context.Context, c *Container) (spec.Input, 
 	in := spec.Input{
 		ID: r.ID, PodID: r.PodID, Pod: pod.Config(), Container: r.Config(),
 		Image: hostileImage(img.Config), Identity: identity, SystemdCgroup: cs.opts.SystemdCgroup,
+		ImageVolumes: cs.opts.volumeSources(r.ID, r.Config().GetMounts()),
 	}
 	if in.Host, err = spec.ProbeHost(); err != nil {
 		return spec.Input{}, err

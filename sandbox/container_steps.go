@@ -22,6 +22,7 @@ func (cs *Containers) steps() []step[*Container] {
 		{"record", cs.record, cs.unrecord}, // first in, last out
 		{"image", cs.findImage, cs.collect},
 		{"snapshot", cs.addRoot, cs.delRoot},
+		{"image volumes", cs.addImageVolumes, cs.delImageVolumes},
 		{"spec", cs.addSpec, cs.delSpec},
 		{"task", cs.addTask, cs.delTask},
 		{"created", cs.created, nothing[*Container]},
@@ -111,6 +112,9 @@ func (cs *Containers) removeRoot(ctx context.Context, id string) error {
 		return err
 	}
 	if err := unmount(cs.opts.targetPin(id)); err != nil {
+		return err
+	}
+	if err := cs.opts.removeImageVolumes(id); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(cs.opts.bundle(id)); err != nil {

@@ -51,7 +51,7 @@ func (cs *Containers) Create(ctx context.Context, podID string, spec ContainerSp
 			continue // removed between claim and creation: the name is free now
 		}
 		if err != nil {
-			return ContainerRecord{}, fmt.Errorf("%s: %w", what, err)
+			return ContainerRecord{}, inFront(fmt.Errorf("%s: %w", what, err))
 		}
 		return c.Record(), nil
 	}

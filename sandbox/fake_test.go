@@ -173,6 +173,11 @@ func (f fakeRoots) Prepare(_ context.Context, id string, _ []digest.Digest, _ ..
 
 func (f fakeRoots) CheckIDMap(context.Context, snapshot.IDMap) error { return f.noIDMap }
 
+func (f fakeRoots) View(_ context.Context, id string, _ []digest.Digest, _ ...snapshot.RootOption) (m []snapshot.Mount, err error) {
+	err = f.call("Roots.View", func() { f.roots[id] = true; m = []snapshot.Mount{{Type: "tmpfs", Source: "berth-test"}} })
+	return m, err
+}
+
 func (f fakeRoots) Remove(_ context.Context, id string) error {
 	return f.call("Roots.Remove", func() {
 		if f.tasks[id] != nil {

@@ -35,6 +35,7 @@ func containerSpec(name, image string) ContainerSpec {
 	return ContainerSpec{Config: &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: name},
 		Image:    &runtimeapi.ImageSpec{Image: image},
+		Mounts:   []*runtimeapi.Mount{{ContainerPath: "/volume", Image: &runtimeapi.ImageSpec{Image: "volume"}}},
 		Linux: &runtimeapi.LinuxContainerConfig{SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
 			NamespaceOptions: &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER},
 		}},
@@ -132,7 +133,7 @@ func TestLife(t *testing.T) {
 // Every call to a neighbour fails in turn, before and after its effect: nothing
 // may be left, and the next attempt must work.
 func TestFailureLeavesNothing(t *testing.T) {
-	for _, call := range []string{"Namespaces.Create", "Network.Conf", "Network.Attach", "Roots.Prepare", "Images.Get", "Tasks.Create", "Tasks.Start"} {
+	for _, call := range []string{"Namespaces.Create", "Network.Conf", "Network.Attach", "Roots.Prepare", "Roots.View", "Images.Get", "Tasks.Create", "Tasks.Start"} {
 		for _, late := range []bool{false, true} {
 			f, dir := newFakeNode(t), t.TempDir()
 			n := f.open(t, dir)

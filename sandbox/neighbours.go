@@ -31,6 +31,7 @@ type Network interface {
 // Roots gives containers their root filesystems. A snapshot.Driver is one.
 type Roots interface {
 	Prepare(ctx context.Context, id string, diffIDs []digest.Digest, opts ...snapshot.RootOption) ([]snapshot.Mount, error)
+	View(ctx context.Context, id string, diffIDs []digest.Digest, opts ...snapshot.RootOption) ([]snapshot.Mount, error)
 	CheckIDMap(ctx context.Context, m snapshot.IDMap) error
 	Remove(ctx context.Context, id string) error
 	ListRoots(ctx context.Context) ([]string, error)

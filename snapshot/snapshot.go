@@ -160,7 +160,7 @@ func (m IDMap) host(id uint32) uint32 {
 	return m.HostID + id
 }
 
-// A RootOption adjusts what Prepare makes.
+// A RootOption adjusts what Prepare and View make.
 type RootOption func(*rootRecord)
 
 // WithIDMap makes a root file system for containers in a user namespace: what an image's

@@ -76,10 +76,7 @@ func (d at) bindAt(target string) error {
 		return os.NewSyscallError("open_tree", err)
 	}
 	defer unix.Close(made)
-	if err := unix.MoveMount(made, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return os.NewSyscallError("move_mount", err)
-	}
-	return nil
+	return at(made).moveTo(target)
 }
 
 // openat2Tries bounds how often a lookup that raced with a rename is tried again.

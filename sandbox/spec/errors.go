@@ -14,7 +14,7 @@ var (
 	ErrUnsupported = errors.New("not supported")
 	// ErrRROUnsupported marks a recursive read-only mount on a kernel without
 	// mount_setattr. Its text is the prefix that cri-api (pkg/errors) gives
-	// this failure, and it stands first in the message.
+	// this failure, and package sandbox puts it first in the message.
 	ErrRROUnsupported = errors.New("RROUnsupported")
 	// ErrNoSuchUser marks a user name that the image's /etc/passwd does not have.
 	ErrNoSuchUser = errors.New("not in the image's passwd file")
@@ -32,7 +32,7 @@ func unsupported(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, ErrUnsupported)...)
 }
 
-// recursiveReadOnlyError begins with its sentinel: kubelet's users look for it.
+// recursiveReadOnlyError is an ErrRROUnsupported.
 func recursiveReadOnlyError(at string) error {
-	return fmt.Errorf("%w: mount %s: the kernel has no mount_setattr", ErrRROUnsupported, at)
+	return fmt.Errorf("mount %s: recursive read-only: the kernel has no mount_setattr (Linux 5.12): %w", at, ErrRROUnsupported)
 }

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -111,10 +112,15 @@ func below(p, dir string) bool { return strings.HasPrefix(p, dir+"/") }
 // kubeletMounts are the request's mounts, and the propagation the root needs for
 // them: what comes from the host must pass through it.
 func kubeletMounts(in Input) (mounts []specs.Mount, propagation string, err error) {
-	for _, m := range in.Container.GetMounts() {
+	for i, m := range in.Container.GetMounts() {
 		mount, err := kubeletMount(m, in.Host)
 		if err != nil {
 			return nil, "", err
+		}
+		if m.GetImage() != nil {
+			if mount.Source = in.ImageVolumes[i]; mount.Source == "" {
+				return nil, "", fmt.Errorf("mount %s: the image is not mounted", m.GetContainerPath())
+			}
 		}
 		mounts = append(mounts, mount)
 		switch m.GetPropagation() {
@@ -142,6 +148,29 @@ func kubeletMount(m *runtimeapi.Mount, host Host) (specs.Mount, error) {
 	}, nil
 }
 
+// CheckImageVolume checks what CRI says of a mount of an image (KEP-4639): ErrInvalid
+// otherwise. Other mounts are fine, unless they have what only image volumes have.
+func CheckImageVolume(m *runtimeapi.Mount) error {
+	to, sub := m.GetContainerPath(), m.GetImageSubPath()
+	switch {
+	case m.GetImage() == nil && sub != "":
+		return invalid("mount %s: image_sub_path without an image", to)
+	case m.GetImage() == nil:
+		return nil
+	case m.GetImage().GetImage() == "":
+		return invalid("mount %s: image: no name", to)
+	case m.GetHostPath() != "":
+		return invalid("mount %s: host_path and image exclude each other", to)
+	case m.GetPropagation() != runtimeapi.MountPropagation_PROPAGATION_PRIVATE:
+		return invalid("mount %s: an image volume has PRIVATE propagation, not %s", to, m.GetPropagation())
+	case m.GetSelinuxRelabel():
+		return invalid("mount %s: an image volume cannot be relabelled: other containers use the image too", to)
+	case slices.Contains(strings.Split(sub, "/"), "..") || strings.ContainsRune(sub, 0):
+		return invalid("mount %s: image_sub_path %q: leads out of the image", to, sub)
+	}
+	return nil
+}
+
 // checkMount checks a mount's paths and what is not done yet.
 func checkMount(m *runtimeapi.Mount) error {
 	to, from := m.GetContainerPath(), m.GetHostPath()
@@ -150,14 +179,12 @@ func checkMount(m *runtimeapi.Mount) error {
 		return invalid("mount %q: container path: not an absolute path", to)
 	case path.Clean(to) == "/":
 		return invalid("mount %q: container path: the root itself", to)
-	case m.GetImage() != nil:
-		return unsupported("ImageVolumeMountFailed: mount %s: image volumes", to)
-	case !path.IsAbs(from) || strings.ContainsRune(from, 0):
+	case m.GetImage() == nil && (!path.IsAbs(from) || strings.ContainsRune(from, 0)):
 		return invalid("mount %s: host path %q: not an absolute path", to, from)
 	case len(m.GetUidMappings())+len(m.GetGidMappings()) > 0:
 		return unsupported("mount %s: ID mappings", to)
 	}
-	return nil
+	return CheckImageVolume(m)
 }
 
 // mountOptions are the OCI options of a mount of kubelet's.
@@ -173,7 +200,7 @@ func mountOptions(m *runtimeapi.Mount, host Host) ([]string, error) {
 	default:
 		return nil, invalid("mount %s: propagation %d is unknown", m.GetContainerPath(), m.GetPropagation())
 	}
-	if m.GetReadonly() {
+	if m.GetReadonly() || m.GetImage() != nil { // image volumes are by definition (CRI, Mount.image)
 		options = append(options, "ro")
 	} else {
 		options = append(options, "rw")

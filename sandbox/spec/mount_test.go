@@ -52,6 +52,24 @@ func TestMountPropagation(t *testing.T) {
 	}
 }
 
+// TestImageVolumeMount: read-only whatever is asked for, executable, with the options
+// kubelet adds.
+func TestImageVolumeMount(t *testing.T) {
+	s := mustContainer(t, mounts(
+		&runtimeapi.Mount{ContainerPath: "/h", HostPath: "/host"},
+		&runtimeapi.Mount{ContainerPath: "/a", Image: &runtimeapi.ImageSpec{Image: "x"}, MountOptions: []string{"noexec"}},
+		&runtimeapi.Mount{ContainerPath: "/b", Image: &runtimeapi.ImageSpec{Image: "x"}, ImageSubPath: "d", Readonly: true, RecursiveReadOnly: true},
+	), func(in *Input) { in.ImageVolumes = map[int]string{1: "/volumes/1", 2: "/volumes/2"} })
+	for at, want := range map[string]specs.Mount{
+		"/a": {Source: "/volumes/1", Options: []string{"rbind", "rprivate", "ro", "noexec"}},
+		"/b": {Source: "/volumes/2", Options: []string{"rbind", "rprivate", "ro", "rro"}},
+	} {
+		if m, _ := mountAt(t, s, at); m.Type != "bind" || m.Source != want.Source || !slices.Equal(m.Options, want.Options) {
+			t.Errorf("%s: %+v", at, m)
+		}
+	}
+}
+
 // TestMountsReplaceDefaults: where kubelet mounts, nothing of ours is.
 func TestMountsReplaceDefaults(t *testing.T) {
 	for _, tt := range []struct {

@@ -31,15 +31,18 @@ type Files struct{ ResolvConf, Hostname, Shm string }
 
 // Input is all that a container's spec depends on. Nothing in it is changed.
 type Input struct {
-	ID, PodID        string // of ours: letters, digits, '_', '.', '-'
-	Pod              *runtimeapi.PodSandboxConfig
-	Container        *runtimeapi.ContainerConfig
-	Image            Image
-	Identity         Identity // of ResolveIdentity
-	Namespaces       Namespaces
-	Files            Files
-	Volumes          []string // folders of the host, parallel to Image.Volumes; "" = skip
-	SeccompLocalhost []byte   // content of the Localhost seccomp profile
+	ID, PodID  string // of ours: letters, digits, '_', '.', '-'
+	Pod        *runtimeapi.PodSandboxConfig
+	Container  *runtimeapi.ContainerConfig
+	Image      Image
+	Identity   Identity // of ResolveIdentity
+	Namespaces Namespaces
+	Files      Files
+	Volumes    []string // folders of the host, parallel to Image.Volumes; "" = skip
+	// ImageVolumes are the sources of the mounts that are image volumes, by their place in
+	// Container.Mounts.
+	ImageVolumes     map[int]string
+	SeccompLocalhost []byte // content of the Localhost seccomp profile
 	// Devices and DeviceRules are what LoadDevices made of Container.Devices.
 	Devices       []specs.LinuxDevice
 	DeviceRules   []specs.LinuxDeviceCgroup

@@ -277,6 +277,7 @@ func TestRefused(t *testing.T) {
 	}
 	const node, target = runtimeapi.NamespaceMode_NODE, runtimeapi.NamespaceMode_TARGET
 	localRef := runtimeapi.SecurityProfile_Localhost
+	image := &runtimeapi.ImageSpec{Image: "volume"}
 	for _, tt := range []struct {
 		name string
 		do   change
@@ -321,7 +322,14 @@ func TestRefused(t *testing.T) {
 		{"mount over the root", mounts(&runtimeapi.Mount{ContainerPath: "/a/..", HostPath: "/a"}), ErrInvalid, "root"},
 		{"relative host path", mounts(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "a"}), ErrInvalid, "host path"},
 		{"no host path", mounts(&runtimeapi.Mount{ContainerPath: "/a"}), ErrInvalid, "host path"},
-		{"image volume", mounts(&runtimeapi.Mount{ContainerPath: "/a", Image: &runtimeapi.ImageSpec{}}), ErrUnsupported, "ImageVolumeMountFailed"},
+		{"image volume without a name", mounts(&runtimeapi.Mount{ContainerPath: "/a", Image: &runtimeapi.ImageSpec{}}), ErrInvalid, "image"},
+		{"image volume with a host path", mounts(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/a", Image: image}), ErrInvalid, "exclude"},
+		{"image volume that propagates", mounts(&runtimeapi.Mount{ContainerPath: "/a", Image: image,
+			Propagation: runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL}), ErrInvalid, "PRIVATE"},
+		{"image volume to relabel", mounts(&runtimeapi.Mount{ContainerPath: "/a", Image: image, SelinuxRelabel: true}), ErrInvalid, "relabel"},
+		{"sub path that climbs", mounts(&runtimeapi.Mount{ContainerPath: "/a", Image: image, ImageSubPath: "a/../../b"}), ErrInvalid, "sub_path"},
+		{"sub path of no image", mounts(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/a", ImageSubPath: "a"}), ErrInvalid, "sub_path"},
+		{"image volume that is not mounted", mounts(&runtimeapi.Mount{ContainerPath: "/a", Image: image}), nil, "not mounted"},
 		{"ID mappings", mounts(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/a", UidMappings: []*runtimeapi.IDMapping{{}}}), ErrUnsupported, "ID mappings"},
 		{"mount option that permits", mounts(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/a", MountOptions: []string{"suid"}}), ErrInvalid, "option"},
 		{"propagation", mounts(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/a", Propagation: 7}), ErrInvalid, "propagation"},
@@ -331,7 +339,7 @@ func TestRefused(t *testing.T) {
 		{"rro on an old kernel", func(in *Input) {
 			in.Host.RecursiveReadOnly = false
 			in.Container.Mounts = []*runtimeapi.Mount{{ContainerPath: "/a", HostPath: "/a", Readonly: true, RecursiveReadOnly: true}}
-		}, ErrRROUnsupported, "RROUnsupported: "},
+		}, ErrRROUnsupported, "mount_setattr"},
 		{"climbing volume", func(in *Input) { in.Image.Volumes = []string{"/../../etc"} }, ErrInvalid, "volume"},
 		{"volume that is the root", func(in *Input) { in.Image.Volumes = []string{"/."} }, ErrInvalid, "volume"},
 		{"CDI", func(in *Input) { in.Container.CDIDevices = []*runtimeapi.CDIDevice{{Name: "v/gpu=0"}} }, ErrUnsupported, "CDI"},
