@@ -11,12 +11,23 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/sandbox"
+	"github.com/berthd/berth/sandbox/spec"
 )
 
 // node answers what concerns no single pod.
 type node struct {
 	opts Options
 	pods *sandbox.Pods
+	able *runtimeapi.RuntimeHandlerFeatures // of every handler: all of them are the built-in runtime
+}
+
+// abilities are what the kernel, and the file system under the root folder, turned out
+// to be able to.
+func abilities(n *sandbox.Node) *runtimeapi.RuntimeHandlerFeatures {
+	return &runtimeapi.RuntimeHandlerFeatures{
+		RecursiveReadOnlyMounts: spec.RecursiveReadOnly(),
+		UserNamespaces:          n.UserNamespaces() == nil,
+	}
 }
 
 // What Version answers beside our own version.
@@ -48,7 +59,9 @@ func (n node) Status(_ context.Context, req *runtimeapi.StatusRequest) (*runtime
 			{Type: runtimeapi.RuntimeReady, Status: true}, network,
 		}},
 		RuntimeHandlers: n.handlers(),
-		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
+		Features: &runtimeapi.RuntimeFeatures{
+			SupplementalGroupsPolicy: true, MountOptions: true, UserNamespacesHostNetwork: n.able.UserNamespaces,
+		},
 	}
 	if req.GetVerbose() {
 		info, err := n.info()
@@ -66,9 +79,7 @@ func (n node) handlers() []*runtimeapi.RuntimeHandler {
 	slices.Sort(names)
 	var list []*runtimeapi.RuntimeHandler
 	for _, name := range slices.Compact(names) {
-		list = append(list, &runtimeapi.RuntimeHandler{Name: name, Features: &runtimeapi.RuntimeHandlerFeatures{
-			RecursiveReadOnlyMounts: true,
-		}})
+		list = append(list, &runtimeapi.RuntimeHandler{Name: name, Features: n.able})
 	}
 	return list
 }

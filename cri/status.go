@@ -22,9 +22,6 @@ import (
 // errInvalid marks a request that can never succeed as sent.
 var errInvalid = errors.New("invalid request")
 
-// errNotBuilt marks what the CRI has and this release does not.
-var errNotBuilt = errors.New("not supported by this release of berth")
-
 // codeOf says which gRPC code an error of ours becomes. The first match counts.
 // What is not here leaves as Unknown: kubelet then shows the text as it is, and
 // matches its prefixes (RegistryUnavailable, ImageVolumeMountFailed).
@@ -37,7 +34,6 @@ var codeOf = []struct {
 	{shim.ErrTimeout, codes.DeadlineExceeded}, // ExecSync: kubelet takes it for a failed probe
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{errInvalid, codes.InvalidArgument},
-	{errNotBuilt, codes.Unimplemented},
 	{errTooLarge, codes.ResourceExhausted},
 	{sandbox.ErrInvalid, codes.InvalidArgument},
 	{sandbox.ErrUnknownHandler, codes.InvalidArgument},
@@ -54,6 +50,7 @@ var codeOf = []struct {
 	{imageservice.ErrNotFound, codes.NotFound},
 	{sandbox.ErrNameTaken, codes.AlreadyExists},
 	{sandbox.ErrBadState, codes.FailedPrecondition},
+	{sandbox.ErrNoUserNamespaces, codes.FailedPrecondition},
 	{shim.ErrNotRunning, codes.FailedPrecondition},
 	{shim.ErrNotFound, codes.FailedPrecondition}, // the container is known, its process is not there any more
 	{shim.ErrExists, codes.AlreadyExists},

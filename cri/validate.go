@@ -84,10 +84,10 @@ func checkPodSecurity(c *runtimeapi.PodSandboxConfig) error {
 	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
 		return invalid("config.linux.security_context.run_as_group", "is set without run_as_user")
 	}
-	o := sc.GetNamespaceOptions()
-	if u := o.GetUsernsOptions(); u != nil && u.GetMode() != runtimeapi.NamespaceMode_NODE {
-		return fmt.Errorf("config.linux.security_context.namespace_options.userns_options: user namespaces: %w", errNotBuilt)
+	if _, err := spec.UserNamespace(c); err != nil {
+		return fmt.Errorf("config.linux.security_context.namespace_options.userns_options: %w", err)
 	}
+	o := sc.GetNamespaceOptions()
 	for name, mode := range map[string]runtimeapi.NamespaceMode{"network": o.GetNetwork(), "ipc": o.GetIpc()} {
 		if mode != runtimeapi.NamespaceMode_POD && mode != runtimeapi.NamespaceMode_NODE {
 			return invalid("config.linux.security_context.namespace_options."+name, "mode %s is not possible; POD and NODE are", mode)

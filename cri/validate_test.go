@@ -16,6 +16,7 @@ import (
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/netns"
 	"github.com/berthd/berth/sandbox"
+	"github.com/berthd/berth/sandbox/spec"
 	"github.com/berthd/berth/shim"
 )
 
@@ -68,9 +69,16 @@ func TestCheckPodConfig(t *testing.T) {
 		"network of a target": {sc(func(s *runtimeapi.LinuxSandboxSecurityContext) {
 			s.NamespaceOptions.Network = runtimeapi.NamespaceMode_TARGET
 		}), errInvalid},
-		"user namespace": {sc(func(s *runtimeapi.LinuxSandboxSecurityContext) {
+		"user namespace without mappings": {sc(func(s *runtimeapi.LinuxSandboxSecurityContext) {
 			s.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD}
-		}), errNotBuilt},
+		}), spec.ErrInvalid},
+		"user namespace": {sc(func(s *runtimeapi.LinuxSandboxSecurityContext) {
+			m := []*runtimeapi.IDMapping{{HostId: 65536, Length: 65536}}
+			s.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: m, Gids: m}
+		}), nil},
+		"user namespace of a target": {sc(func(s *runtimeapi.LinuxSandboxSecurityContext) {
+			s.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_TARGET}
+		}), spec.ErrInvalid},
 		"the node's user namespace": {sc(func(s *runtimeapi.LinuxSandboxSecurityContext) {
 			s.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_NODE}
 		}), nil},
@@ -141,7 +149,6 @@ func TestToStatus(t *testing.T) {
 		want codes.Code
 	}{
 		{errInvalid, codes.InvalidArgument},
-		{errNotBuilt, codes.Unimplemented},
 		{sandbox.ErrNotFound, codes.NotFound},
 		{sandbox.ErrBadState, codes.FailedPrecondition},
 		{sandbox.ErrNameTaken, codes.AlreadyExists},

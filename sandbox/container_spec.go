@@ -95,7 +95,7 @@ func (cs *Containers) specInput(ctx context.Context, c *Container) (spec.Input, 
 	if in.Devices, in.DeviceRules, err = spec.LoadDevices(r.Config().GetDevices()); err != nil {
 		return spec.Input{}, err
 	}
-	if in.Volumes, err = cs.makeVolumes(ctx, r, img.Config.Volumes); err != nil {
+	if in.Volumes, err = cs.makeVolumes(ctx, c, img.Config.Volumes); err != nil {
 		return spec.Input{}, err
 	}
 	in.SeccompLocalhost, err = localhostProfile(r.Config().GetLinux().GetSecurityContext().GetSeccomp())
@@ -137,7 +137,7 @@ func (cs *Containers) identity(r ContainerRecord, imageUser string) (spec.Identi
 // joined is which existing namespaces the container enters.
 func (cs *Containers) joined(ctx context.Context, c *Container) (spec.Namespaces, error) {
 	pod := c.pod.Record()
-	ns := spec.Namespaces{Net: pod.Namespaces.Net, IPC: pod.Namespaces.IPC, UTS: pod.Namespaces.UTS}
+	ns := spec.Namespaces{Net: pod.Namespaces.Net, IPC: pod.Namespaces.IPC, UTS: pod.Namespaces.UTS, User: pod.Namespaces.User}
 	o := spec.NamespaceOptions(pod.Config(), c.Record().Config())
 	switch o.GetPid() {
 	case runtimeapi.NamespaceMode_POD:
@@ -183,7 +183,8 @@ func (cs *Containers) pinTarget(ctx context.Context, c, target *Container) (stri
 // makeVolumes makes a folder of the host for each VOLUME of the image, with what
 // the image has there. They live and die with the container. What kubelet mounts
 // at the same place comes instead (spec.Container decides).
-func (cs *Containers) makeVolumes(ctx context.Context, r ContainerRecord, volumes []string) ([]string, error) {
+func (cs *Containers) makeVolumes(ctx context.Context, c *Container, volumes []string) ([]string, error) {
+	r := c.Record()
 	if len(volumes) > maxVolumes {
 		return nil, fmt.Errorf("image: %d VOLUMEs, more than %d: %w", len(volumes), maxVolumes, ErrInvalid)
 	}
@@ -204,6 +205,11 @@ func (cs *Containers) makeVolumes(ctx context.Context, r ContainerRecord, volume
 		dir := filepath.Join(cs.opts.volumes(r.PodID, r.ID), fmt.Sprint(i))
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v, err)
+		}
+		if owner := int(c.pod.Record().userNamespace().HostID); owner != 0 { // of a volume that the image has nothing for
+			if err := os.Chown(dir, owner, owner); err != nil {
+				return nil, fmt.Errorf("volume %q: %w", v, err)
+			}
 		}
 		if err := snapshot.CopyTree(ctx, cs.opts.rootfs(r.ID), v, dir); err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v, err)

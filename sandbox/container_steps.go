@@ -12,6 +12,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/imageservice"
+	"github.com/berthd/berth/sandbox/spec"
 	"github.com/berthd/berth/shim"
 	"github.com/berthd/berth/snapshot"
 )
@@ -91,13 +92,21 @@ func (cs *Containers) collect(context.Context, *Container) error {
 // addRoot gives the container its writable root filesystem, mounted in its bundle.
 func (cs *Containers) addRoot(ctx context.Context, c *Container) error {
 	r := c.Record()
-	mounts, err := cs.opts.Roots.Prepare(ctx, r.ID, r.Image.DiffIDs)
+	pod := c.pod.Record()
+	ids := pod.userNamespace()
+	mounts, err := cs.opts.Roots.Prepare(ctx, r.ID, r.Image.DiffIDs,
+		snapshot.WithIDMap(snapshot.IDMap{UserNS: pod.Namespaces.User, HostID: ids.HostID, Size: ids.Size}))
 	if err != nil {
 		return err
 	}
 	root := cs.opts.rootfs(r.ID)
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return fmt.Errorf("bundle: %w", err)
+	}
+	if ids != (spec.IDMap{}) {
+		if err := cs.opts.passable(r.ID, ids); err != nil {
+			return fmt.Errorf("bundle: %w", err)
+		}
 	}
 	return snapshot.MountAll(mounts, root)
 }

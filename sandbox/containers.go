@@ -36,6 +36,9 @@ func (cs *Containers) Create(ctx context.Context, podID string, spec ContainerSp
 	if err != nil {
 		return ContainerRecord{}, err
 	}
+	if err := checkUserNamespace(p.Record(), spec); err != nil {
+		return ContainerRecord{}, err
+	}
 	m := spec.Config.GetMetadata()
 	what := fmt.Sprintf("container %s (attempt %d)", m.GetName(), m.GetAttempt())
 	name := containerName(p.Record().ID, m)

@@ -17,6 +17,9 @@ var (
 	ErrInvalid = errors.New("invalid request")
 	// ErrUnknownHandler is returned for a runtime handler that is not configured.
 	ErrUnknownHandler = errors.New("unknown runtime handler; name it in [handlers] of the configuration")
+	// ErrNoUserNamespaces is returned for a pod that wants a user namespace on a node
+	// whose kernel or file system cannot have one.
+	ErrNoUserNamespaces = errors.New("this node cannot have pods in user namespaces")
 	// ErrClosed is returned when the daemon is stopping.
 	ErrClosed = errors.New("berthd is stopping")
 )

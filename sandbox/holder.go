@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -53,6 +54,11 @@ func (ps *Pods) holderBundle(r PodRecord, bundle string) error {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
+	if m := r.userNamespace(); m != (spec.IDMap{}) {
+		if err := errors.Join(ps.opts.passable(r.ID, m), os.Chown(root, int(m.HostID), int(m.HostID))); err != nil {
+			return fmt.Errorf("bundle: %w", err)
+		}
+	}
 	if err := bindFile(ps.opts.PauseBinary, filepath.Join(root, pauseName)); err != nil {
 		return err
 	}
@@ -62,7 +68,7 @@ func (ps *Pods) holderBundle(r PodRecord, bundle string) error {
 	}
 	s, err := spec.Pause(spec.Input{
 		ID: r.ID, PodID: r.ID, Pod: r.Config(), Host: host, SystemdCgroup: ps.opts.SystemdCgroup,
-		Namespaces: spec.Namespaces{Net: r.Namespaces.Net, IPC: r.Namespaces.IPC, UTS: r.Namespaces.UTS},
+		Namespaces: spec.Namespaces{Net: r.Namespaces.Net, IPC: r.Namespaces.IPC, UTS: r.Namespaces.UTS, User: r.Namespaces.User},
 	}, root)
 	if err != nil {
 		return err

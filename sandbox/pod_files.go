@@ -42,12 +42,17 @@ func (ps *Pods) addFiles(_ context.Context, p *Pod) error {
 	if err != nil {
 		return err
 	}
+	owner := int(r.userNamespace().HostID) // the pod's root
 	name, err := podHostname(r)
 	if err != nil {
 		return err
 	}
 	for file, text := range map[string]string{resolvConf: dns, hostnameFile: name + "\n"} {
-		if err := durable.Replace(filepath.Join(etc, file), []byte(text), 0o644); err != nil {
+		path := filepath.Join(etc, file)
+		if err := durable.Replace(path, []byte(text), 0o644); err != nil {
+			return fmt.Errorf("pod files: %w", err)
+		}
+		if err := os.Chown(path, owner, owner); err != nil {
 			return fmt.Errorf("pod files: %w", err)
 		}
 	}
@@ -58,7 +63,7 @@ func (ps *Pods) addFiles(_ context.Context, p *Pod) error {
 	if err := os.MkdirAll(shm, 0o700); err != nil {
 		return fmt.Errorf("pod files: %w", err)
 	}
-	return mountShm(shm)
+	return mountShm(shm, owner)
 }
 
 func (ps *Pods) delFiles(_ context.Context, p *Pod) error {

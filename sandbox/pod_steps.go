@@ -56,6 +56,7 @@ func (ps *Pods) addNamespaces(ctx context.Context, p *Pod) error {
 		IPC:      o.GetIpc() != runtimeapi.NamespaceMode_NODE,
 		Hostname: r.Config().GetHostname(),
 		Sysctls:  r.Config().GetLinux().GetSysctls(),
+		User:     netns.IDMap(r.userNamespace()),
 	})
 	if err != nil {
 		return err

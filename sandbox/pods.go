@@ -43,6 +43,7 @@ type Pods struct {
 	bootID     string
 	table      table[*Pod]
 	containers *Containers
+	noUserNS   error    // why pods cannot have user namespaces; set before calls come in
 	owing      sync.Map // pod ID to *Pod: those whose address is owed to the network
 }
 
@@ -50,6 +51,9 @@ type Pods struct {
 // the same metadata joins the creation under way, or returns what it made.
 func (ps *Pods) Run(ctx context.Context, spec PodSpec) (PodRecord, error) {
 	if err := ps.opts.knownHandler(spec.Handler); err != nil {
+		return PodRecord{}, err
+	}
+	if err := ps.checkUserNamespace(spec); err != nil {
 		return PodRecord{}, err
 	}
 	name := podName(spec.Config.GetMetadata())

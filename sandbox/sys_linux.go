@@ -20,13 +20,13 @@ const (
 // Docker give.
 const shmSize = "size=65536k"
 
-// mountShm mounts a tmpfs for POSIX shared memory at dir, once.
-func mountShm(dir string) error {
+// mountShm mounts a tmpfs for POSIX shared memory at dir, once, for that user and group.
+func mountShm(dir string, owner int) error {
 	mounted, err := isMount(dir)
 	if err != nil || mounted {
 		return err
 	}
-	err = unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, "mode=1777,"+shmSize)
+	err = unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, fmt.Sprintf("mode=1777,uid=%d,gid=%d,%s", owner, owner, shmSize))
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", dir, err)
 	}

@@ -1,10 +1,13 @@
 package spec
 
 import (
+	"cmp"
+	"path"
 	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // addDevices gives the container its devices and says which it may use.
@@ -13,18 +16,48 @@ import (
 // (null, zero, full, random, urandom, tty, ptmx, pts, mknod of anything), and so do
 // the nodes. A privileged container has the host's nodes and may use them all (CRI).
 func addDevices(s *specs.Spec, in Input) {
+	s.Linux.Devices = slices.Clone(in.Devices)
+	if inUserNamespace(in) {
+		bindRenamed(s, in)
+	}
 	if !privileged(in) {
-		s.Linux.Devices = slices.Clone(in.Devices)
 		s.Linux.Resources.Devices = append(noDevices(), in.DeviceRules...)
 		return
 	}
-	s.Linux.Devices = slices.Clone(in.Devices)
 	for _, d := range in.Host.Devices {
 		if !slices.ContainsFunc(in.Devices, func(own specs.LinuxDevice) bool { return own.Path == d.Path }) {
 			s.Linux.Devices = append(s.Linux.Devices, d)
 		}
 	}
 	s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Type: "a", Access: "rwm"}}
+}
+
+// bindRenamed mounts the devices that have another path in the container. In a user
+// namespace nobody makes device nodes, and the runtime binds what the host has at the
+// path in the container: that must be the device.
+func bindRenamed(s *specs.Spec, in Input) {
+	s.Linux.Devices = slices.DeleteFunc(s.Linux.Devices, func(d specs.LinuxDevice) bool {
+		source := deviceSource(in.Container.GetDevices(), d.Path)
+		if source == "" || source == d.Path {
+			return false
+		}
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: d.Path, Type: "bind", Source: source,
+			Options: []string{"bind", "rprivate", "nosuid", "noexec", "rw"}})
+		return true
+	})
+}
+
+// deviceSource is the host's path of the device that is at dest in the container, ""
+// when kubelet asked for none there. A folder stands for the devices in it.
+func deviceSource(devices []*runtimeapi.Device, dest string) string {
+	for _, d := range devices {
+		host := path.Clean(d.GetHostPath())
+		at := path.Clean(cmp.Or(d.GetContainerPath(), d.GetHostPath()))
+		if rest, ok := strings.CutPrefix(dest, at); ok && (rest == "" || rest[0] == '/') {
+			return host + rest
+		}
+	}
+	return ""
 }
 
 func noDevices() []specs.LinuxDeviceCgroup {

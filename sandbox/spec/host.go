@@ -73,6 +73,10 @@ func ProbeHost() (Host, error) {
 	return h, nil
 }
 
+// RecursiveReadOnly tells whether this kernel can make mounts read-only with all that is
+// mounted below (KEP-3857).
+func RecursiveReadOnly() bool { return hasMountSetattr() }
+
 // cgroupRoot is where every distribution mounts the cgroup tree.
 const cgroupRoot = "/sys/fs/cgroup"
 

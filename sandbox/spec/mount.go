@@ -46,15 +46,35 @@ func systemMounts(in Input) []specs.Mount {
 	if privileged(in) {
 		access = "rw"
 	}
+	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
+	if m, err := UserNamespace(in.Pod); err == nil && m.has(ttyGroup) {
+		pts = append(pts, "gid="+decimal(ttyGroup))
+	}
 	return []specs.Mount{
 		procMount(), devMount(),
-		{Destination: "/dev/pts", Type: "devpts", Source: "devpts",
-			Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: pts},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
+		sysMount(in, access),
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
 			Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
 	}
+}
+
+// ttyGroup is the group "tty" of all distributions.
+const ttyGroup = 5
+
+// sysMount is sysfs. It shows a network namespace, and only that namespace's owner may
+// mount it: in a user namespace with the host's network it is the host's, bound.
+func sysMount(in Input, access string) specs.Mount {
+	hostNetwork := in.Pod.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() == runtimeapi.NamespaceMode_NODE
+	if !hostNetwork || !inUserNamespace(in) {
+		return specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}}
+	}
+	options := []string{"rbind", "rprivate", "nosuid", "noexec", "nodev", access}
+	if access == "ro" && in.Host.RecursiveReadOnly {
+		options = append(options, "rro")
+	}
+	return specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys", Options: options}
 }
 
 func procMount() specs.Mount {
@@ -122,6 +142,11 @@ func kubeletMounts(in Input) (mounts []specs.Mount, propagation string, err erro
 				return nil, "", fmt.Errorf("mount %s: the image is not mounted", m.GetContainerPath())
 			}
 		}
+		idmap, err := idmapOptions(m, in.Pod)
+		if err != nil {
+			return nil, "", err
+		}
+		mount.Options = append(mount.Options, idmap...)
 		mounts = append(mounts, mount)
 		switch m.GetPropagation() {
 		case runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
@@ -181,8 +206,6 @@ func checkMount(m *runtimeapi.Mount) error {
 		return invalid("mount %q: container path: the root itself", to)
 	case m.GetImage() == nil && (!path.IsAbs(from) || strings.ContainsRune(from, 0)):
 		return invalid("mount %s: host path %q: not an absolute path", to, from)
-	case len(m.GetUidMappings())+len(m.GetGidMappings()) > 0:
-		return unsupported("mount %s: ID mappings", to)
 	}
 	return CheckImageVolume(m)
 }

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"errors"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -12,10 +13,12 @@ import (
 func addNamespaces(s *specs.Spec, in Input) error {
 	podOptions := in.Pod.GetLinux().GetSecurityContext().GetNamespaceOptions()
 	options := NamespaceOptions(in.Pod, in.Container)
-	for _, o := range []*runtimeapi.NamespaceOption{podOptions, options} {
-		if err := checkUserNamespace(o.GetUsernsOptions()); err != nil {
-			return err
-		}
+	if err := CheckUserNamespace(in.Pod, in.Container); err != nil {
+		return err
+	}
+	user, err := userNamespace(in.Pod, in.Namespaces.User)
+	if err != nil {
+		return err
 	}
 	shared, err := sharedNamespaces(podOptions, in.Namespaces)
 	if err != nil {
@@ -25,7 +28,7 @@ func addNamespaces(s *specs.Spec, in Input) error {
 	if err != nil {
 		return err
 	}
-	s.Linux.Namespaces = append(append(shared, pid...), specs.LinuxNamespace{Type: specs.MountNamespace})
+	s.Linux.Namespaces = append(slices.Concat(user, shared, pid), specs.LinuxNamespace{Type: specs.MountNamespace})
 	// A privileged container sees the host's cgroups: it manages them (CRI:
 	// "sensitive paths … are not masked").
 	if in.Host.CgroupV2 && !privileged(in) {
@@ -82,17 +85,4 @@ func pidNamespace(o *runtimeapi.NamespaceOption, path string) ([]specs.LinuxName
 	default:
 		return nil, invalid("PID namespace: mode %d is unknown", mode)
 	}
-}
-
-// checkUserNamespace refuses user namespaces. Without options there is none: the
-// "POD mode must be assumed" of the proto has no mappings to assume, and kubelet
-// always sends the options when there is a user namespace (KEP-127).
-func checkUserNamespace(u *runtimeapi.UserNamespace) error {
-	if u == nil || u.GetMode() == runtimeapi.NamespaceMode_NODE {
-		return nil
-	}
-	if u.GetMode() != runtimeapi.NamespaceMode_POD {
-		return invalid("user namespace: mode %s is neither POD nor NODE", u.GetMode())
-	}
-	return unsupported("user namespace: a pod with one of its own")
 }

@@ -1,6 +1,8 @@
 package spec
 
 import (
+	"slices"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -24,7 +26,8 @@ func Pause(in Input, rootfs string) (*specs.Spec, error) {
 		return nil, invalid("pod %s: no metadata", in.PodID)
 	}
 	options := in.Pod.GetLinux().GetSecurityContext().GetNamespaceOptions()
-	if err := checkUserNamespace(options.GetUsernsOptions()); err != nil {
+	user, err := userNamespace(in.Pod, in.Namespaces.User)
+	if err != nil {
 		return nil, err
 	}
 	shared, err := sharedNamespaces(options, in.Namespaces)
@@ -52,7 +55,8 @@ func Pause(in Input, rootfs string) (*specs.Spec, error) {
 				CPU:     &specs.LinuxCPU{Shares: new(uint64(2))},
 				Devices: noDevices(),
 			},
-			Namespaces:    append(shared, specs.LinuxNamespace{Type: specs.PIDNamespace}, specs.LinuxNamespace{Type: specs.MountNamespace}),
+			Namespaces: append(slices.Concat(user, shared),
+				specs.LinuxNamespace{Type: specs.PIDNamespace}, specs.LinuxNamespace{Type: specs.MountNamespace}),
 			MaskedPaths:   maskedPaths(),
 			ReadonlyPaths: readonlyPaths(),
 		},

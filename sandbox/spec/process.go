@@ -16,6 +16,9 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 // addProcess says what runs, as whom, where and in which environment.
 func addProcess(s *specs.Spec, in Input) error {
+	if err := checkIdentity(in); err != nil {
+		return err
+	}
 	args, err := arguments(in.Container, in.Image)
 	if err != nil {
 		return err

@@ -20,9 +20,9 @@ type Image struct {
 }
 
 // Namespaces are the paths of the namespaces to join. "" is the host's for Net,
-// IPC and UTS. PID is the pod's for mode POD, the target's for mode TARGET, and is
+// IPC, UTS and User. PID is the pod's for mode POD, the target's for mode TARGET, and is
 // not looked at for CONTAINER (a new one) and NODE (the host's).
-type Namespaces struct{ Net, IPC, UTS, PID string }
+type Namespaces struct{ Net, IPC, UTS, PID, User string }
 
 // Files are the pod's files on the host. Each is mounted where kubelet mounts
 // nothing itself. "" is none; an empty Shm gives the container a /dev/shm of its

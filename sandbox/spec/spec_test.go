@@ -330,7 +330,6 @@ func TestRefused(t *testing.T) {
 		{"sub path that climbs", mounts(&runtimeapi.Mount{ContainerPath: "/a", Image: image, ImageSubPath: "a/../../b"}), ErrInvalid, "sub_path"},
 		{"sub path of no image", mounts(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/a", ImageSubPath: "a"}), ErrInvalid, "sub_path"},
 		{"image volume that is not mounted", mounts(&runtimeapi.Mount{ContainerPath: "/a", Image: image}), nil, "not mounted"},
-		{"ID mappings", mounts(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/a", UidMappings: []*runtimeapi.IDMapping{{}}}), ErrUnsupported, "ID mappings"},
 		{"mount option that permits", mounts(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/a", MountOptions: []string{"suid"}}), ErrInvalid, "option"},
 		{"propagation", mounts(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/a", Propagation: 7}), ErrInvalid, "propagation"},
 		{"rro and not readonly", mounts(&runtimeapi.Mount{ContainerPath: "/a", HostPath: "/a", RecursiveReadOnly: true}), ErrInvalid, "recursive_read_only"},
@@ -344,10 +343,6 @@ func TestRefused(t *testing.T) {
 		{"volume that is the root", func(in *Input) { in.Image.Volumes = []string{"/."} }, ErrInvalid, "volume"},
 		{"CDI", func(in *Input) { in.Container.CDIDevices = []*runtimeapi.CDIDevice{{Name: "v/gpu=0"}} }, ErrUnsupported, "CDI"},
 		{"devices not loaded", func(in *Input) { in.Container.Devices = []*runtimeapi.Device{{HostPath: "/dev/x"}} }, nil, "devices"},
-		{"user namespace", security(func(s *sc) { s.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{} }), ErrUnsupported, "user namespace"},
-		{"the pod's user namespace", func(in *Input) {
-			in.Pod.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{}
-		}, ErrUnsupported, "user namespace"},
 		{"user namespace of a target", security(func(s *sc) { s.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: target} }), ErrInvalid, "user namespace"},
 		{"no network to join", func(in *Input) { in.Namespaces.Net = "" }, nil, "network namespace"},
 		{"no IPC to join", func(in *Input) { in.Namespaces.IPC = "" }, nil, "ipc namespace"},

@@ -132,7 +132,11 @@ func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
 	}
 	b := t.rec.bundle(spec)
 	b.Filters = k.filters
-	if t.c, err = container.Create(ctx, api.RuncDir(k.o.State), b); err != nil {
+	err = k.nursery.wait(func() (err error) { // who looks into a user namespace is a child
+		t.c, err = container.Create(ctx, api.RuncDir(k.o.State), b)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	t.cg = newCgroup(t.c.Cgroups())

@@ -132,7 +132,7 @@ type CgroupSet struct {
 
 // CgroupsOf finds the cgroups of a bundle whose container has no state.
 func CgroupsOf(b Bundle) (CgroupSet, error) {
-	config, err := convert(b)
+	config, err := convert(b.cgroupsOnly())
 	if err != nil {
 		return CgroupSet{}, err
 	}
@@ -148,6 +148,19 @@ func (s CgroupSet) Paths() map[string]string { return s.m.GetPaths() }
 
 // Destroy removes the directories. No process may be left in them.
 func (s CgroupSet) Destroy() error { return s.m.Destroy() }
+
+// cgroupsOnly is b without namespaces and mounts. To convert a user namespace that is
+// joined, libcontainer looks into it, and it may be gone by now.
+func (b Bundle) cgroupsOnly() Bundle {
+	if b.Spec.Linux == nil {
+		return b
+	}
+	spec, linux := *b.Spec, *b.Spec.Linux
+	linux.Namespaces, linux.UIDMappings, linux.GIDMappings, spec.Mounts = nil, nil, nil, nil
+	spec.Linux = &linux
+	b.Spec = &spec
+	return b
+}
 
 // convert makes libcontainer's configuration. specconv takes the working
 // directory for the bundle, and one process serves many bundles, so no relative
@@ -300,7 +313,7 @@ func (c *Container) Resume() error { return c.lc.Resume() }
 // its oom_score_adj. Device rules stay as they are. undo applies the former ones
 // again; a limit that there was none of before stays.
 func (c *Container) SetResources(b Bundle) (undo func() error, err error) {
-	next, err := convert(b)
+	next, err := convert(b.cgroupsOnly())
 	if err != nil {
 		return nil, err
 	}
