@@ -94,8 +94,7 @@ func (cs *Containers) addRoot(ctx context.Context, c *Container) error {
 	r := c.Record()
 	pod := c.pod.Record()
 	ids := pod.userNamespace()
-	mounts, err := cs.opts.Roots.Prepare(ctx, r.ID, r.Image.DiffIDs,
-		snapshot.WithIDMap(snapshot.IDMap{UserNS: pod.Namespaces.User, HostID: ids.HostID, Size: ids.Size}))
+	mounts, err := cs.opts.Roots.Prepare(ctx, r.ID, r.Image.DiffIDs, pod.idMapped())
 	if err != nil {
 		return err
 	}

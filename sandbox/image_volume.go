@@ -78,7 +78,7 @@ func (cs *Containers) addImageVolume(ctx context.Context, c *Container, i int, m
 		return err
 	}
 	id := c.Record().ID
-	mounts, err := cs.opts.Roots.View(ctx, id, img.DiffIDs)
+	mounts, err := cs.opts.Roots.View(ctx, id, img.DiffIDs, c.pod.Record().idMapped())
 	if err != nil {
 		return fmt.Errorf("image %s: %w", img.ID, err)
 	}

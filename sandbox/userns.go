@@ -24,6 +24,12 @@ func (r PodRecord) userNamespace() spec.IDMap {
 	return m
 }
 
+// idMapped is for what containers of the pod see of images.
+func (r PodRecord) idMapped() snapshot.RootOption {
+	m := r.userNamespace()
+	return snapshot.WithIDMap(snapshot.IDMap{UserNS: r.Namespaces.User, HostID: m.HostID, Size: m.Size})
+}
+
 // probeID stands for a pod while the node is tried out. If a crash leaves it, it is
 // swept like any other that has no record.
 const probeID = "berth-probe"

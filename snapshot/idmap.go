@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -24,7 +25,9 @@ func (m mounting) overlayIDMapped(target string) error {
 	lowers, _ := m.setting("lowerdir")
 	var made at
 	err = withOwnMounts(func() error {
-		for lower := range strings.SplitSeq(lowers, ":") {
+		dirs := strings.Split(lowers, ":")
+		slices.Sort(dirs)
+		for _, lower := range slices.Compact(dirs) { // what is mapped once cannot be mapped again
 			if err := idmapInPlace(lower, int(userns.Fd())); err != nil {
 				return err
 			}
