@@ -62,6 +62,7 @@ func (f *fixture) name(logs string) {
 	f.createdConf = node.Container("created", busybox, "sleep", "1000")
 	f.runningConf = node.Container("running", busybox, "sleep", "1000")
 	f.exitConf = node.Container("exited", busybox, "sleep", "1000")
+	f.pod.Labels, f.exitConf.Labels = map[string]string{"app": "ready"}, map[string]string{"app": "exited"}
 }
 
 // A view is all that the lists show.
