@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/sandbox"
@@ -56,7 +57,9 @@ func (s pods) RemovePodSandbox(ctx context.Context, req *runtimeapi.RemovePodSan
 	return &runtimeapi.RemovePodSandboxResponse{}, nil
 }
 
-// PodSandboxStatus implements the RPC.
+// PodSandboxStatus implements the RPC. With the pod comes the status of each of
+// its containers, as of the timestamp: kubelet orders it among the events of
+// GetContainerEvents by that.
 func (s pods) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
 	if err := checkID("pod_sandbox_id", req.GetPodSandboxId()); err != nil {
 		return nil, err
@@ -65,8 +68,12 @@ func (s pods) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxStat
 	if err != nil {
 		return nil, err
 	}
-	r := p.Record()
-	resp := &runtimeapi.PodSandboxStatusResponse{Status: podStatus(r)}
+	snap := p.Snapshot()
+	r := snap.Pod
+	resp := &runtimeapi.PodSandboxStatusResponse{Status: podStatus(r), ContainersStatuses: containerStatuses(snap), Timestamp: snap.At}
+	if proto.Size(resp) > maxMessage-messageRoom {
+		resp.ContainersStatuses, resp.Timestamp = nil, 0 // kubelet then asks for each of them
+	}
 	if req.GetVerbose() {
 		resp.Info, err = verbose(podInfo{ID: r.ID, State: r.State, Reason: r.Reason, Owed: r.Owed, NetNS: r.Namespaces.Net, IPs: r.IPs, CreatedAt: r.CreatedAt}, p.Stages())
 	}

@@ -61,6 +61,7 @@ func (s *Server) Attach(n *sandbox.Node, images *imageservice.Service) {
 		pods:       pods{pods: n.Pods, systemdCgroup: s.opts.SystemdCgroup},
 		containers: containers{containers: n.Containers},
 		processes:  processes{containers: n.Containers},
+		events:     events{events: n.Events},
 	}
 	*s.images = imageServer{images: images, handlers: s.opts.Handlers}
 	s.ready.Store(true)
@@ -73,6 +74,7 @@ type runtimeService struct {
 	pods
 	containers
 	processes
+	events
 	rest
 }
 

@@ -57,6 +57,7 @@ var codeOf = []struct {
 	{shim.ErrBelowUsage, codes.FailedPrecondition}, // as it is now; it may use less later
 	{snapshot.ErrInUse, codes.FailedPrecondition},
 	{sandbox.ErrClosed, codes.Unavailable},
+	{sandbox.ErrSlow, codes.ResourceExhausted},
 	{netns.ErrNotReady, codes.Unavailable},
 	{shim.ErrUnavailable, codes.Unavailable},
 	{shim.ErrNoAnswer, codes.Unavailable},

@@ -89,8 +89,17 @@ type Container struct {
 	exitOnce sync.Once
 	exited   chan struct{} // closed when the exit is on record
 
+	launch    launch
 	signalled atomic.Bool                   // the stop signal was sent
 	process   atomic.Pointer[specs.Process] // of the bundle, read once, for exec
+}
+
+// newContainer is a container of p with that record, at path.
+func newContainer(p *Pod, rec ContainerRecord, path string) *Container {
+	c := &Container{pod: p, exited: make(chan struct{})}
+	c.path, c.changes = path, &p.changes
+	c.rec.Store(&rec)
+	return c
 }
 
 // what names the container in errors.
@@ -121,6 +130,7 @@ func (c *Container) move(next State, edit func(*ContainerRecord)) error {
 	})
 	if err == nil && next == Exited {
 		c.exitOnce.Do(func() { close(c.exited) })
+		c.stopped()
 	}
 	return err
 }

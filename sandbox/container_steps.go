@@ -44,7 +44,9 @@ func (cs *Containers) unrecord(_ context.Context, c *Container) error {
 	}
 	c.gone.Store(true)
 	c.pod.forget(r.ID)
-	cs.table.drop(r.ID, containerName(r.PodID, r.Config().GetMetadata()), c)
+	if cs.table.drop(r.ID, containerName(r.PodID, r.Config().GetMetadata()), c) {
+		c.announce(EventDeleted)
+	}
 	return nil
 }
 
@@ -180,6 +182,7 @@ func (cs *Containers) created(_ context.Context, c *Container) error {
 		return err
 	}
 	cs.table.put(c.Record().ID, c)
+	c.announce(EventCreated)
 	if c.Record().Refusal == "" {
 		cs.watch(c)
 	}

@@ -68,10 +68,7 @@ func (cs *Containers) newContainer(p *Pod, spec ContainerSpec) (*Container, erro
 	}
 	rec := ContainerRecord{ID: newID(), PodID: p.Record().ID, State: Creating, BootID: cs.bootID,
 		CreatedAt: time.Now().UnixNano(), ContainerConfig: cfg}
-	c := &Container{pod: p, exited: make(chan struct{})}
-	c.path = cs.opts.containerRecord(rec.PodID, rec.ID)
-	c.rec.Store(&rec)
-	return c, nil
+	return newContainer(p, rec, cs.opts.containerRecord(rec.PodID, rec.ID)), nil
 }
 
 // create builds c, unless that was done before. When it fails and cannot be
@@ -118,12 +115,15 @@ func (cs *Containers) start(ctx context.Context, c *Container) error {
 		left := cs.finish(ctx, c, ReasonStartError, codeStartError, why)
 		return withLeft(fmt.Errorf("%s: %w", why, shim.ErrRefused), left) // why names the container
 	}
+	c.starting()
 	if err := cs.opts.Tasks.Start(ctx, c.Record().ID); err != nil {
 		left := cs.finish(ctx, c, ReasonStartError, codeStartError, err.Error())
+		c.launched(false)
 		return withLeft(fmt.Errorf("start: %w", err), left) // it names the container
 	}
 	// The process may have ended already; then the exit stands and this is not seen.
 	err := c.move(Running, func(r *ContainerRecord) { r.StartedAt = time.Now().UnixNano() })
+	c.launched(true)
 	if err != nil && c.Record().State != Exited {
 		return err
 	}

@@ -29,13 +29,14 @@ type fakeNode struct {
 	t *testing.T
 
 	mu      sync.Mutex
-	noIDMap error         // what CheckIDMap answers
-	fail    string        // the call that fails
-	late    bool          // after its effect
-	arrived chan struct{} // when set, Tasks.Create says here that it was called,
-	let     chan struct{} // and waits for this
-	hung    chan struct{} // when set, Network.Detach says here that it was called,
-	unhang  chan struct{} // and waits for this
+	noIDMap error           // what CheckIDMap answers
+	fail    string          // the call that fails
+	late    bool            // after its effect
+	arrived chan struct{}   // when set, Tasks.Create says here that it was called,
+	let     chan struct{}   // and waits for this
+	hung    chan struct{}   // when set, Network.Detach says here that it was called,
+	unhang  chan struct{}   // and waits for this
+	onStart func(id string) // when set, Tasks.Start calls it before it returns
 	names   map[string]bool
 	address map[string]bool
 	roots   map[string]bool
@@ -222,7 +223,11 @@ func (f fakeTasks) Create(_ context.Context, r shim.CreateRequest) (pid int, err
 }
 
 func (f fakeTasks) Start(_ context.Context, id string) error {
-	return f.call("Tasks.Start", func() { f.tasks[id].running = true })
+	err := f.call("Tasks.Start", func() { f.tasks[id].running = true })
+	if f.onStart != nil {
+		f.onStart(id)
+	}
+	return err
 }
 
 func (f fakeTasks) Kill(_ context.Context, id string, signal int, _ bool) error {

@@ -23,15 +23,13 @@ func (n *Node) load(ctx context.Context) error {
 	}
 	var read []*Pod
 	for _, d := range dirs {
-		p := &Pod{containers: map[string]*Container{}}
-		p.path = n.Pods.opts.podRecord(d.Name())
+		path := n.Pods.opts.podRecord(d.Name())
 		var rec PodRecord
-		if !n.usable(ctx, loadRecord(p.path, &rec), rec.ID, d.Name()) {
+		if !n.usable(ctx, loadRecord(path, &rec), rec.ID, d.Name()) {
 			n.spareMembers(d.Name())
 			continue
 		}
-		p.rec.Store(&rec)
-		read = append(read, p)
+		read = append(read, newPod(rec, path, n.Events))
 	}
 	// A pod on its way out may have given up its name: it comes last.
 	slices.SortStableFunc(read, func(a, b *Pod) int { return cmp.Compare(rank(a), rank(b)) })
@@ -101,13 +99,12 @@ func (n *Node) loadContainers(ctx context.Context, p *Pod) {
 		if !ok {
 			continue
 		}
-		c := &Container{pod: p, exited: make(chan struct{})}
-		c.path = filepath.Join(dir, e.Name())
+		path := filepath.Join(dir, e.Name())
 		var rec ContainerRecord
-		if !n.usable(ctx, loadRecord(c.path, &rec), rec.ID, id) {
+		if !n.usable(ctx, loadRecord(path, &rec), rec.ID, id) {
 			continue
 		}
-		c.rec.Store(&rec)
+		c := newContainer(p, rec, path)
 		name := containerName(rec.PodID, rec.Config().GetMetadata())
 		_, _, _ = n.Containers.table.claim(name, func() (*Container, error) { return c, nil })
 		p.containers[id] = c

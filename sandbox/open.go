@@ -15,6 +15,7 @@ import (
 type Node struct {
 	Pods       *Pods
 	Containers *Containers
+	Events     *Events // of both
 
 	unread []string // IDs whose records could not be read at the start
 }
@@ -35,9 +36,9 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 	}
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	cs := &Containers{opts: o, bootID: boot, base: base, cancel: cancel}
-	ps := &Pods{opts: o, bootID: boot, containers: cs}
+	ps := &Pods{opts: o, bootID: boot, containers: cs, events: &Events{}}
 	cs.pods = ps
-	n := &Node{Pods: ps, Containers: cs}
+	n := &Node{Pods: ps, Containers: cs, Events: ps.events}
 	if err := n.recover(ctx); err != nil {
 		n.Close()
 		return nil, err
@@ -48,8 +49,9 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 	return n, nil
 }
 
-// Close ends the background work. Containers go on.
+// Close ends the background work and all subscriptions. Containers go on.
 func (n *Node) Close() {
+	n.Events.Close()
 	n.Containers.cancel()
 	n.Containers.wg.Wait()
 }

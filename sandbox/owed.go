@@ -110,7 +110,7 @@ func (ps *Pods) hide(ctx context.Context, p *Pod) {
 	r := p.Record()
 	logLeft(ctx, ps.delFiles(ctx, p), "files of pod", r.ID) // they may hold memory
 	p.gone.Store(true)
-	ps.table.drop(r.ID, podName(r.Config().GetMetadata()), p)
+	ps.forget(p)
 }
 
 // settle tries DEL again until it succeeds, then takes down what waited for it.

@@ -67,9 +67,21 @@ type Pod struct {
 
 	network turn // orders DEL where that is done behind the pod's turn
 
+	events  *Events
+	changes atomic.Uint64 // of its record, of its containers' records, and of which it has
+	live    atomic.Bool   // its end is still to be announced
+
 	mu         sync.Mutex
 	containers map[string]*Container // by ID; guarded by mu
 	closed     bool                  // takes no new containers; guarded by mu
+}
+
+// newPod is a pod with that record, at path.
+func newPod(rec PodRecord, path string, events *Events) *Pod {
+	p := &Pod{containers: map[string]*Container{}, events: events}
+	p.path, p.cell.changes = path, &p.changes
+	p.rec.Store(&rec)
+	return p
 }
 
 // what names the pod in errors.
@@ -85,7 +97,7 @@ func (p *Pod) Stages() []Stage {
 
 // move takes the pod to the next state.
 func (p *Pod) move(next State, edit func(*PodRecord)) error {
-	return p.update(promises(next), func(r *PodRecord) error {
+	err := p.update(promises(next), func(r *PodRecord) error {
 		if err := allowed(podMoves, r.State, next); err != nil {
 			return fmt.Errorf("pod %s: %w", r.ID, err)
 		}
@@ -95,6 +107,10 @@ func (p *Pod) move(next State, edit func(*PodRecord)) error {
 		}
 		return nil
 	})
+	if err == nil && next == NotReady {
+		p.stopped()
+	}
+	return err
 }
 
 // note changes the record and not the state; it must be saved to take effect.
@@ -121,6 +137,7 @@ func (p *Pod) admit(c *Container) error {
 		return fmt.Errorf("%s: is %s, containers need a ready one: %w", p.what(), s, ErrBadState)
 	}
 	p.containers[c.Record().ID] = c
+	p.changes.Add(1)
 	return nil
 }
 
@@ -147,6 +164,7 @@ func (p *Pod) forget(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.containers, id)
+	p.changes.Add(1)
 }
 
 // podName is the key under which a pod is unique (CRI: PodSandboxMetadata).

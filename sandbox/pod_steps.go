@@ -40,8 +40,16 @@ func (ps *Pods) unrecord(_ context.Context, p *Pod) error {
 		return fmt.Errorf("pod folder: %w", err)
 	}
 	p.gone.Store(true)
-	ps.table.drop(r.ID, podName(r.Config().GetMetadata()), p)
+	ps.forget(p)
 	return nil
+}
+
+// forget frees the pod's name. One that could be found is announced as deleted.
+func (ps *Pods) forget(p *Pod) {
+	r := p.Record()
+	if ps.table.drop(r.ID, podName(r.Config().GetMetadata()), p) {
+		ps.events.announce(p, r.ID, EventDeleted)
+	}
 }
 
 // addNamespaces makes the namespaces that all containers of the pod share and
@@ -117,6 +125,7 @@ func (ps *Pods) ready(_ context.Context, p *Pod) error {
 		return err
 	}
 	ps.table.put(p.Record().ID, p)
+	p.started()
 	ps.watch(p)
 	return nil
 }

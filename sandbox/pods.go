@@ -43,7 +43,8 @@ type Pods struct {
 	bootID     string
 	table      table[*Pod]
 	containers *Containers
-	noUserNS   error    // why pods cannot have user namespaces; set before calls come in
+	noUserNS   error // why pods cannot have user namespaces; set before calls come in
+	events     *Events
 	owing      sync.Map // pod ID to *Pod: those whose address is owed to the network
 }
 
@@ -83,10 +84,7 @@ func (ps *Pods) newPod(spec PodSpec) (*Pod, error) {
 	}
 	rec := PodRecord{ID: newID(), State: Creating, BootID: ps.bootID, Handler: spec.Handler,
 		CreatedAt: time.Now().UnixNano(), PodConfig: cfg}
-	p := &Pod{containers: map[string]*Container{}}
-	p.path = ps.opts.podRecord(rec.ID)
-	p.rec.Store(&rec)
-	return p, nil
+	return newPod(rec, ps.opts.podRecord(rec.ID), ps.events), nil
 }
 
 // create builds p, unless that was done before. When it fails and cannot be

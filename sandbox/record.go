@@ -82,6 +82,8 @@ type cell[R any] struct {
 
 	mu  sync.Mutex // orders writers; held across a write to the page cache, never across a sync
 	rec atomic.Pointer[R]
+
+	changes *atomic.Uint64 // counts changes once they are seen; nil: nobody wants to know
 }
 
 // Record returns the record as it is now. What it points to must not be changed.
@@ -100,5 +102,8 @@ func (c *cell[R]) update(promise bool, edit func(*R) error) error {
 		return err
 	}
 	c.rec.Store(&rec)
+	if c.changes != nil {
+		c.changes.Add(1)
+	}
 	return nil
 }

@@ -202,6 +202,7 @@ func (n *Node) sweep(ctx context.Context, id string) error {
 func (ps *Pods) adopt(ctx context.Context, p *Pod, pinned []string) {
 	r := p.Record()
 	ps.table.put(r.ID, p)
+	p.live.Store(r.State == Ready || r.State == Stopping)
 	switch {
 	case r.State != Ready:
 	case r.BootID != ps.bootID:

@@ -37,15 +37,17 @@ func (t *table[T]) claim(name string, fresh func() (T, error)) (obj T, isNew boo
 // put makes the object findable by its ID.
 func (t *table[T]) put(id string, obj T) { t.byID.Store(id, obj) }
 
-// drop forgets the object. An ID that is not there is fine, and so is a name that
-// is not there or is another's by now.
-func (t *table[T]) drop(id, name string, obj T) {
-	t.byID.Delete(id)
+// drop forgets the object, and tells whether it could be found by its ID. An ID
+// that is not there is fine, and so is a name that is not there or is another's
+// by now.
+func (t *table[T]) drop(id, name string, obj T) (known bool) {
+	_, known = t.byID.LoadAndDelete(id)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.byName[name] == obj {
 		delete(t.byName, name)
 	}
+	return known
 }
 
 // find returns the object with that ID, or the one whose ID it is a prefix of.

@@ -102,12 +102,14 @@ func serve(ctx context.Context, cfg config.Config) error {
 	}
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	logger.Info("Stopping; containers go on")
-	drain(server)
+	drain(server, node)
 	return nil
 }
 
-// drain lets calls under way end, for a while.
-func drain(s *cri.Server) {
+// drain lets calls under way end, for a while. Those that would never end by
+// themselves are ended.
+func drain(s *cri.Server, n *sandbox.Node) {
+	n.Events.Close()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
