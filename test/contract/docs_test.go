@@ -120,3 +120,32 @@ func hasTest(t *testing.T, folder, fn string) bool {
 	}
 	return false
 }
+
+// fault is a row of docs/security.md: what went wrong, the rule, the tests.
+var fault = regexp.MustCompile("^\\| (.+) \\| (.+) \\| (–|`.+`) \\|$")
+
+// TestSecurityDocs looks for the tests that docs/security.md names.
+func TestSecurityDocs(t *testing.T) {
+	data, err := os.ReadFile("../../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for text := range strings.Lines(string(data)) {
+		m := fault.FindStringSubmatch(strings.TrimSpace(text))
+		if m == nil {
+			continue
+		}
+		n++
+		if m[3] == "–" {
+			if !strings.Contains(m[2], "not") {
+				t.Errorf("%s has no test", m[1])
+			}
+			continue
+		}
+		checkTests(t, m[1], m[2], m[3])
+	}
+	if n < 20 {
+		t.Errorf("%d rows", n)
+	}
+}
