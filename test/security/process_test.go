@@ -3,6 +3,7 @@ package security
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -26,6 +27,9 @@ func TestStartedContainerHasNothingOfOurs(t *testing.T) {
 			podID, pod := s.pod(t, changes...)
 			id := s.container(t, podID, pod, changes...)
 			pid := s.pid(t, id)
+			for strings.TrimSpace(proc(t, pid, "comm")) != "sleep" {
+				runtime.Gosched() // it is still what starts it
+			}
 			entries, err := os.ReadDir("/proc/" + pid + "/fd")
 			if err != nil {
 				t.Fatal(err)
