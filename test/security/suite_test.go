@@ -76,6 +76,17 @@ func (s *suite) end(t *testing.T, ctx context.Context) {
 	if err := s.RemoveAll(ctx); err != nil {
 		t.Error(err)
 	}
+	for _, pattern := range []string{"/sys/fs/cgroup" + cgroup, "/sys/fs/cgroup/*" + cgroup} { // kubelet's to remove, so ours
+		dirs, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, dir := range dirs {
+			if err := os.Remove(dir); err != nil {
+				t.Error(err)
+			}
+		}
+	}
 	left, err := s.node.LeftBehind(ctx)
 	if err != nil {
 		t.Error(err)
