@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +17,51 @@ import (
 // limit is how long all specs may take.
 const limit = 12 * time.Minute
 
+// A variant is one way to run the suite.
+type variant struct {
+	log   string   // of critest, in .cache
+	focus string   // a regular expression of specs; empty: all
+	args  []string // beside those of every run
+	runs  int      // in a row, on the same daemon
+}
+
+// TestConformance runs all specs, as often in a row as BERTH_CRITEST_RUNS says
+// and with BERTH_CRITEST_PARALLEL processes side by side.
 func TestConformance(t *testing.T) {
+	v := variant{log: "critest", focus: os.Getenv("BERTH_CRITEST_FOCUS"), runs: number(t, "BERTH_CRITEST_RUNS")}
+	if n := number(t, "BERTH_CRITEST_PARALLEL"); n > 1 {
+		v.args = append(v.args, fmt.Sprintf("-parallel=%d", n))
+	}
+	conform(t, v)
+}
+
+// TestWebSocket runs the streaming specs over WebSocket; TestConformance has run
+// them over SPDY.
+func TestWebSocket(t *testing.T) {
+	if os.Getenv("BERTH_CRITEST_FOCUS") != "" {
+		t.Skip("BERTH_CRITEST_FOCUS chooses other specs")
+	}
+	conform(t, variant{log: "critest-websocket", focus: "Streaming", runs: 1,
+		args: []string{"-websocket-exec", "-websocket-attach", "-websocket-portforward"}})
+}
+
+// number reads a count from the environment; unset is 1.
+func number(t *testing.T, key string) int {
+	t.Helper()
+	text := os.Getenv(key)
+	if text == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("%s=%s: not a number from 1", key, text)
+	}
+	return n
+}
+
+// conform runs a variant against a fresh daemon and expects no trace of it.
+func conform(t *testing.T, v variant) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("long, and needs root")
 	}
@@ -35,19 +80,8 @@ func TestConformance(t *testing.T) {
 		t.Fatal(err)
 	}
 	n, expected := start(t, w)
-
-	specs := runSpecs(t, n)
-	focus := os.Getenv("BERTH_CRITEST_FOCUS")
-	v := judge(specs, expected, focus != "")
-	for _, s := range specs {
-		t.Run(s.name, func(t *testing.T) { tell(t, s, expected[s.name]) })
-	}
-	t.Logf("critest: %d of %d specs passed, %d failed, %d skipped", v.passed, len(specs), v.failed, v.skipped)
-	for _, name := range v.unknown {
-		t.Errorf("no such spec among the expected failures: %s", name)
-	}
-	if len(specs) == 0 || v.passed+v.failed == 0 {
-		t.Error("no spec was run")
+	for i := range v.runs {
+		once(t, n, v, i+1, expected)
 	}
 	cleanUp(t, n)
 	if t.Failed() {
@@ -68,6 +102,30 @@ func TestConformance(t *testing.T) {
 		t.Error(err)
 	}
 	t.Logf("afterwards on the machine: %d differences", len(left))
+}
+
+// once runs the variant one time and reports each spec as a test.
+func once(t *testing.T, n *node.Node, v variant, run int, expected map[string]bool) {
+	t.Helper()
+	specs := runSpecs(t, n, v, run)
+	result := judge(specs, expected, v.focus != "")
+	for _, s := range specs {
+		if s.skipped() && v.focus != "" {
+			continue // not chosen
+		}
+		name := s.name
+		if v.runs > 1 {
+			name = fmt.Sprintf("run %d %s", run, name)
+		}
+		t.Run(name, func(t *testing.T) { tell(t, s, expected[s.name]) })
+	}
+	t.Logf("%s, run %d: %d of %d specs passed, %d failed, %d skipped", v.log, run, result.passed, len(specs), result.failed, result.skipped)
+	for _, name := range result.unknown {
+		t.Errorf("no such spec among the expected failures: %s", name)
+	}
+	if len(specs) == 0 || result.passed+result.failed == 0 {
+		t.Error("no spec was run")
+	}
 }
 
 // tell reports a spec as a test of its own.
@@ -112,7 +170,7 @@ func start(t *testing.T, w *node.World) (*node.Node, map[string]bool) {
 }
 
 // runSpecs runs critest and returns what it reports.
-func runSpecs(t *testing.T, n *node.Node) []spec {
+func runSpecs(t *testing.T, n *node.Node, v variant, run int) []spec {
 	t.Helper()
 	tmp := t.TempDir()
 	report := filepath.Join(tmp, "report.json")
@@ -120,18 +178,20 @@ func runSpecs(t *testing.T, n *node.Node) []spec {
 		"-runtime-endpoint=unix://" + n.Socket, "-image-endpoint=unix://" + n.Socket, "-config=" + filepath.Join(tmp, "none"),
 		"-ginkgo.json-report=" + report, "-ginkgo.no-color", "-ginkgo.timeout=" + limit.String(), "-ginkgo.poll-progress-after=60s",
 	}
-	if focus := os.Getenv("BERTH_CRITEST_FOCUS"); focus != "" {
-		args = append(args, "-ginkgo.focus="+focus)
+	if v.focus != "" {
+		args = append(args, "-ginkgo.focus="+v.focus)
 	}
+	args = append(args, v.args...)
 	ctx, cancel := context.WithTimeout(t.Context(), limit+time.Minute)
 	defer cancel()
-	out, err := os.Create(filepath.Join(n.World.Repo, ".cache", "critest-"+n.Name+".log"))
+	out, err := os.Create(filepath.Join(n.World.Repo, ".cache", fmt.Sprintf("%s-%s-%d.log", v.log, n.Name, run)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer out.Close()
 	cmd := exec.CommandContext(ctx, n.World.Bin("critest"), args...)
-	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+	cmd.Dir = tmp // where ginkgo looks for what it is given by name
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "PATH="+n.World.Bin("")+":"+os.Getenv("PATH"))
 	cmd.Stdout, cmd.Stderr = out, out
 	segments := sharedMemory(t)
 	runErr := cmd.Run()

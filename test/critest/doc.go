@@ -8,4 +8,8 @@
 // anything that is left on the machine afterwards. With BERTH_CRITEST_RUNTIME=containerd
 // the same specs run against containerd, which shows that the images are right.
 // BERTH_CRITEST_FOCUS is a regular expression of specs to run alone.
+//
+// The streaming specs run a second time, over WebSocket. BERTH_CRITEST_RUNS=5
+// runs all specs five times in a row on the same daemon (give go test a -timeout
+// to match), and BERTH_CRITEST_PARALLEL=2 runs them in two processes side by side.
 package critest
