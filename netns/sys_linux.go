@@ -97,6 +97,15 @@ func noUserNamespaces(err error) bool {
 	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EPERM)
 }
 
+// routeNetlink is the netlink family that interfaces are asked for in.
+const routeNetlink = unix.NETLINK_ROUTE
+
+// enterNet takes the calling thread, which must be locked and about to end, into the
+// network namespace ns.
+func enterNet(ns *os.File) error {
+	return os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET))
+}
+
 func onFirstThread() bool { return unix.Gettid() == unix.Getpid() }
 
 func setHostname(name string) error {
