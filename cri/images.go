@@ -20,6 +20,7 @@ type imageServer struct {
 	runtimeapi.UnimplementedImageServiceServer
 	images   *imageservice.Service
 	handlers []string
+	stats    *sandbox.Stats
 }
 
 // PullImage implements the RPC. The answer is the image's ID, its config digest.
@@ -113,22 +114,20 @@ func (s imageServer) RemoveImage(ctx context.Context, req *runtimeapi.RemoveImag
 	return &runtimeapi.RemoveImageResponse{}, nil
 }
 
-// ImageFsInfo implements the RPC. Images and containers share one file system,
-// so both lists say the same; kubelet needs neither to be empty.
+// ImageFsInfo implements the RPC. Images and containers share one file system: the
+// image part is layers and documents (compressed blobs are not kept), the container
+// part writable layers. kubelet needs neither list to be empty. Both are measured in
+// the background, so it answers at once.
 func (s imageServer) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
 	u, err := s.images.Usage(ctx)
 	if err != nil {
 		return nil, err
 	}
-	fs := func() []*runtimeapi.FilesystemUsage {
-		return []*runtimeapi.FilesystemUsage{{
-			Timestamp:  u.At.UnixNano(),
-			FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: u.Mountpoint},
-			UsedBytes:  &runtimeapi.UInt64Value{Value: u.Bytes},
-			InodesUsed: &runtimeapi.UInt64Value{Value: u.Inodes},
-		}}
-	}
-	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: fs(), ContainerFilesystems: fs()}, nil
+	layers := s.stats.Layers()
+	return &runtimeapi.ImageFsInfoResponse{
+		ImageFilesystems:     []*runtimeapi.FilesystemUsage{filesystemUsage(u.Mountpoint, u.Bytes, u.Inodes, u.At)},
+		ContainerFilesystems: []*runtimeapi.FilesystemUsage{filesystemUsage(u.Mountpoint, layers.Bytes, layers.Inodes, layers.At)},
+	}, nil
 }
 
 func imageItem(img imageservice.Image) *runtimeapi.Image {

@@ -62,8 +62,9 @@ func (s *Server) Attach(n *sandbox.Node, images *imageservice.Service) {
 		containers: containers{containers: n.Containers},
 		processes:  processes{containers: n.Containers},
 		events:     events{events: n.Events},
+		stats:      stats{stats: n.Stats, images: images},
 	}
-	*s.images = imageServer{images: images, handlers: s.opts.Handlers}
+	*s.images = imageServer{images: images, handlers: s.opts.Handlers, stats: n.Stats}
 	s.ready.Store(true)
 }
 
@@ -75,6 +76,7 @@ type runtimeService struct {
 	containers
 	processes
 	events
+	stats
 	rest
 }
 

@@ -188,6 +188,17 @@ func (f fakeRoots) Remove(_ context.Context, id string) error {
 	})
 }
 
+func (f fakeRoots) Usage(_ context.Context, id string) (snapshot.Usage, error) {
+	u := snapshot.Usage{Bytes: 4096, Inodes: 1}
+	err := f.call("Roots.Usage", func() {})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err == nil && !f.roots[id] {
+		err = snapshot.ErrNotFound
+	}
+	return u, err
+}
+
 func (f fakeRoots) ListRoots(context.Context) ([]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/netns"
+	"github.com/berthd/berth/sandbox/cgroupstat"
 	"github.com/berthd/berth/shim"
 	"github.com/berthd/berth/snapshot"
 )
@@ -35,6 +36,17 @@ type Roots interface {
 	CheckIDMap(ctx context.Context, m snapshot.IDMap) error
 	Remove(ctx context.Context, id string) error
 	ListRoots(ctx context.Context) ([]string, error)
+	Usage(ctx context.Context, id string) (snapshot.Usage, error)
+}
+
+// Cgroups reads the kernel's counters of a cgroup, by its path. *cgroupstat.Tree is
+// one; a cgroup that is not there is an fs.ErrNotExist.
+type Cgroups interface {
+	Read(path string) (cgroupstat.Stats, error)
+	ReadAll(path string) (cgroupstat.Stats, error)
+	CPUUsage(path string) (uint64, error)
+	CountProcesses(path string) (uint64, error)
+	Processes(path string) (cgroupstat.Processes, error)
 }
 
 // Images answers for images that are on the node. *imageservice.Service is one.

@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/sandbox/cgroupstat"
 )
 
 // A Node is the pods and containers of this node.
@@ -16,6 +18,7 @@ type Node struct {
 	Pods       *Pods
 	Containers *Containers
 	Events     *Events // of both
+	Stats      *Stats
 
 	unread []string // IDs whose records could not be read at the start
 }
@@ -34,11 +37,16 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 			return nil, fmt.Errorf("folders: %w", err)
 		}
 	}
+	if o.Cgroups == nil {
+		if o.Cgroups, err = cgroupstat.Find(); err != nil {
+			return nil, err
+		}
+	}
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	cs := &Containers{opts: o, bootID: boot, base: base, cancel: cancel}
 	ps := &Pods{opts: o, bootID: boot, containers: cs, events: &Events{}}
 	cs.pods = ps
-	n := &Node{Pods: ps, Containers: cs, Events: ps.events}
+	n := &Node{Pods: ps, Containers: cs, Events: ps.events, Stats: newStats(cs)}
 	if err := n.recover(ctx); err != nil {
 		n.Close()
 		return nil, err

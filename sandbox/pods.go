@@ -25,6 +25,7 @@ type Options struct {
 	Images     Images
 	Tasks      Tasks
 	Processes  Processes
+	Cgroups    Cgroups // nil: those of this machine
 
 	pause func(try int) time.Duration // in place of owedPause; nil in use
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/sandbox/cgroupstat"
 )
 
 // sigkill and sigterm are the signals this package sends of its own accord.
@@ -113,4 +115,28 @@ func pidNamespacePath(pid int) string {
 func signalNamed(name string) (n int, ok bool) {
 	sig := unix.SignalNum(name)
 	return int(sig), sig != 0
+}
+
+// A Filesystem is the one that containers' writable layers are on.
+type Filesystem struct {
+	Device             string // "/dev/…", or "" when it is on no block device
+	Size               uint64 // bytes
+	Inodes, InodesFree uint64
+}
+
+// filesystemAt describes the file system of a directory.
+func filesystemAt(dir string) (Filesystem, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return Filesystem{}, fmt.Errorf("statfs %s: %w", dir, err)
+	}
+	var at unix.Stat_t
+	if err := unix.Stat(dir, &at); err != nil {
+		return Filesystem{}, fmt.Errorf("stat %s: %w", dir, err)
+	}
+	return Filesystem{
+		Device: cgroupstat.DeviceName(unix.Major(at.Dev), unix.Minor(at.Dev)),
+		Size:   st.Blocks * uint64(st.Frsize),
+		Inodes: st.Files, InodesFree: st.Ffree,
+	}, nil
 }

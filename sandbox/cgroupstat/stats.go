@@ -1,6 +1,12 @@
 package cgroupstat
 
-import "time"
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
 
 // Stats is one reading of a cgroup.
 type Stats struct {
@@ -94,6 +100,16 @@ type DeviceIO struct {
 	Major, Minor          uint32
 	ReadBytes, WriteBytes uint64
 	Reads, Writes         uint64
+}
+
+// DeviceName is the path of a block device, "/dev/sda", or "" when there is none of
+// that number.
+func DeviceName(major, minor uint32) string {
+	target, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", major, minor))
+	if err != nil {
+		return ""
+	}
+	return "/dev/" + strings.ReplaceAll(filepath.Base(target), "!", "/") // sysfs has no slash in a name
 }
 
 // HugePages is the use of huge pages of one size.
