@@ -63,6 +63,7 @@ func (s *Server) Attach(n *sandbox.Node, images *imageservice.Service) {
 		processes:  processes{containers: n.Containers},
 		events:     events{events: n.Events},
 		stats:      stats{stats: n.Stats, images: images},
+		metrics:    metrics{stats: n.Stats},
 	}
 	*s.images = imageServer{images: images, handlers: s.opts.Handlers, stats: n.Stats}
 	s.ready.Store(true)
@@ -77,6 +78,7 @@ type runtimeService struct {
 	processes
 	events
 	stats
+	metrics
 	rest
 }
 
