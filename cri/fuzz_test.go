@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -94,9 +95,10 @@ type sink struct {
 	receive func(any) error
 }
 
-func (s sink) Context() context.Context { return s.ctx }
-func (s sink) RecvMsg(m any) error      { return s.receive(m) }
-func (sink) SendMsg(any) error          { return nil }
+func (s sink) Context() context.Context   { return s.ctx }
+func (s sink) RecvMsg(m any) error        { return s.receive(m) }
+func (sink) SendMsg(any) error            { return nil }
+func (sink) SendHeader(metadata.MD) error { return nil }
 
 // A target is one RPC of a server.
 type target struct {
