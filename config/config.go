@@ -30,6 +30,7 @@ type Config struct {
 	Shim     Shim               `toml:"shim"`
 	Snapshot Snapshot           `toml:"snapshot"`
 	Cgroup   Cgroup             `toml:"cgroup"`
+	CDI      CDI                `toml:"cdi"`
 	Handlers map[string]Handler `toml:"handlers" comment:"Runtime handlers by the name that a RuntimeClass gives, as tables [handlers.NAME]. The unnamed default one is always there."`
 }
 
@@ -69,6 +70,11 @@ type Cgroup struct {
 	Driver string `toml:"driver" comment:"\"cgroupfs\" or \"systemd\"; kubelet asks for it and follows. Empty: systemd where it runs the machine on cgroup v2."`
 }
 
+// CDI is about devices of the Container Device Interface.
+type CDI struct {
+	SpecDirs []string `toml:"spec_dirs" comment:"Folders of CDI specifications (https://tags.cncf.io), read for each container that asks for a device.\nWhere two specify the same device, the later folder counts. Empty: no such devices."`
+}
+
 // A Handler is one way to run containers.
 type Handler struct {
 	Path string `toml:"path" comment:"Another OCI runtime's program. Not built yet: leave it out, and the handler is the built-in runtime."`
@@ -84,6 +90,7 @@ func Default() Config {
 		Image:    Image{CertsDir: "/etc/berth/certs.d", ParallelLayers: 3, Pinned: []string{}},
 		Shim:     Shim{PodsPerProcess: 64},
 		Snapshot: Snapshot{Driver: "overlay"},
+		CDI:      CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		Handlers: map[string]Handler{},
 	}
 }

@@ -96,11 +96,13 @@ pods_per_process = 1
 driver = "overlay"
 [cgroup]
 driver = "cgroupfs"
+[cdi]
+spec_dirs = ["/cdi"]
 `, func(c *Config) {
 			*c = Config{
 				Root: "/r", State: "/s", Socket: "/s.sock", Log: Log{4, "json"}, Network: Network{"/c", []string{"/b"}, true},
 				Image: Image{"/certs", 8, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1}, Snapshot: Snapshot{"overlay"},
-				Cgroup: Cgroup{"cgroupfs"}, Handlers: map[string]Handler{},
+				Cgroup: Cgroup{"cgroupfs"}, CDI: CDI{[]string{"/cdi"}}, Handlers: map[string]Handler{},
 			}
 		}},
 	}

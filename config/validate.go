@@ -55,6 +55,9 @@ func (c Config) Validate() error {
 	if c.Cgroup.Driver != "" {
 		p.choice("cgroup.driver", c.Cgroup.Driver, "cgroupfs", "systemd")
 	}
+	for _, dir := range c.CDI.SpecDirs {
+		p.path("cdi.spec_dirs", dir)
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Handlers)) {
 		if !handlerName.MatchString(name) {
 			p.add("handlers."+name, "not a name that a RuntimeClass can have: small letters, digits and -, at most 63")

@@ -51,6 +51,8 @@ var codeOf = []struct {
 	{sandbox.ErrNameTaken, codes.AlreadyExists},
 	{sandbox.ErrBadState, codes.FailedPrecondition},
 	{sandbox.ErrNoUserNamespaces, codes.FailedPrecondition},
+	{sandbox.ErrMountSource, codes.FailedPrecondition},
+	{sandbox.ErrCDI, codes.FailedPrecondition},
 	{shim.ErrNotRunning, codes.FailedPrecondition},
 	{shim.ErrNotFound, codes.FailedPrecondition}, // the container is known, its process is not there any more
 	{shim.ErrExists, codes.AlreadyExists},

@@ -42,6 +42,16 @@ func (cs *Containers) addSpec(ctx context.Context, c *Container) error {
 	if err != nil {
 		return err
 	}
+	devices, err := cdiDevices(in.Container)
+	if err != nil {
+		return err
+	}
+	if err := injectCDI(s, devices, cs.opts.CDIDirs); err != nil {
+		return err
+	}
+	if err := relabel(in.Container.GetMounts(), s); err != nil {
+		return err
+	}
 	cs.warnClamped(ctx, spec.Clamped(in))
 	if err := writeBundle(cs.opts.bundle(in.ID), s); err != nil {
 		return err
@@ -100,17 +110,6 @@ func (cs *Containers) specInput(ctx context.Context, c *Container) (spec.Input, 
 	}
 	in.SeccompLocalhost, err = localhostProfile(r.Config().GetLinux().GetSecurityContext().GetSeccomp())
 	return in, err
-}
-
-// checkSources wants everything that is to be mounted to be there. The CRI says
-// that a missing host path is an error; kubelet makes those that are to be made.
-func checkSources(c *runtimeapi.ContainerConfig) error {
-	for _, source := range spec.MountSources(c) {
-		if _, err := os.Stat(source); err != nil {
-			return fmt.Errorf("mount: host path %s: %w", source, err)
-		}
-	}
-	return nil
 }
 
 // hostileImage is what a spec may take from an image: a closed list.

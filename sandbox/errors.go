@@ -20,6 +20,11 @@ var (
 	// ErrNoUserNamespaces is returned for a pod that wants a user namespace on a node
 	// whose kernel or file system cannot have one.
 	ErrNoUserNamespaces = errors.New("this node cannot have pods in user namespaces")
+	// ErrMountSource is returned for a mount whose source on the node is missing, or does
+	// not propagate mounts as asked for.
+	ErrMountSource = errors.New("cannot be mounted")
+	// ErrCDI is returned for a CDI device that the node does not have or cannot give.
+	ErrCDI = errors.New("device not available")
 	// ErrClosed is returned when the daemon is stopping.
 	ErrClosed = errors.New("berthd is stopping")
 )

@@ -17,6 +17,7 @@ type Options struct {
 
 	Handlers      []string // runtime handlers that a pod may ask for, beside ""
 	SystemdCgroup bool     // the cgroup driver is systemd's
+	CDIDirs       []string // folders of CDI specifications, the last counting most
 	PauseBinary   string   // static binary that stands still when called "pause"
 
 	Namespaces Namespaces

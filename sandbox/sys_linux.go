@@ -97,6 +97,19 @@ func unmount(path string) error {
 	}
 }
 
+// mountIDOf is the ID, as in mountinfo, of the mount that path is on; links are followed.
+// known is false on a kernel before 5.8.
+func mountIDOf(path string) (id int, known bool, err error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_MNT_ID, &st); err != nil {
+		return 0, false, fmt.Errorf("statx %s: %w", path, err)
+	}
+	return int(st.Mnt_id), st.Mask&unix.STATX_MNT_ID != 0, nil
+}
+
+// isNoXattr says that a file system keeps no extended attributes, and so no labels.
+func isNoXattr(err error) bool { return errors.Is(err, unix.ENOTSUP) }
+
 // bootID identifies this boot of the kernel.
 func bootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")

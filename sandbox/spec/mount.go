@@ -305,16 +305,3 @@ func taken(at string, defaults []specs.Mount) bool {
 func within(at string, mounts []specs.Mount) bool {
 	return slices.ContainsFunc(mounts, func(m specs.Mount) bool { return at == m.Destination || below(at, m.Destination) })
 }
-
-// MountSources gives the host paths of c's mounts, each once, in the order asked
-// for. The caller must see that they exist: a missing one is an error (CRI, Mount),
-// and is not made. Symbolic links in them are followed by mount(2).
-func MountSources(c *runtimeapi.ContainerConfig) []string {
-	var sources []string
-	for _, m := range c.GetMounts() {
-		if p := m.GetHostPath(); p != "" && m.GetImage() == nil && !slices.Contains(sources, p) {
-			sources = append(sources, p)
-		}
-	}
-	return sources
-}

@@ -169,12 +169,3 @@ func TestSharedMemory(t *testing.T) {
 		}
 	}
 }
-
-func TestMountSources(t *testing.T) {
-	got := MountSources(&runtimeapi.ContainerConfig{Mounts: []*runtimeapi.Mount{
-		{HostPath: "/b"}, {HostPath: "/a"}, {HostPath: "/b"}, {}, {Image: &runtimeapi.ImageSpec{}},
-	}})
-	if !slices.Equal(got, []string{"/b", "/a"}) || MountSources(nil) != nil {
-		t.Errorf("sources %v", got)
-	}
-}

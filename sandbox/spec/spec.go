@@ -65,7 +65,7 @@ const (
 const RootfsDir = "rootfs"
 
 // Container gives the OCI runtime spec of a container, whose root filesystem is
-// RootfsDir in the bundle.
+// RootfsDir in the bundle. CDI devices are for the caller to add.
 //
 // Errors wrap ErrInvalid when the request or the image is at fault, ErrUnsupported
 // or ErrRROUnsupported when berth or the kernel cannot do it. Another error means
@@ -111,8 +111,6 @@ func check(in Input) error {
 		return invalid("pod %s: no metadata", in.PodID)
 	case in.Container.GetMetadata() == nil:
 		return invalid("container %s: no metadata", in.ID)
-	case len(in.Container.GetCDIDevices()) > 0:
-		return unsupported("CDI device %q: CDI devices", in.Container.GetCDIDevices()[0].GetName())
 	case len(in.Container.GetDevices()) > 0 && in.DeviceRules == nil:
 		return errors.New("devices: the request has some and none were loaded")
 	case privileged(in) && !in.Pod.GetLinux().GetSecurityContext().GetPrivileged():

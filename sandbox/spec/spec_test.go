@@ -341,7 +341,6 @@ func TestRefused(t *testing.T) {
 		}, ErrRROUnsupported, "mount_setattr"},
 		{"climbing volume", func(in *Input) { in.Image.Volumes = []string{"/../../etc"} }, ErrInvalid, "volume"},
 		{"volume that is the root", func(in *Input) { in.Image.Volumes = []string{"/."} }, ErrInvalid, "volume"},
-		{"CDI", func(in *Input) { in.Container.CDIDevices = []*runtimeapi.CDIDevice{{Name: "v/gpu=0"}} }, ErrUnsupported, "CDI"},
 		{"devices not loaded", func(in *Input) { in.Container.Devices = []*runtimeapi.Device{{HostPath: "/dev/x"}} }, nil, "devices"},
 		{"user namespace of a target", security(func(s *sc) { s.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: target} }), ErrInvalid, "user namespace"},
 		{"no network to join", func(in *Input) { in.Namespaces.Net = "" }, nil, "network namespace"},
