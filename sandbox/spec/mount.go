@@ -146,7 +146,9 @@ func kubeletMounts(in Input) (mounts []specs.Mount, propagation string, err erro
 		if err != nil {
 			return nil, "", err
 		}
-		mount.Options = append(mount.Options, idmap...)
+		if m.GetImage() == nil { // an image's layers were mapped when it was mounted: overlayfs cannot be
+			mount.Options = append(mount.Options, idmap...)
+		}
 		mounts = append(mounts, mount)
 		switch m.GetPropagation() {
 		case runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
