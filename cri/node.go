@@ -18,7 +18,9 @@ import (
 type node struct {
 	opts Options
 	pods *sandbox.Pods
-	able *runtimeapi.RuntimeHandlerFeatures // of every handler: all of them are the built-in runtime
+
+	readiness *sandbox.Readiness
+	able      *runtimeapi.RuntimeHandlerFeatures // of every handler: all of them are the built-in runtime
 }
 
 // abilities are what the kernel, and the file system under the root folder, turned out
@@ -54,9 +56,13 @@ func (n node) Status(_ context.Context, req *runtimeapi.StatusRequest) (*runtime
 	if err := n.opts.NetworkReady(); err != nil {
 		network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", err.Error()
 	}
+	ready := &runtimeapi.RuntimeCondition{Type: runtimeapi.RuntimeReady, Status: true}
+	if p := n.readiness.Problem(); p != nil {
+		ready.Status, ready.Reason, ready.Message = false, p.Reason, p.Message
+	}
 	resp := &runtimeapi.StatusResponse{
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
-			{Type: runtimeapi.RuntimeReady, Status: true}, network,
+			ready, network,
 		}},
 		RuntimeHandlers: n.handlers(),
 		Features: &runtimeapi.RuntimeFeatures{

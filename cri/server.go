@@ -57,7 +57,7 @@ func (s *Server) GRPC() *grpc.Server { return s.grpc }
 // Attach gives the server its parts and lets calls in. It is called once.
 func (s *Server) Attach(n *sandbox.Node, images *imageservice.Service) {
 	*s.runtime = runtimeService{
-		node:       node{opts: s.opts, pods: n.Pods, able: abilities(n)},
+		node:       node{opts: s.opts, pods: n.Pods, readiness: n.Readiness, able: abilities(n)},
 		pods:       pods{pods: n.Pods, systemdCgroup: s.opts.SystemdCgroup},
 		containers: containers{containers: n.Containers},
 		processes:  processes{containers: n.Containers},

@@ -83,6 +83,7 @@ func (cs *Containers) create(ctx context.Context, c *Container) error {
 		return fmt.Errorf("is %s: %w", s, ErrNameTaken)
 	}
 	left, err := build(ctx, c, &c.trace, cs.steps())
+	cs.pods.readiness.creation(err)
 	if left != nil {
 		_ = c.move(Exited, func(r *ContainerRecord) {
 			r.FinishedAt, r.ExitCode, r.Reason, r.Message = time.Now().UnixNano(), codeStartError, ReasonStartError, err.Error()

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -19,6 +20,7 @@ type Node struct {
 	Containers *Containers
 	Events     *Events // of both
 	Stats      *Stats
+	Readiness  *Readiness
 
 	unread []string // IDs whose records could not be read at the start
 }
@@ -46,7 +48,11 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 	cs := &Containers{opts: o, bootID: boot, base: base, cancel: cancel}
 	ps := &Pods{opts: o, bootID: boot, containers: cs, events: &Events{}}
 	cs.pods = ps
-	n := &Node{Pods: ps, Containers: cs, Events: ps.events, Stats: newStats(cs)}
+	ps.readiness = &Readiness{background: cs.background, base: base, now: time.Now}
+	if !o.noSelfTest {
+		ps.readiness.stages = o.selfTest()
+	}
+	n := &Node{Pods: ps, Containers: cs, Events: ps.events, Stats: newStats(cs), Readiness: ps.readiness}
 	if err := n.recover(ctx); err != nil {
 		n.Close()
 		return nil, err
@@ -54,6 +60,7 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 	if ps.noUserNS = n.tryUserNamespaces(ctx); ps.noUserNS != nil {
 		klog.FromContext(ctx).Info("Pods cannot have user namespaces on this node; all others can run", "why", ps.noUserNS)
 	}
+	n.Readiness.first(ctx)
 	return n, nil
 }
 

@@ -28,7 +28,11 @@ type Options struct {
 	Processes  Processes
 	Cgroups    Cgroups // nil: those of this machine
 
-	pause func(try int) time.Duration // in place of owedPause; nil in use
+	// CheckShim tells whether the next pod would get a shim; nil: it is not asked.
+	CheckShim func(context.Context) error
+
+	noSelfTest bool                        // nothing is tried out; false in use
+	pause      func(try int) time.Duration // in place of owedPause; nil in use
 }
 
 // owedPause is the pause before DEL is tried again.
@@ -47,6 +51,7 @@ type Pods struct {
 	containers *Containers
 	noUserNS   error // why pods cannot have user namespaces; set before calls come in
 	events     *Events
+	readiness  *Readiness
 	owing      sync.Map // pod ID to *Pod: those whose address is owed to the network
 }
 
@@ -101,6 +106,7 @@ func (ps *Pods) create(ctx context.Context, p *Pod) error {
 		return fmt.Errorf("is %s: %w", s, ErrNameTaken)
 	}
 	left, err := build(ctx, p, &p.trace, ps.steps())
+	ps.readiness.creation(err)
 	switch {
 	case left == nil:
 	case errors.Is(left, errOwed):

@@ -38,7 +38,7 @@ func build[T any](ctx context.Context, t T, trace *Trace, steps []step[T]) (left
 		if err == nil {
 			continue
 		}
-		err = fmt.Errorf("%s: %w", s.name, err)
+		err = &stepError{s.name, err}
 		if left := teardown(ctx, t, trace, steps[:i+1]); left != nil {
 			return left, fmt.Errorf("%w; then %v", err, left)
 		}

@@ -85,7 +85,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 		Root: cfg.Root, State: cfg.State, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)),
 		SystemdCgroup: systemd, PauseBinary: binary, CDIDirs: cfg.CDI.SpecDirs,
 		Namespaces: netns.OpenNamespaces(cfg.State, binary), Network: network, Roots: layers,
-		Images: images, Tasks: shims, Processes: shims,
+		Images: images, Tasks: shims, Processes: shims, CheckShim: shims.Check,
 	})
 	if err != nil {
 		return err
