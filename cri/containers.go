@@ -78,7 +78,8 @@ func (s containers) ContainerStatus(_ context.Context, req *runtimeapi.Container
 	r := c.Record()
 	resp := &runtimeapi.ContainerStatusResponse{Status: containerStatus(r)}
 	if req.GetVerbose() {
-		resp.Info, err = verbose(containerInfo{ID: r.ID, SandboxID: r.PodID, State: r.State, Pid: r.Pid, LogPath: r.LogPath}, c.Stages())
+		resp.Info, err = verbose(containerInfo{ID: r.ID, SandboxID: r.PodID, State: r.State, Pid: r.Pid, LogPath: r.LogPath,
+			Resources: resources{r.Resources()}, UpdateAnnotations: r.UpdateAnnotations}, c.Stages())
 		if err == nil {
 			resp.Info["pid"] = jsonInt(r.Pid)
 		}
@@ -168,7 +169,7 @@ func containerStatus(r sandbox.ContainerRecord) *runtimeapi.ContainerStatus {
 		StopSignal:  sandbox.CRISignal(r.Stop),
 		User:        containerUser(r),
 	}
-	if res := cfg.GetLinux().GetResources(); res != nil {
+	if res := r.Resources(); res != nil {
 		status.Resources = &runtimeapi.ContainerResources{Linux: res}
 	}
 	if status.State == runtimeapi.ContainerState_CONTAINER_EXITED {

@@ -36,6 +36,8 @@ type podInfo struct {
 	NetNS     string        `json:"netns,omitempty"`
 	IPs       []string      `json:"ips,omitempty"`
 	CreatedAt int64         `json:"createdAt"`
+	Overhead  resources     `json:"overhead"`
+	Resources resources     `json:"resources"`
 }
 
 type containerInfo struct {
@@ -44,6 +46,9 @@ type containerInfo struct {
 	State     sandbox.State `json:"state"`
 	Pid       int           `json:"pid"`
 	LogPath   string        `json:"logPath,omitempty"`
+	Resources resources     `json:"resources"`
+
+	UpdateAnnotations map[string]string `json:"updateAnnotations,omitempty"`
 }
 
 // stage is one line of the timed stages of a verbose status.

@@ -75,7 +75,8 @@ func (s pods) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxStat
 		resp.ContainersStatuses, resp.Timestamp = nil, 0 // kubelet then asks for each of them
 	}
 	if req.GetVerbose() {
-		resp.Info, err = verbose(podInfo{ID: r.ID, State: r.State, Reason: r.Reason, Owed: r.Owed, NetNS: r.Namespaces.Net, IPs: r.IPs, CreatedAt: r.CreatedAt}, p.Stages())
+		resp.Info, err = verbose(podInfo{ID: r.ID, State: r.State, Reason: r.Reason, Owed: r.Owed, NetNS: r.Namespaces.Net, IPs: r.IPs, CreatedAt: r.CreatedAt,
+			Overhead: resources{r.Overhead()}, Resources: resources{r.Resources()}}, p.Stages())
 	}
 	return resp, err
 }

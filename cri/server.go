@@ -64,6 +64,7 @@ func (s *Server) Attach(n *sandbox.Node, images *imageservice.Service) {
 		events:     events{events: n.Events},
 		stats:      stats{stats: n.Stats, images: images},
 		metrics:    metrics{stats: n.Stats},
+		updates:    updates{pods: n.Pods, containers: n.Containers},
 	}
 	*s.images = imageServer{images: images, handlers: s.opts.Handlers, stats: n.Stats}
 	s.ready.Store(true)
@@ -79,6 +80,7 @@ type runtimeService struct {
 	events
 	stats
 	metrics
+	updates
 	rest
 }
 

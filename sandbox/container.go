@@ -65,6 +65,13 @@ type ContainerRecord struct {
 	// leaves an exited container to look at, as kubelet's users expect.
 	Refusal string `json:"refusal,omitempty"`
 
+	// Asked is the limits of ContainerConfig with every update laid over them; none
+	// before the first. Given is what the node made of them, which the status reports.
+	Asked message[*runtimeapi.LinuxContainerResources] `json:"askedResources,omitzero"`
+	Given message[*runtimeapi.LinuxContainerResources] `json:"givenResources,omitzero"`
+	// UpdateAnnotations came with updates; the last value of each.
+	UpdateAnnotations map[string]string `json:"updateAnnotations,omitempty"`
+
 	Stages []Stage `json:"stages,omitempty"` // of the creation
 }
 

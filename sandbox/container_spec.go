@@ -56,7 +56,12 @@ func (cs *Containers) addSpec(ctx context.Context, c *Container) error {
 	if err := writeBundle(cs.opts.bundle(in.ID), s); err != nil {
 		return err
 	}
+	given, err := newMessage(spec.GivenResources(in.Container.GetLinux().GetResources(), in.Host))
+	if err != nil {
+		return err
+	}
 	return c.note(func(r *ContainerRecord) {
+		r.Given = given
 		r.Identity, r.Stop = in.Identity, stopSignal(r.Config(), in.Image.StopSignal)
 	})
 }

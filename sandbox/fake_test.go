@@ -48,6 +48,7 @@ type fakeTask struct {
 	running bool
 	exit    chan struct{} // closed when it has ended
 	code    int32
+	updates []shim.UpdateRequest
 }
 
 func newFakeNode(t *testing.T) *fakeNode {
@@ -239,6 +240,10 @@ func (f fakeTasks) Start(_ context.Context, id string) error {
 		f.onStart(id)
 	}
 	return err
+}
+
+func (f fakeTasks) Update(_ context.Context, r shim.UpdateRequest) error {
+	return f.call("Tasks.Update", func() { f.tasks[r.ID].updates = append(f.tasks[r.ID].updates, r) })
 }
 
 func (f fakeTasks) Kill(_ context.Context, id string, signal int, _ bool) error {

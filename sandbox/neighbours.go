@@ -59,6 +59,7 @@ type Images interface {
 type Tasks interface {
 	Create(ctx context.Context, r shim.CreateRequest) (pid int, err error)
 	Start(ctx context.Context, id string) error
+	Update(ctx context.Context, r shim.UpdateRequest) error
 	Kill(ctx context.Context, id string, signal int, all bool) error
 	Wait(ctx context.Context, id string) (shim.Exit, error)
 	Delete(ctx context.Context, id string) error

@@ -44,6 +44,10 @@ type PodRecord struct {
 	Owed      string `json:"owed,omitempty"`
 	OwedSince int64  `json:"owedSince,omitempty"` // nanoseconds since 1970
 
+	// PodOverhead and PodResources are what UpdatePodSandboxResources said last.
+	PodOverhead  message[*runtimeapi.LinuxContainerResources] `json:"overhead,omitzero"`
+	PodResources message[*runtimeapi.LinuxContainerResources] `json:"resources,omitzero"`
+
 	Stages []Stage `json:"stages,omitempty"` // of the creation
 }
 

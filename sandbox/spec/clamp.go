@@ -21,18 +21,25 @@ func Clamped(in Input) []string {
 		slices.Sort(missing)
 		out = append(out, "capabilities: not ours to give: "+strings.Join(slices.Compact(missing), ", "))
 	}
-	if adj := r.GetOomScoreAdj(); adj < int64(in.Host.OOMScoreAdjMin) {
-		out = append(out, fmt.Sprintf("oom_score_adj: %d becomes %d: no CAP_SYS_RESOURCE", adj, in.Host.OOMScoreAdjMin))
-	}
-	if r.GetMemorySwapLimitInBytes() > 0 && !in.Host.Swap {
-		out = append(out, "memory_swap_limit: the kernel does not account for swap")
-	}
-	if hugepagesLimited(r) && !in.Host.HugeTLB {
-		out = append(out, "hugepage_limits: the kernel has no hugetlb controller")
-	}
+	out = append(out, ClampedResources(r, in.Host)...)
 	if sc.GetApparmor() != nil && sc.GetApparmor().GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault &&
 		in.Host.AppArmor && in.Host.AppArmorDefault == "" && !sc.GetPrivileged() {
 		out = append(out, "apparmor: RuntimeDefault: no default profile is loaded")
+	}
+	return out
+}
+
+// ClampedResources is the part of Clamped that an update can change.
+func ClampedResources(r *runtimeapi.LinuxContainerResources, host Host) []string {
+	var out []string
+	if adj := r.GetOomScoreAdj(); adj < int64(host.OOMScoreAdjMin) {
+		out = append(out, fmt.Sprintf("oom_score_adj: %d becomes %d: no CAP_SYS_RESOURCE", adj, host.OOMScoreAdjMin))
+	}
+	if r.GetMemorySwapLimitInBytes() > 0 && !host.Swap {
+		out = append(out, "memory_swap_limit: the kernel does not account for swap")
+	}
+	if hugepagesLimited(r) && !host.HugeTLB {
+		out = append(out, "hugepage_limits: the kernel has no hugetlb controller")
 	}
 	return out
 }

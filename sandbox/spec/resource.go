@@ -84,6 +84,8 @@ func addMemory(out *specs.LinuxResources, r *runtimeapi.LinuxContainerResources,
 		return invalid("memory_swap_limit_in_bytes: %d is neither -1 nor positive", swap)
 	case swap > 0 && limit > swap: // the swap limit counts memory and swap together
 		return invalid("memory_swap_limit_in_bytes: %d is less than the memory limit %d", swap, limit)
+	case swap > 0 && limit <= 0:
+		return invalid("memory_swap_limit_in_bytes: %d has no memory limit to go with; set memory_limit_in_bytes too", swap)
 	case limit == 0 && swap == 0:
 		return nil
 	}
