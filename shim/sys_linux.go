@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // ownSession takes a shim out of the daemon's session and process group, so that
@@ -14,4 +16,23 @@ func ownSession() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: tru
 // is not there.
 func isRefusal(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist)
+}
+
+// isHangup is what reading a terminal's master gives when nobody has its other
+// side open.
+func isHangup(err error) bool { return errors.Is(err, unix.EIO) }
+
+// resize sets a terminal's size in characters.
+func resize(master *os.File, width, height uint16) error {
+	rc, err := master.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	if err := rc.Control(func(fd uintptr) {
+		serr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: width, Row: height})
+	}); err != nil {
+		return err
+	}
+	return os.NewSyscallError("ioctl(TIOCSWINSZ)", serr)
 }

@@ -29,6 +29,9 @@ func RuncDir(state string) string { return filepath.Join(state, runcDir) }
 // SocketPath is the socket in a shim's folder.
 func SocketPath(shimDir string) string { return filepath.Join(shimDir, "shim.sock") }
 
+// SessionPath is the socket for sessions in a shim's folder: see session.go.
+func SessionPath(shimDir string) string { return filepath.Join(shimDir, "io.sock") }
+
 // LogPath is the shim's own log in its folder.
 func LogPath(shimDir string) string { return filepath.Join(shimDir, "log") }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/container"
@@ -19,13 +20,28 @@ func Delete(ctx context.Context, state string, rec api.TaskRecord) error {
 		err = sweep(ctx, runcDir, rec)
 	} else if err == nil {
 		if err = newCgroup(c.Cgroups()).killAll(ctx); err == nil {
-			err = c.Destroy()
+			err = destroy(ctx, c)
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("container %s: delete: %w", rec.ID, err)
 	}
 	return nil
+}
+
+// destroy removes what is left of a container whose processes were killed. Its
+// init, which has left the cgroup by then, is not dead before somebody has waited
+// for the commands that joined its PID namespace; with the shim gone, that is the
+// host's init.
+func destroy(ctx context.Context, c *container.Container) error {
+	ctx, cancel := context.WithTimeout(ctx, killLimit)
+	defer cancel()
+	for {
+		err := c.Destroy()
+		if !container.StillRuns(err) || pauseFor(ctx, time.Millisecond) != nil {
+			return err
+		}
+	}
 }
 
 // sweep is Delete for a creation that was cut short before libcontainer saved

@@ -159,6 +159,27 @@ func (x *execution) read(wg *sync.WaitGroup, k *Keeper, f *os.File, chunk func([
 	})
 }
 
+// kill ends the command at once.
+func (x *execution) kill() { _, _ = x.sub.killOnce() }
+
+// release leaves to the container what its command has left running on purpose
+// (a daemon that was started by hand). It then lives and dies as the container's
+// own processes do. Whatever does not come along is killed by cleanUp.
+func (x *execution) release() {
+	for range releaseTries {
+		pids, err := x.sub.procs()
+		if err != nil || len(pids) == 0 {
+			return
+		}
+		for _, pid := range pids {
+			_ = x.task.cg.set("cgroup.procs", strconv.Itoa(pid)) // it may have ended
+		}
+	}
+}
+
+// releaseTries bounds how often release looks for what was forked meanwhile.
+const releaseTries = 10
+
 // cleanUp kills what is left of the command. It may be repeated.
 func (x *execution) cleanUp(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killLimit)

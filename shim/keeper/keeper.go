@@ -124,7 +124,7 @@ func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
 	if t.log, err = newLog(req.logPath); err != nil {
 		return err
 	}
-	if t.io, err = newStdio(req.terminal, req.stdin); err != nil {
+	if t.io, err = newStdio(req.terminal, req.stdin, req.once); err != nil {
 		return err
 	}
 	if t.p, err = container.NewProcess(spec.Process, true, t.io.theirs); err != nil {

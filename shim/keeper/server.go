@@ -33,6 +33,13 @@ func (k *Keeper) Serve(ctx context.Context, ln net.Listener) error {
 	came := sync.OnceFunc(func() { k.connected(-1) })
 	time.AfterFunc(firstCall, came)
 
+	sessions, err := net.ListenUnix("unix", &net.UnixAddr{Name: api.SessionPath(k.o.Dir), Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("serve: %w", err)
+	}
+	defer sessions.Close() // the folder, 0700, keeps others than root out
+	go k.serveSessions(ctx, sessions)
+
 	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(handshaker{k, came}))
 	if err != nil {
 		return err

@@ -28,23 +28,26 @@ func closeFiles(s *container.Files) {
 }
 
 // A stdio is our side of a container's streams. What the container says goes
-// through one function per stream (copyLog), which is where an attached client
-// is to get its copy.
+// through one function per stream (copyLog), which is where attached clients get
+// their copies.
 type stdio struct {
-	theirs  container.Files
-	console *os.File // our end of theirs.Console, until adopt
+	theirs    container.Files
+	console   *os.File // our end of theirs.Console, until adopt
+	stdinOnce bool
 
-	mu     sync.Mutex
-	stdin  *os.File // nil when there is none, or it was closed
-	master *os.File // the terminal
+	mu      sync.Mutex
+	stdin   *os.File      // nil when there is none, or it was closed
+	noStdin chan struct{} // closed with stdin
+	master  *os.File      // the terminal
 
-	outputs []*os.File
-	copies  sync.WaitGroup
+	outputs   []*os.File
+	audiences [2]audience // who is attached to stdout, which a terminal's output is, and stderr
+	copies    sync.WaitGroup
 }
 
 // newStdio makes the streams of a container.
-func newStdio(terminal, stdin bool) (*stdio, error) {
-	s := &stdio{}
+func newStdio(terminal, stdin, stdinOnce bool) (*stdio, error) {
+	s := &stdio{stdinOnce: stdinOnce, noStdin: make(chan struct{})}
 	var err error
 	if terminal {
 		if s.console, s.theirs.Console, err = consolePair(); err != nil {
@@ -99,7 +102,7 @@ func (s *stdio) logTo(l *logFile, pools *pools, ended <-chan struct{}) {
 	names := [...]string{"stdout", "stderr"}
 	for i, f := range s.outputs {
 		w := newLineWriter(l, names[i], pools.lines)
-		s.copies.Go(func() { copyLog(w, f, pools.reads, ended) })
+		s.copies.Go(func() { copyLog(w, &s.audiences[i], f, pools.reads, ended) })
 	}
 }
 
@@ -110,14 +113,16 @@ func newPools() *pools {
 	return &pools{reads: newBufferPool(readSize), lines: newBufferPool(2 * readSize)}
 }
 
-// copyLog moves a stream to its log until the stream ends or its deadline has
-// passed. It never stops for the log.
-func copyLog(w *lineWriter, f *os.File, pool *bufferPool, ended <-chan struct{}) {
+// copyLog moves a stream to its log, and to who is attached, until the stream
+// ends or its deadline has passed. It never stops for either.
+func copyLog(w *lineWriter, to *audience, f *os.File, pool *bufferPool, ended <-chan struct{}) {
+	defer to.end()
 	defer w.end()
 	for {
 		buf, n, err := readReady(f, pool)
 		if n > 0 {
 			w.write((*buf)[:n])
+			to.send((*buf)[:n])
 		}
 		if buf != nil {
 			pool.put(buf)
@@ -146,13 +151,15 @@ func (s *stdio) drain() {
 	s.copies.Wait()
 }
 
-// closeStdin ends the process's input.
+// closeStdin ends the process's input. Attached clients are told through noStdin
+// to close what they have of it.
 func (s *stdio) closeStdin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stdin != nil {
 		s.stdin.Close()
 		s.stdin = nil
+		close(s.noStdin)
 	}
 }
 
@@ -179,6 +186,9 @@ func (s *stdio) close() {
 	s.mu.Unlock()
 	for _, f := range s.outputs {
 		f.Close()
+	}
+	for i := range s.audiences { // a stream that was never logged has nobody else to end it
+		s.audiences[i].end()
 	}
 }
 

@@ -218,6 +218,36 @@ func readReady(f *os.File, pool *bufferPool) (buf *[]byte, n int, err error) {
 	return buf, max(n, 0), err
 }
 
+// writeNow writes what a pipe has room for, without waiting.
+func writeNow(f *os.File, p []byte) (n int, err error) {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var werr error
+	err = rc.Write(func(fd uintptr) bool {
+		for {
+			n, werr = unix.Write(int(fd), p)
+			if !errors.Is(werr, unix.EINTR) {
+				return true
+			}
+		}
+	})
+	if errors.Is(werr, unix.EAGAIN) {
+		werr = nil
+	}
+	return max(n, 0), errors.Join(err, werr)
+}
+
+// widen gives a pipe more room. One that cannot have it does with what it has.
+func widen(f *os.File, size int) {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = rc.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, size) })
+}
+
 // openLog opens a log file for appending and makes it if need be. It follows no
 // symbolic link and takes nothing but a regular file: the folder may be mounted
 // into a container.

@@ -41,6 +41,7 @@ type createRequest struct {
 	logPath  string
 	terminal bool
 	stdin    bool
+	once     bool // stdin ends with the first client that is attached to it
 }
 
 // A task is one container and its first process. What is made in build is set

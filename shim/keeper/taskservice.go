@@ -16,7 +16,7 @@ import (
 )
 
 // taskService is containerd's shim API (runtime v2, Task v3). Exec, Checkpoint
-// and Stats are not built; commands go through Keeper.ExecSync.
+// and Stats are not built; commands go through Keeper.ExecSync and sessions.
 type taskService struct{ k *Keeper }
 
 func (s *taskService) Create(ctx context.Context, req *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
@@ -34,6 +34,7 @@ func (s *taskService) Create(ctx context.Context, req *taskapi.CreateTaskRequest
 		logPath:  o.LogPath,
 		terminal: req.Terminal,
 		stdin:    o.Stdin,
+		once:     o.StdinOnce,
 	})
 	if err != nil {
 		return nil, toStatus(err)

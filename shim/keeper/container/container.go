@@ -97,6 +97,9 @@ func installFilter(r io.Reader) error {
 // NotExist reports whether err is Load's for a container that has no state.
 func NotExist(err error) bool { return errors.Is(err, libcontainer.ErrNotExist) }
 
+// StillRuns reports whether err is Destroy's for a container with a live process.
+func StillRuns(err error) bool { return errors.Is(err, libcontainer.ErrRunning) }
+
 // Load finds a container again. It may not be there, or not have been made far
 // enough to have state: see NotExist.
 func Load(runcDir, id string) (*Container, error) {
