@@ -24,14 +24,15 @@ type Config struct {
 	State  string `toml:"state" comment:"Does not survive a reboot (a tmpfs): sockets, namespaces, bundles."`
 	Socket string `toml:"socket" comment:"Unix socket that kubelet and crictl connect to. Empty: berth.sock in the state folder."`
 
-	Log      Log                `toml:"log"`
-	Network  Network            `toml:"network"`
-	Image    Image              `toml:"image"`
-	Shim     Shim               `toml:"shim"`
-	Snapshot Snapshot           `toml:"snapshot"`
-	Cgroup   Cgroup             `toml:"cgroup"`
-	CDI      CDI                `toml:"cdi"`
-	Handlers map[string]Handler `toml:"handlers" comment:"Runtime handlers by the name that a RuntimeClass gives, as tables [handlers.NAME]. The unnamed default one is always there."`
+	Log       Log                `toml:"log"`
+	Network   Network            `toml:"network"`
+	Image     Image              `toml:"image"`
+	Shim      Shim               `toml:"shim"`
+	Snapshot  Snapshot           `toml:"snapshot"`
+	Cgroup    Cgroup             `toml:"cgroup"`
+	CDI       CDI                `toml:"cdi"`
+	Streaming Streaming          `toml:"streaming"`
+	Handlers  map[string]Handler `toml:"handlers" comment:"Runtime handlers by the name that a RuntimeClass gives, as tables [handlers.NAME]. The unnamed default one is always there."`
 }
 
 // Log says how much is logged, and how.
@@ -75,6 +76,13 @@ type CDI struct {
 	SpecDirs []string `toml:"spec_dirs" comment:"Folders of CDI specifications (https://tags.cncf.io), read for each container that asks for a device.\nWhere two specify the same device, the later folder counts. Empty: no such devices."`
 }
 
+// Streaming is about exec, attach and port-forward.
+type Streaming struct {
+	Address string `toml:"address" comment:"Where exec, attach and port-forward are served, as IP:PORT; port 0 is a free one. Only kubelet, on this machine, needs it.\nWhoever reaches it and learns one of its URLs, each good once and for a minute, gets what that URL is for."`
+	TLSCert string `toml:"tls_cert" comment:"Certificate for TLS, a PEM file with what is between it and its root. It and its key are read again when they change. Empty: no TLS."`
+	TLSKey  string `toml:"tls_key" comment:"The certificate's key, a PEM file."`
+}
+
 // A Handler is one way to run containers.
 type Handler struct {
 	Path string `toml:"path" comment:"Another OCI runtime's program. Not built yet: leave it out, and the handler is the built-in runtime."`
@@ -83,15 +91,16 @@ type Handler struct {
 // Default is what an empty file means. docs/config.toml is written from it.
 func Default() Config {
 	return Config{
-		Root:     "/var/lib/berth",
-		State:    "/run/berth",
-		Log:      Log{Format: "text"},
-		Network:  Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin"}},
-		Image:    Image{CertsDir: "/etc/berth/certs.d", ParallelLayers: 3, Pinned: []string{}},
-		Shim:     Shim{PodsPerProcess: 64},
-		Snapshot: Snapshot{Driver: "overlay"},
-		CDI:      CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
-		Handlers: map[string]Handler{},
+		Root:      "/var/lib/berth",
+		State:     "/run/berth",
+		Log:       Log{Format: "text"},
+		Network:   Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin"}},
+		Image:     Image{CertsDir: "/etc/berth/certs.d", ParallelLayers: 3, Pinned: []string{}},
+		Shim:      Shim{PodsPerProcess: 64},
+		Streaming: Streaming{Address: "127.0.0.1:0"},
+		Snapshot:  Snapshot{Driver: "overlay"},
+		CDI:       CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
+		Handlers:  map[string]Handler{},
 	}
 }
 

@@ -98,11 +98,15 @@ driver = "overlay"
 driver = "cgroupfs"
 [cdi]
 spec_dirs = ["/cdi"]
+[streaming]
+address = "[::1]:10010"
+tls_cert = "/tls.crt"
+tls_key = "/tls.key"
 `, func(c *Config) {
 			*c = Config{
 				Root: "/r", State: "/s", Socket: "/s.sock", Log: Log{4, "json"}, Network: Network{"/c", []string{"/b"}, true},
 				Image: Image{"/certs", 8, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1}, Snapshot: Snapshot{"overlay"},
-				Cgroup: Cgroup{"cgroupfs"}, CDI: CDI{[]string{"/cdi"}}, Handlers: map[string]Handler{},
+				Cgroup: Cgroup{"cgroupfs"}, CDI: CDI{[]string{"/cdi"}}, Streaming: Streaming{"[::1]:10010", "/tls.crt", "/tls.key"}, Handlers: map[string]Handler{},
 			}
 		}},
 	}
@@ -142,6 +146,8 @@ func TestReadRefuses(t *testing.T) {
 		{"a socket that is too long", "socket = \"/" + strings.Repeat("x", 107) + "\"", []string{"socket: ", "107 bytes"}},
 		{"numbers out of range", "[log]\nverbosity = -1\n[image]\nparallel_layers = 0\n[shim]\npods_per_process = 5000",
 			[]string{"log.verbosity: -1 is not between 0 and 10", "image.parallel_layers: 0", "shim.pods_per_process: 5000"}},
+		{"streaming", "[streaming]\naddress = \"localhost:1\"\ntls_key = \"k\"",
+			[]string{`streaming.address: "localhost:1" is not IP:PORT`, `streaming.tls_key: "k" is not an absolute path`, `streaming.tls_cert: and streaming.tls_key go together`}},
 		{"unknown words", "[log]\nformat = \"xml\"\n[snapshot]\ndriver = \"overly\"\n[cgroup]\ndriver = \"v2\"",
 			[]string{`log.format: "xml" is not one of ["text" "json"]`, `snapshot.driver: "overly"`, `cgroup.driver: "v2"`}},
 		{"no plugin folder", "[network]\nbin_dirs = []", []string{"network.bin_dirs: at least one"}},

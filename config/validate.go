@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -58,6 +59,15 @@ func (c Config) Validate() error {
 	for _, dir := range c.CDI.SpecDirs {
 		p.path("cdi.spec_dirs", dir)
 	}
+	p.address("streaming.address", c.Streaming.Address)
+	for key, path := range map[string]string{"streaming.tls_cert": c.Streaming.TLSCert, "streaming.tls_key": c.Streaming.TLSKey} {
+		if path != "" {
+			p.path(key, path)
+		}
+	}
+	if (c.Streaming.TLSCert == "") != (c.Streaming.TLSKey == "") {
+		p.add("streaming.tls_cert", "and streaming.tls_key go together: set both, or neither")
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Handlers)) {
 		if !handlerName.MatchString(name) {
 			p.add("handlers."+name, "not a name that a RuntimeClass can have: small letters, digits and -, at most 63")
@@ -79,6 +89,12 @@ func (p *problems) add(key, format string, args ...any) {
 func (p *problems) path(key, value string) {
 	if !filepath.IsAbs(value) {
 		p.add(key, "%q is not an absolute path", value)
+	}
+}
+
+func (p *problems) address(key, value string) {
+	if _, err := netip.ParseAddrPort(value); err != nil {
+		p.add(key, "%q is not IP:PORT, as in 127.0.0.1:0 or [::1]:10010", value)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berthd/berth/cri/stream"
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/sandbox"
 )
@@ -21,6 +22,8 @@ type Options struct {
 	NetworkReady   func() error           // nil, or why a new pod gets no network; must not wait
 	NetworkSkipped func() []error         // what is wrong with CNI files that were passed over
 	Config         func() (string, error) // the effective configuration as JSON, for Status with verbose
+
+	Streaming Streaming // where exec, attach and port-forward are served
 }
 
 // A Server answers the CRI. Until Attach, every call fails with Unavailable:
@@ -30,6 +33,7 @@ type Server struct {
 	grpc    *grpc.Server
 	runtime *runtimeService // filled before ready is set
 	images  *imageServer    // filled before ready is set
+	streams *stream.Server
 	ready   atomic.Bool
 }
 
@@ -58,6 +62,7 @@ func (s *Server) GRPC() *grpc.Server { return s.grpc }
 func (s *Server) Attach(n *sandbox.Node, images *imageservice.Service) {
 	*s.runtime = runtimeService{
 		node:       node{opts: s.opts, pods: n.Pods, readiness: n.Readiness, able: abilities(n)},
+		streaming:  streaming{server: s.streams, node: n},
 		pods:       pods{pods: n.Pods, systemdCgroup: s.opts.SystemdCgroup},
 		containers: containers{containers: n.Containers},
 		processes:  processes{containers: n.Containers},
@@ -81,6 +86,7 @@ type runtimeService struct {
 	stats
 	metrics
 	updates
+	streaming
 	rest
 }
 

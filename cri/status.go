@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 
+	"github.com/berthd/berth/cri/stream"
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/netns"
 	"github.com/berthd/berth/sandbox"
@@ -35,6 +36,7 @@ var codeOf = []struct {
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{errInvalid, codes.InvalidArgument},
 	{errTooLarge, codes.ResourceExhausted},
+	{stream.ErrTooMany, codes.ResourceExhausted},
 	{sandbox.ErrInvalid, codes.InvalidArgument},
 	{sandbox.ErrUnknownHandler, codes.InvalidArgument},
 	{sandbox.ErrAmbiguous, codes.InvalidArgument},

@@ -254,7 +254,7 @@ func stopSignal(cfg *runtimeapi.ContainerConfig, image string) int {
 
 // execProcess is the process of an exec: the container's own but for what it
 // runs.
-func (cs *Containers) execProcess(c *Container, args []string) (*specs.Process, error) {
+func (cs *Containers) execProcess(c *Container, args []string, tty bool) (*specs.Process, error) {
 	base := c.process.Load()
 	if base == nil {
 		s, err := readBundle(cs.opts.bundle(c.Record().ID))
@@ -264,7 +264,7 @@ func (cs *Containers) execProcess(c *Container, args []string) (*specs.Process, 
 		base = s.Process
 		c.process.Store(base)
 	}
-	return spec.ExecProcess(&specs.Spec{Process: base}, args, false), nil
+	return spec.ExecProcess(&specs.Spec{Process: base}, args, tty), nil
 }
 
 func readBundle(bundle string) (*specs.Spec, error) {

@@ -211,7 +211,7 @@ func (cs *Containers) ExecSync(ctx context.Context, id string, args []string, ti
 	if err != nil {
 		return shim.ExecResult{}, err
 	}
-	process, err := cs.execProcess(c, args)
+	process, err := cs.execProcess(c, args, false)
 	if err != nil {
 		return shim.ExecResult{}, err
 	}

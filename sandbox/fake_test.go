@@ -328,6 +328,10 @@ func (f fakeProcesses) ExecSync(context.Context, shim.ExecRequest) (shim.ExecRes
 	return shim.ExecResult{}, nil
 }
 
+func (f fakeProcesses) OpenSession(context.Context, shim.SessionRequest) (*shim.Session, error) {
+	return nil, shim.ErrUnimplemented
+}
+
 func (f fakeProcesses) ReopenLog(context.Context, string) error { return nil }
 
 // open opens a node over f with its folders in dir, as often as a test likes.

@@ -70,5 +70,6 @@ type Processes interface {
 	State(ctx context.Context, id string) (shim.TaskState, error)
 	Tasks(ctx context.Context) ([]shim.Task, error)
 	ExecSync(ctx context.Context, r shim.ExecRequest) (shim.ExecResult, error)
+	OpenSession(ctx context.Context, r shim.SessionRequest) (*shim.Session, error)
 	ReopenLog(ctx context.Context, id string) error
 }

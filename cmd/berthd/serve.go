@@ -56,6 +56,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	server := cri.New(cri.Options{
 		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,
 		NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.JSON,
+		Streaming: cri.Streaming{Address: cfg.Streaming.Address, TLSCert: cfg.Streaming.TLSCert, TLSKey: cfg.Streaming.TLSKey},
 	})
 	failed := make(chan error, 1)
 	go func() { failed <- server.GRPC().Serve(listener) }() // Unavailable until Attach
@@ -91,6 +92,10 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer node.Close()
+	if err := server.OpenStreams(ctx, node); err != nil {
+		return err
+	}
+	defer closeStreams(ctx, server)
 	server.Attach(node, images)
 	logger.Info("Serving the CRI", "socket", cfg.Socket, "version", version, "pods", len(node.Pods.List()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
@@ -119,6 +124,16 @@ func drain(s *cri.Server, n *sandbox.Node) {
 	case <-done:
 	case <-time.After(drainLimit):
 		s.GRPC().Stop()
+	}
+}
+
+// closeStreams ends what clients have open. They and their commands have ended
+// then, or are left to the shims, which see this process end.
+func closeStreams(ctx context.Context, s *cri.Server) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainLimit)
+	defer cancel()
+	if err := s.CloseStreams(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, "Stopping")
 	}
 }
 

@@ -60,7 +60,6 @@ func TestCodes(t *testing.T) {
 					continue
 				}
 				t.Run(name+"/"+column+" "+c.name, func(t *testing.T) {
-					underWay(t, name)
 					before := f.look(t, ctx)
 					_, err := invoke(t, ctx, f.Conn(), m, c.req)
 					if got := status.Code(err); got != c.want {
@@ -84,7 +83,6 @@ func TestBuilt(t *testing.T) {
 	notBuilt := checkpointRows(f)
 	for name, r := range table(f) {
 		t.Run(name, func(t *testing.T) {
-			underWay(t, name)
 			ctx := t.Context()
 			if r.endless {
 				var cancel context.CancelFunc
@@ -135,13 +133,4 @@ func TestTooLate(t *testing.T) {
 		})
 	}
 	f.Done(t)
-}
-
-// underWay skips what is being built.
-func underWay(t *testing.T, rpc string) {
-	t.Helper()
-	switch rpc {
-	case "Exec", "Attach", "PortForward":
-		t.Skip("is being built")
-	}
 }
