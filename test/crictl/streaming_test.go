@@ -60,16 +60,17 @@ func (p *person) types(line string) {
 	}
 }
 
-// sees waits for an expression in what has come since the last one.
-func (p *person) sees(want string) {
+// sees waits for an expression in what has come since the last one, and gives
+// all to its end.
+func (p *person) sees(want string) string {
 	p.t.Helper()
 	re := regexp.MustCompile(want)
 	for end := time.After(30 * time.Second); ; {
 		if at := re.FindStringIndex(p.seen.String()); at != nil {
-			rest := p.seen.String()[at[1]:]
+			all, rest := p.seen.String()[:at[1]], p.seen.String()[at[1]:]
 			p.seen.Reset()
 			p.seen.WriteString(rest)
-			return
+			return all
 		}
 		select {
 		case text, ok := <-p.data:
@@ -81,6 +82,20 @@ func (p *person) sees(want string) {
 			p.t.Fatalf("no %q in %q", want, p.seen.String())
 		}
 	}
+}
+
+// measures asks the shell for the terminal's size until it is as wanted: a size
+// comes by a way of its own, beside what is typed.
+func (p *person) measures(want string) {
+	p.t.Helper()
+	for range 50 {
+		p.types("stty size; echo do''ne") // what is typed comes back too, and is not what is waited for
+		if strings.Contains(p.sees("done\r\n"), want+"\r\n") {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	p.t.Fatalf("the size does not become %s", want)
 }
 
 // leaves waits for crictl's end and gives its exit code.
@@ -103,13 +118,11 @@ func TestExec(t *testing.T) {
 	for _, transport := range []string{"spdy", "websocket"} {
 		t.Run(transport, func(t *testing.T) {
 			p := s.sit(t, "exec", "-it", "--transport", transport, id, "sh")
-			p.types("echo $((6*7)); test -t 0 && echo at a terminal")
+			p.types("echo $((6*7)); test -t 0 && echo at a 'terminal'")
 			p.sees("42\r\n(.|\n)*at a terminal\r\n")
-			p.types("until [ \"$(stty size)\" = '33 77' ]; do sleep 0.05; done; echo first size") // the size comes by a way of its own
-			p.sees("first size\r\n")
+			p.measures("33 77")
 			size(t, p.hand, 20, 100)
-			p.types("until [ \"$(stty size)\" = '20 100' ]; do sleep 0.05; done; echo second size")
-			p.sees("second size\r\n")
+			p.measures("20 100")
 			p.types("exit")
 			if code := p.leaves(); code != 0 {
 				t.Errorf("exit code %d", code)

@@ -39,8 +39,8 @@ func TestStats(t *testing.T) {
 	_, unbuilt := s.Client.ListContainerStats(t.Context(), &runtimeapi.ListContainerStatsRequest{})
 	s.built(t, unbuilt)
 	podID, id := s.start(t, "stats", "exec sleep 1000", nil)
-	s.shows(t, []string{"stats", id}, `^CONTAINER NAME CPU % MEM DISK INODES`, `^`+id[:13]+` stats [0-9.]+ [0-9.]+[kM]?B [0-9.]+[kM]?B \d+`)
-	s.shows(t, []string{"statsp", podID}, `^POD POD ID CPU % MEM`, `^stats `+podID[:13]+` [0-9.]+ [0-9.]+[kM]?B`)
+	s.shows(t, []string{"stats", id}, `CONTAINER NAME CPU % MEM DISK INODES`, `^`+id[:13]+` stats [0-9.]+ [0-9.]+[kM]?B [0-9.]+[kM]?B \d+`)
+	s.shows(t, []string{"statsp", podID}, `POD POD ID CPU % MEM`, `^stats `+podID[:13]+` [0-9.]+ [0-9.]+[kM]?B`)
 	metrics := s.fields(t, "metricsp")
 	if pods, _ := at(t, metrics, "podMetrics").([]any); len(pods) != 1 || at(t, pods[0], "podSandboxId") != podID {
 		t.Errorf("metricsp: %v", metrics)
