@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -26,9 +24,6 @@ func TestPodStatusWithContainers(t *testing.T) {
 		return resp
 	}
 	first, second := ask(), ask()
-	if first.GetTimestamp() == 0 {
-		t.Skip("is being built")
-	}
 	if second.GetTimestamp() <= first.GetTimestamp() {
 		t.Errorf("time %d after %d", second.GetTimestamp(), first.GetTimestamp())
 	}
@@ -66,9 +61,6 @@ func TestStatsFields(t *testing.T) {
 	ctx := t.Context()
 	podID, id, conf := busy(t, f)
 	one, err := f.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: id})
-	if status.Code(err) == codes.Unimplemented {
-		t.Skip("is being built")
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,8 +141,8 @@ func TestMetricsFields(t *testing.T) {
 	ctx := t.Context()
 	podID, id, _ := busy(t, f)
 	described, err := f.ListMetricDescriptors(ctx, &runtimeapi.ListMetricDescriptorsRequest{})
-	if status.Code(err) == codes.Unimplemented {
-		t.Skip("is being built")
+	if err != nil {
+		t.Fatal(err)
 	}
 	keys := map[string][]string{}
 	for _, d := range described.GetDescriptors() {

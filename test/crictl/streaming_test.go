@@ -112,8 +112,6 @@ func (p *person) leaves() int {
 // pipes through a command without one, over both transports.
 func TestExec(t *testing.T) {
 	s := open(t)
-	_, unbuilt := s.Client.Exec(t.Context(), &runtimeapi.ExecRequest{})
-	s.built(t, unbuilt)
 	_, id := s.start(t, "exec", "exec sleep 1000", nil)
 	for _, transport := range []string{"spdy", "websocket"} {
 		t.Run(transport, func(t *testing.T) {
@@ -146,8 +144,6 @@ func TestExec(t *testing.T) {
 // TestAttach talks to a container's own shell.
 func TestAttach(t *testing.T) {
 	s := open(t)
-	_, unbuilt := s.Client.Attach(t.Context(), &runtimeapi.AttachRequest{})
-	s.built(t, unbuilt)
 	_, id := s.start(t, "attach", "exec sh -i", func(c *runtimeapi.ContainerConfig) { c.Stdin, c.Tty = true, true })
 	p := s.sit(t, "attach", "-it", id)
 	p.types("echo $((6*7))")
@@ -167,8 +163,6 @@ func TestAttach(t *testing.T) {
 // TestPortForward asks a web server in a pod.
 func TestPortForward(t *testing.T) {
 	s := open(t)
-	_, unbuilt := s.Client.PortForward(t.Context(), &runtimeapi.PortForwardRequest{})
-	s.built(t, unbuilt)
 	const web = "docker.io/library/web:latest"
 	s.run(t, "pull", web)
 	conf := node.Container("web", web)

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/test/node"
@@ -137,12 +135,4 @@ func (s *suite) start(t *testing.T, name, script string, edit func(*runtimeapi.C
 	id = strings.TrimSpace(s.run(t, "create", podID, s.file(t, name+".json", conf), pod))
 	s.run(t, "start", id)
 	return podID, id
-}
-
-// built skips a test of an RPC that this berthd does not have.
-func (s *suite) built(t *testing.T, err error) {
-	t.Helper()
-	if status.Code(err) == codes.Unimplemented {
-		t.Skip("is being built")
-	}
 }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // TestEvents watches a pod's life.
@@ -36,8 +34,6 @@ func TestEvents(t *testing.T) {
 // TestStats reads the numbers of a container and its pod.
 func TestStats(t *testing.T) {
 	s := open(t)
-	_, unbuilt := s.Client.ListContainerStats(t.Context(), &runtimeapi.ListContainerStatsRequest{})
-	s.built(t, unbuilt)
 	podID, id := s.start(t, "stats", "exec sleep 1000", nil)
 	s.shows(t, []string{"stats", id}, `CONTAINER NAME CPU % MEM DISK INODES`, `^`+id[:13]+` stats [0-9.]+ [0-9.]+[kM]?B [0-9.]+[kM]?B \d+`)
 	s.shows(t, []string{"statsp", podID}, `POD POD ID CPU % MEM`, `^stats `+podID[:13]+` [0-9.]+ [0-9.]+[kM]?B`)
@@ -54,8 +50,6 @@ func TestStats(t *testing.T) {
 // TestUpdate changes a container's limits, and reads them back.
 func TestUpdate(t *testing.T) {
 	s := open(t)
-	_, unbuilt := s.Client.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{})
-	s.built(t, unbuilt)
 	_, id := s.start(t, "update", "exec sleep 1000", nil)
 	s.shows(t, []string{"update", "--memory", "134217728", "--cpu-share", "256", id}, `^`+id+`$`)
 	linux := at(t, s.fields(t, "inspect", id), "status", "resources", "linux")
