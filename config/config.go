@@ -52,7 +52,7 @@ type Network struct {
 type Image struct {
 	CertsDir       string   `toml:"certs_dir" comment:"Mirrors and certificates of registries: HOST/hosts.toml, as containerd reads them."`
 	ParallelLayers int      `toml:"parallel_layers" comment:"Layers of one image that are fetched and unpacked at once."`
-	Pinned         []string `toml:"pinned" comment:"Images that kubelet must not collect as garbage, by reference."`
+	Pinned         []string `toml:"pinned" comment:"Images that kubelet must not collect as garbage: names (busybox is docker.io/library/busybox:latest),\nIDs, or patterns of full names, in which * and ? stand for anything but a slash and [a-c] for one of its characters:\nregistry.k8s.io/pause:*"`
 }
 
 // Shim is about the processes that keep containers alive.

@@ -152,6 +152,7 @@ func TestReadRefuses(t *testing.T) {
 			[]string{`log.format: "xml" is not one of ["text" "json"]`, `snapshot.driver: "overly"`, `cgroup.driver: "v2"`}},
 		{"no plugin folder", "[network]\nbin_dirs = []", []string{"network.bin_dirs: at least one"}},
 		{"an empty pinned image", "[image]\npinned = [\"\"]", []string{"image.pinned"}},
+		{"a pinned pattern that is none", "[image]\npinned = [\"a/[b\"]", []string{"image.pinned", "a/[b"}},
 		{"another runtime", "[handlers.crun]\npath = \"/usr/bin/crun\"", []string{"handlers.crun.path: ", "/usr/bin/crun", "not built yet"}},
 		{"a handler that no RuntimeClass can name", "[handlers.\"My Runtime\"]", []string{"handlers.My Runtime: "}},
 		{"too much", strings.Repeat("#", sizeLimit+1), []string{"larger than"}},

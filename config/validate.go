@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -50,6 +51,11 @@ func (c Config) Validate() error {
 	p.number("image.parallel_layers", c.Image.ParallelLayers, 1, maxLayers)
 	if slices.Contains(c.Image.Pinned, "") {
 		p.add("image.pinned", "an empty reference")
+	}
+	for _, pattern := range c.Image.Pinned {
+		if _, err := path.Match(pattern, ""); err != nil {
+			p.add("image.pinned", "%q: %v", pattern, err)
+		}
 	}
 	p.number("shim.pods_per_process", c.Shim.PodsPerProcess, 1, maxPodsShared)
 	p.choice("snapshot.driver", c.Snapshot.Driver, "overlay")

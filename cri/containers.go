@@ -15,6 +15,7 @@ import (
 // containers answers for containers.
 type containers struct {
 	containers *sandbox.Containers
+	handlers   handlers
 }
 
 // CreateContainer implements the RPC. The pod's configuration is the one it was
@@ -24,6 +25,9 @@ func (s containers) CreateContainer(ctx context.Context, req *runtimeapi.CreateC
 		return nil, err
 	}
 	if err := checkContainerConfig(req.GetConfig()); err != nil {
+		return nil, err
+	}
+	if err := s.handlers.checkContainer(req.GetConfig()); err != nil {
 		return nil, err
 	}
 	rec, err := s.containers.Create(ctx, req.GetPodSandboxId(), sandbox.ContainerSpec{Config: req.GetConfig()})

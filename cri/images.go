@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -19,17 +19,22 @@ import (
 type imageServer struct {
 	runtimeapi.UnimplementedImageServiceServer
 	images   *imageservice.Service
-	handlers []string
+	handlers handlers
 	stats    *sandbox.Stats
 }
 
-// PullImage implements the RPC. The answer is the image's ID, its config digest.
-func (s imageServer) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
-	if req.GetImage().GetImage() == "" {
-		return nil, invalid("image.image", "is empty")
+// checkImage refuses an image that is not named, or for a handler that is not there.
+func (s imageServer) checkImage(i *runtimeapi.ImageSpec) error {
+	if i.GetImage() == "" {
+		return invalid("image.image", "is empty")
 	}
-	if h := req.GetImage().GetRuntimeHandler(); h != "" && !slices.Contains(s.handlers, h) {
-		return nil, fmt.Errorf("image.runtime_handler %q: %w", h, sandbox.ErrUnknownHandler)
+	return s.handlers.check("image", i)
+}
+
+// PullImage implements the RPC. The answer is the image's ID.
+func (s imageServer) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
+	if err := s.checkImage(req.GetImage()); err != nil {
+		return nil, err
 	}
 	pull := imageservice.PullRequest{Image: req.GetImage().GetImage()}
 	if a := req.GetAuth(); a != nil {
@@ -63,6 +68,9 @@ func (s imageServer) StreamImages(req *runtimeapi.StreamImagesRequest, stream gr
 
 // items is one snapshot of the images that fit the filter.
 func (s imageServer) items(f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, error) {
+	if err := s.handlers.check("filter.image", f.GetImage()); err != nil {
+		return nil, err
+	}
 	if want := f.GetImage().GetImage(); want != "" {
 		img, err := s.images.Get(want)
 		if errors.Is(err, imageservice.ErrNotFound) {
@@ -82,8 +90,8 @@ func (s imageServer) items(f *runtimeapi.ImageFilter) ([]*runtimeapi.Image, erro
 
 // ImageStatus implements the RPC: a missing image is OK, with a nil image.
 func (s imageServer) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
-	if req.GetImage().GetImage() == "" {
-		return nil, invalid("image.image", "is empty")
+	if err := s.checkImage(req.GetImage()); err != nil {
+		return nil, err
 	}
 	img, err := s.images.Get(req.GetImage().GetImage())
 	if errors.Is(err, imageservice.ErrNotFound) {
@@ -105,8 +113,8 @@ func (s imageServer) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusR
 
 // RemoveImage implements the RPC: all names of the image go; a missing one is fine.
 func (s imageServer) RemoveImage(ctx context.Context, req *runtimeapi.RemoveImageRequest) (*runtimeapi.RemoveImageResponse, error) {
-	if req.GetImage().GetImage() == "" {
-		return nil, invalid("image.image", "is empty")
+	if err := s.checkImage(req.GetImage()); err != nil {
+		return nil, err
 	}
 	if err := s.images.Remove(ctx, req.GetImage().GetImage()); err != nil {
 		return nil, err
@@ -130,6 +138,23 @@ func (s imageServer) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoR
 	}, nil
 }
 
+// maxUsername bounds Image.username, in bytes. A USER may be megabytes, and is in every
+// list of images.
+const maxUsername = 256
+
+// cut is the beginning of s, of whole characters and at most n bytes.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+// imageItem is the image as CRI has it. Its spec is the ID alone: annotations that
+// PullImage was given are for the pull, and those of the manifest are its author's.
 func imageItem(img imageservice.Image) *runtimeapi.Image {
 	item := &runtimeapi.Image{
 		Id:          img.ID.String(),
@@ -145,7 +170,7 @@ func imageItem(img imageservice.Image) *runtimeapi.Image {
 	uid, name, err := spec.ImageUser(img.Config.User)
 	switch {
 	case err != nil:
-		item.Username = img.Config.User
+		item.Username = cut(img.Config.User, maxUsername)
 	case name != "":
 		item.Username = name
 	case img.Config.User != "":

@@ -64,7 +64,7 @@ func (s *Server) Attach(n *sandbox.Node, images *imageservice.Service) {
 		node:       node{opts: s.opts, pods: n.Pods, readiness: n.Readiness, able: abilities(n)},
 		streaming:  streaming{server: s.streams, node: n},
 		pods:       pods{pods: n.Pods, systemdCgroup: s.opts.SystemdCgroup},
-		containers: containers{containers: n.Containers},
+		containers: containers{containers: n.Containers, handlers: s.opts.Handlers},
 		processes:  processes{containers: n.Containers},
 		events:     events{events: n.Events},
 		stats:      stats{stats: n.Stats, images: images},

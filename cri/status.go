@@ -48,6 +48,7 @@ var codeOf = []struct {
 	{netns.ErrInvalid, codes.InvalidArgument},
 	{netns.ErrInvalidSysctl, codes.InvalidArgument},
 	{imageservice.ErrInvalidReference, codes.InvalidArgument},
+	{imageservice.ErrAmbiguous, codes.InvalidArgument},
 	{sandbox.ErrNotFound, codes.NotFound},
 	{imageservice.ErrNotFound, codes.NotFound},
 	{sandbox.ErrNameTaken, codes.AlreadyExists},

@@ -2,6 +2,7 @@ package imageservice
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"sort"
 	"strings"
@@ -35,21 +36,48 @@ func tagOrDigest(named reference.Named) string {
 	return "latest" // not reached: parseName adds one
 }
 
-// pinnedNames makes full names of what an operator wrote. IDs stay as they are.
-func pinnedNames(list []string) (map[string]bool, error) {
-	out := map[string]bool{}
+// pins say which images kubelet must not collect. The zero value pins none.
+type pins struct {
+	names    map[string]bool // full names and IDs
+	patterns []string        // of full names, in path.Match's form
+}
+
+// parsePins makes full names of what an operator wrote. IDs and patterns stay as they are:
+// a pattern has one of *, ? and [, which no name has.
+func parsePins(list []string) (pins, error) {
+	p := pins{names: map[string]bool{}}
 	for _, s := range list {
+		if strings.ContainsAny(s, "*?[") {
+			if _, err := path.Match(s, ""); err != nil {
+				return pins{}, fmt.Errorf("pinned image: pattern %.300q: %w: %w", s, ErrInvalidReference, err)
+			}
+			p.patterns = append(p.patterns, s)
+			continue
+		}
 		if _, err := digest.Parse(s); err == nil {
-			out[s] = true
+			p.names[s] = true
 			continue
 		}
 		named, err := parseName(s)
 		if err != nil {
-			return nil, fmt.Errorf("pinned image: %w", err)
+			return pins{}, fmt.Errorf("pinned image: %w", err)
 		}
-		out[named.String()] = true
+		p.names[named.String()] = true
 	}
-	return out, nil
+	return p, nil
+}
+
+// hold tells whether the image is pinned by its ID or by any of its names.
+func (p pins) hold(img Image) bool {
+	if p.names[img.ID.String()] {
+		return true
+	}
+	return slices.ContainsFunc(slices.Concat(img.Tags, img.Digests), func(name string) bool {
+		return p.names[name] || slices.ContainsFunc(p.patterns, func(pattern string) bool {
+			ok, _ := path.Match(pattern, name) // parsePins has seen to the error
+			return ok
+		})
+	})
 }
 
 // A view is all images at one moment. It is never changed.
@@ -61,14 +89,11 @@ type view struct {
 
 // newView makes the view of records. The layers of chains in unseal are needed until
 // their seal has gone: nothing is taken from under it.
-func newView(records map[digest.Digest]record, unseal [][]digest.Digest, pinned map[string]bool) *view {
+func newView(records map[digest.Digest]record, unseal [][]digest.Digest, pinned pins) *view {
 	v := &view{names: map[string]int{}, needed: map[string]bool{}}
 	for _, r := range records {
 		img := r.image
-		img.Pinned = pinned[img.ID.String()]
-		for _, name := range append(append([]string(nil), img.Tags...), img.Digests...) {
-			img.Pinned = img.Pinned || pinned[name]
-		}
+		img.Pinned = pinned.hold(img)
 		v.images = append(v.images, img)
 		for _, key := range guardKeys(img.DiffIDs) {
 			v.needed[key] = true
@@ -89,28 +114,31 @@ func newView(records map[digest.Digest]record, unseal [][]digest.Digest, pinned 
 	return v
 }
 
-// find looks an image up: by ID, by name, by prefix of an ID.
-func (v *view) find(ref string) (Image, bool) {
+// find looks an image up: by ID, by name, by prefix of an ID. ErrNotFound, ErrAmbiguous.
+func (v *view) find(ref string) (Image, error) {
 	hex, isID := strings.CutPrefix(ref, "sha256:")
 	if !isID {
 		if named, err := parseName(ref); err == nil {
 			if i, ok := v.names[named.String()]; ok {
-				return v.images[i], true
+				return v.images[i], nil
 			}
 		}
 	}
 	if len(hex) < 4 || len(hex) > 64 || strings.Trim(hex, "0123456789abcdef") != "" {
-		return Image{}, false
+		return Image{}, ErrNotFound
 	}
 	prefix := digest.Digest("sha256:" + hex)
 	i := sort.Search(len(v.images), func(i int) bool { return v.images[i].ID >= prefix })
 	has := func(i int) bool {
 		return i < len(v.images) && strings.HasPrefix(v.images[i].ID.String(), prefix.String())
 	}
-	if !has(i) || has(i+1) { // none, or not unique
-		return Image{}, false
+	switch {
+	case !has(i):
+		return Image{}, ErrNotFound
+	case has(i + 1):
+		return Image{}, ErrAmbiguous
 	}
-	return v.images[i], true
+	return v.images[i], nil
 }
 
 // sealKey names the seal of a chain of layers for the guard.

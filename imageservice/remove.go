@@ -15,11 +15,14 @@ import (
 
 // Remove takes an image away: all names of its ID, as CRI's RemoveImage wants, then
 // the layers that nobody else needs. Layers that containers use stay until
-// Collect. An absent image is fine.
+// Collect. An absent image is fine; ErrAmbiguous.
 func (s *Service) Remove(ctx context.Context, ref string) error {
-	img, ok := s.store.view.Load().find(ref)
-	if !ok {
+	img, err := s.Get(ref)
+	if errors.Is(err, ErrNotFound) {
 		return nil
+	}
+	if err != nil {
+		return err
 	}
 	s.candidates.add(img.DiffIDs...)
 	if err := s.store.drop(img.ID); err != nil {

@@ -45,6 +45,8 @@ var (
 
 	// ErrInvalidReference is a name that is none.
 	ErrInvalidReference = errors.New("invalid image reference")
+	// ErrAmbiguous is a prefix that more than one image's ID begins with.
+	ErrAmbiguous = errors.New("ID prefix fits more than one image; give more of it")
 	// ErrUnsupported is an image that is well-formed and not for us: another
 	// platform, an artifact, schema 1, encrypted or foreign layers.
 	ErrUnsupported = errors.New("unsupported image")
@@ -56,7 +58,7 @@ type Options struct {
 	CertsDir       string          // directory of hosts.toml files, read at each pull; "" = none
 	Layers         snapshot.Layers // where layers go
 	ParallelLayers int             // layers fetched at once, per image; 0 = 4. Twice as many on the node
-	Pinned         []string        // names or IDs of images that kubelet must not collect
+	Pinned         []string        // names, patterns of names (path.Match) or IDs of images that kubelet must not collect
 }
 
 // A Service keeps images. It is safe for concurrent use. Nothing that only reads waits
@@ -94,7 +96,7 @@ func open(ctx context.Context, o Options, client *registry.Client) (*Service, er
 	if parallel <= 0 {
 		parallel = 4
 	}
-	pinned, err := pinnedNames(o.Pinned)
+	pinned, err := parsePins(o.Pinned)
 	if err != nil {
 		return nil, err
 	}
@@ -132,11 +134,12 @@ func (s *Service) List() []Image {
 }
 
 // Get finds an image by its ID ("sha256:" or not), by a unique prefix of at least 4 digits of
-// its ID, by tag or by repository digest; else ErrNotFound. A name goes before a prefix.
+// its ID, by tag or by repository digest; else ErrNotFound, or ErrAmbiguous. A name goes
+// before a prefix.
 func (s *Service) Get(ref string) (Image, error) {
-	img, ok := s.store.view.Load().find(ref)
-	if !ok {
-		return Image{}, fmt.Errorf("image %.300q: %w", ref, ErrNotFound)
+	img, err := s.store.view.Load().find(ref)
+	if err != nil {
+		return Image{}, fmt.Errorf("image %.300q: %w", ref, err)
 	}
 	return img, nil
 }

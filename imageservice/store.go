@@ -25,7 +25,7 @@ type record struct {
 // A store is the images on disk and their view in memory.
 type store struct {
 	dir    string
-	pinned map[string]bool
+	pinned pins
 
 	mu      sync.Mutex // orders writers; held across disk writes, so readers never take it
 	records map[digest.Digest]record
@@ -128,7 +128,7 @@ func (st *store) drop(id digest.Digest) error {
 	records := maps.Clone(st.records)
 	delete(records, id)
 	unseal := st.unseal
-	if !newView(records, nil, nil).needed[sealKey(rec.image.DiffIDs)] && !st.hasUnseal(rec.image.DiffIDs) {
+	if !newView(records, nil, pins{}).needed[sealKey(rec.image.DiffIDs)] && !st.hasUnseal(rec.image.DiffIDs) {
 		unseal = append(slices.Clone(unseal), rec.image.DiffIDs)
 	}
 	if err := st.changeLocked(records, unseal); err != nil {

@@ -103,11 +103,15 @@ func TestGet(t *testing.T) {
 		}
 	}
 	v := view{images: []Image{{ID: "sha256:abcd1"}, {ID: "sha256:abcd2"}}}
-	if _, ok := v.find("abcd"); ok {
-		t.Error("an ambiguous prefix was found")
+	if img, err := v.find("abcd"); !errors.Is(err, ErrAmbiguous) {
+		t.Errorf("an ambiguous prefix: %+v, %v", img, err)
 	}
-	if img, ok := v.find("abcd2"); !ok || img.ID != "sha256:abcd2" {
+	if img, err := v.find("abcd2"); err != nil || img.ID != "sha256:abcd2" {
 		t.Error("the last image's prefix was not found")
+	}
+	b.store.view.Store(&v)
+	if err := b.Remove(t.Context(), "abcd"); !errors.Is(err, ErrAmbiguous) {
+		t.Errorf("Remove by an ambiguous prefix: %v", err)
 	}
 }
 
@@ -122,8 +126,20 @@ func TestPinned(t *testing.T) {
 	if img := b.pull(t, "other:v1"); img.Pinned {
 		t.Error("pinned")
 	}
-	if _, err := Open(t.Context(), Options{Root: t.TempDir(), Layers: b.fake, Pinned: []string{"NO"}}); !errors.Is(err, ErrInvalidReference) {
-		t.Errorf("Open: %v", err)
+	for _, bad := range []string{"NO", "app:[v", "app:*["} {
+		if _, err := Open(t.Context(), Options{Root: t.TempDir(), Layers: b.fake, Pinned: []string{bad}}); !errors.Is(err, ErrInvalidReference) {
+			t.Errorf("Open with %q: %v", bad, err)
+		}
+	}
+	img := Image{ID: someDigest, Tags: []string{"r.example/team/app:v1"}, Digests: []string{"r.example/team/app@" + someDigest}}
+	for pattern, want := range map[string]bool{
+		"r.example/team/*": true, "r.example/*/app:v?": true, "*/*/*@*": true, "r.example/team/app:v[0-3]": true,
+		"r.example/*": false, "app:*": false, "r.example/team/app": false, "r.example/team/ap?:v": false, "*": false, someDigest: true,
+	} {
+		p, err := parsePins([]string{pattern})
+		if err != nil || p.hold(img) != want {
+			t.Errorf("%s: %t, %v", pattern, p.hold(img), err)
+		}
 	}
 }
 
