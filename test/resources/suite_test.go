@@ -1,0 +1,261 @@
+package resources
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/test/node"
+)
+
+const (
+	busybox = "docker.io/library/busybox:latest"
+	mib     = 1 << 20
+)
+
+type limits = runtimeapi.LinuxContainerResources
+
+// A suite is a node with one pod, whose cgroup is made and removed as kubelet does.
+type suite struct {
+	*node.Fresh
+	parent string // the pod's cgroup
+	podID  string
+	pod    *runtimeapi.PodSandboxConfig
+	made   int
+}
+
+func open(t *testing.T) *suite {
+	t.Helper()
+	s := &suite{parent: fmt.Sprintf("/berth-resources-%d", os.Getpid())}
+	t.Cleanup(func() { removeCgroup(t, s.parent) })
+	s.Fresh = node.Open(t, "[cgroup]\ndriver = \"cgroupfs\"\n", nil)
+	if _, err := s.Pull(t.Context(), busybox); err != nil {
+		t.Fatal(err)
+	}
+	s.pod = node.Pod("pod", s.Logs)
+	s.pod.Linux.CgroupParent = s.parent
+	var err error
+	if s.podID, err = s.RunPod(t.Context(), s.pod); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func removeCgroup(t *testing.T, path string) {
+	for _, pattern := range []string{"/sys/fs/cgroup" + path, "/sys/fs/cgroup/*" + path} {
+		dirs, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, dir := range dirs {
+			if err := os.Remove(dir); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// create makes a container with those limits that runs args.
+func (s *suite) create(t *testing.T, r *limits, args ...string) string {
+	t.Helper()
+	s.made++
+	conf := node.Container(fmt.Sprint("c", s.made), busybox, args...)
+	conf.Linux.Resources = r
+	resp, err := s.CreateContainer(t.Context(), &runtimeapi.CreateContainerRequest{PodSandboxId: s.podID, Config: conf, SandboxConfig: s.pod})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetContainerId()
+}
+
+func (s *suite) start(t *testing.T, id string) {
+	t.Helper()
+	if _, err := s.StartContainer(t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *suite) run(t *testing.T, r *limits, args ...string) string {
+	t.Helper()
+	id := s.create(t, r, args...)
+	s.start(t, id)
+	return id
+}
+
+func (s *suite) update(t *testing.T, id string, r *limits) error {
+	t.Helper()
+	_, err := s.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: r})
+	return err
+}
+
+func (s *suite) status(t *testing.T, id string) *runtimeapi.ContainerStatusResponse {
+	t.Helper()
+	resp, err := s.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id, Verbose: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+// reports expects a container's status to say that it has those limits.
+func (s *suite) reports(t *testing.T, when, id string, want *limits) {
+	t.Helper()
+	if got := s.status(t, id).GetStatus().GetResources().GetLinux(); !proto.Equal(got, want) {
+		t.Errorf("status %s: %v, want %v", when, got, want)
+	}
+}
+
+// exec runs a command in a container and returns what it wrote, trimmed.
+func (s *suite) exec(t *testing.T, id, script string) string {
+	t.Helper()
+	resp, err := s.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-ec", script}, Timeout: 60})
+	if err != nil || resp.GetExitCode() != 0 {
+		t.Errorf("%s: %v, code %d: %s", script, err, resp.GetExitCode(), resp.GetStderr())
+	}
+	return strings.TrimSpace(string(resp.GetStdout()))
+}
+
+// ended waits for a container's end.
+func (s *suite) ended(t *testing.T, id string) *runtimeapi.ContainerStatus {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		st := s.status(t, id).GetStatus()
+		if st.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED {
+			return st
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("container %s does not end", id)
+		}
+	}
+}
+
+// restart ends the daemon and starts it again; containers go on.
+func (s *suite) restart(t *testing.T) {
+	t.Helper()
+	if err := s.Node.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Node.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// onV2 tells whether the host has cgroup v2 alone.
+func onV2() bool { return exists("/sys/fs/cgroup/cgroup.controllers") }
+
+// hugeTLB tells whether huge pages can be limited.
+func hugeTLB() bool {
+	if !onV2() {
+		return exists("/sys/fs/cgroup/hugetlb")
+	}
+	data, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil && strings.Contains(string(data), "hugetlb")
+}
+
+// swapCounted tells whether the kernel counts swap.
+func swapCounted() bool {
+	found, err := filepath.Glob("/sys/fs/cgroup/*/memory.swap.max")
+	return err == nil && len(found) > 0 || exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+}
+
+// lowestScore is the lowest oom_score_adj that we may give: any with
+// CAP_SYS_RESOURCE, our own without.
+func lowestScore(t *testing.T) int64 {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "CapEff:")
+	text, _, _ := strings.Cut(rest, "\n")
+	caps, err := strconv.ParseUint(strings.TrimSpace(text), 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const sysResource = 24
+	if caps&(1<<sysResource) != 0 {
+		return -1000
+	}
+	return number(t, "/proc/self/oom_score_adj")
+}
+
+// number reads a file of one number.
+func number(t *testing.T, path string) int64 {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A file of a container's cgroup, "controller/name" on v1, and what it says on each
+// version. A version whose value is empty has none, or none that is known here.
+type file struct{ v1, v1Value, v2, v2Value string }
+
+func (f file) want() string {
+	if onV2() {
+		return f.v2Value
+	}
+	return f.v1Value
+}
+
+// path is where the file is for the container id; of the pod without one.
+func (s *suite) path(f file, id string) string {
+	if onV2() {
+		return filepath.Join("/sys/fs/cgroup", s.parent, id, f.v2)
+	}
+	controller, name, _ := strings.Cut(f.v1, "/")
+	return filepath.Join("/sys/fs/cgroup", controller, s.parent, id, name)
+}
+
+func (s *suite) checkFiles(t *testing.T, when, id string, files []file) {
+	t.Helper()
+	for _, f := range files {
+		if f.want() == "" || !exists(s.path(f, id)) && strings.Contains(f.v1, "memsw") {
+			continue
+		}
+		data, err := os.ReadFile(s.path(f, id))
+		if got := strings.TrimSpace(string(data)); err != nil || got != f.want() {
+			t.Errorf("%s: %s: %q, want %q (%v)", when, s.path(f, id), got, f.want(), err)
+		}
+	}
+}
+
+// allFiles is what the container's cgroups say of limits.
+func (s *suite) allFiles(t *testing.T, id string) string {
+	t.Helper()
+	var all strings.Builder
+	at := filepath.Join(s.parent, id)
+	for _, pattern := range []string{"cpu/%s/cpu.shares", "cpu/%s/cpu.cfs_*_us", "cpuset/%s/cpuset.cpus", "cpuset/%s/cpuset.mems",
+		"memory/%s/memory*.limit_in_bytes", "%s/*.max", "%s/cpu.weight", "%s/cpuset.*"} {
+		found, err := filepath.Glob("/sys/fs/cgroup/" + fmt.Sprintf(pattern, at))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range found {
+			data, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&all, "%s %s\n", filepath.Base(f), strings.TrimSpace(string(data)))
+		}
+	}
+	return all.String()
+}
