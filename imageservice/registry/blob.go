@@ -181,11 +181,10 @@ func (b *Blob) ask(h *host) (err error) {
 	if resp.ContentLength >= 0 && resp.ContentLength != length {
 		return b.repo.fail(h, ErrCorrupt, what, fmt.Sprintf("the host has %d bytes, not %d", resp.ContentLength, length))
 	}
-	body := newStallReader(resp.Body, b.repo.stall, cancel)
-	if _, err := io.CopyN(io.Discard, body, skip); err != nil {
+	if _, err := io.CopyN(io.Discard, resp.Body, skip); err != nil {
 		return b.repo.netError(b.ctx, h, what, err)
 	}
-	b.body, b.host = body, h
+	b.body, b.host = resp.Body, h
 	b.used = append(b.used, h)
 	b.closer = func() {
 		cancel()

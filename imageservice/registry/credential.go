@@ -47,14 +47,17 @@ func (c Credential) MarshalJSON() ([]byte, error) { return []byte(`"[redacted]"`
 // MarshalLog writes a word in place of c (logr.Marshaler).
 func (c Credential) MarshalLog() any { return "[redacted]" }
 
-// redact takes c's secrets out of s. Very short ones stay: they would be found
-// in every word and protect nothing.
+// minSecret is the shortest secret that is redacted, in bytes. A shorter one would be
+// found in every word and protects nothing.
+const minSecret = 4
+
+// redact takes c's secrets out of s.
 func (c Credential) redact(s string) string {
 	for _, secret := range []string{
 		c.Password, c.IdentityToken, c.RegistryToken,
 		base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + c.Password)),
 	} {
-		if len(secret) < 4 {
+		if len(secret) < minSecret {
 			continue
 		}
 		s = strings.ReplaceAll(s, secret, "[redacted]")

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -48,7 +49,7 @@ func (e *hostError) Unwrap() error { return e.kind }
 
 // fail makes the error of host h about thing.
 func (r *Repository) fail(h *host, kind error, thing, fact string) error {
-	return &hostError{text: r.cred.redact(fmt.Sprintf("%s: %s/%s: %s: %s", h.name, r.domain, r.path, thing, clean(fact))), kind: kind}
+	return &hostError{text: fmt.Sprintf("%s: %s/%s: %s: %s", h.name, r.domain, r.path, thing, clean(r.cred.redact(fact))), kind: kind}
 }
 
 // joinHosts makes one error of those of several hosts. The last one's kind counts.
@@ -86,11 +87,13 @@ func (r *Repository) netError(ctx context.Context, h *host, thing string, err er
 	fact := err.Error()
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		kind, fact = ErrUnavailable, u.Err.Error() // without the URL: a redirect's may be signed
+	} else if b, ok := errors.AsType[*bodyError](err); ok {
+		kind, fact = ErrUnavailable, "the answer broke off: "+b.cause.Error()
 	} else if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		kind = ErrUnavailable
 	}
 	if e, ok := errors.AsType[*errcode.ErrorResponse](err); ok { // of the token server
-		fact = fmt.Sprintf("token server: %d %s%s", e.StatusCode, http.StatusText(e.StatusCode), messages(e.Errors))
+		fact = fmt.Sprintf("token server: %d %s%s", e.StatusCode, http.StatusText(e.StatusCode), messages(e.Errors, r.cred.redact))
 		if e.StatusCode >= 500 || e.StatusCode == http.StatusTooManyRequests || e.StatusCode == http.StatusRequestTimeout {
 			kind = ErrUnavailable
 		}
@@ -113,7 +116,7 @@ func (r *Repository) status(h *host, resp *http.Response, thing string, body boo
 		fact = resp.Request.URL.Host + " (redirected to): " + fact
 	}
 	if body && own {
-		fact += bodyMessages(resp.Body)
+		fact += bodyMessages(resp.Body, func(s string) string { return h.redact(resp.Request, r.cred.redact(s)) })
 	}
 	var kind error
 	switch c := resp.StatusCode; {
@@ -132,7 +135,8 @@ func (r *Repository) status(h *host, resp *http.Response, thing string, body boo
 }
 
 // bodyMessages reads the errors of a registry's answer (distribution specification, "Error Codes").
-func bodyMessages(body io.Reader) string {
+// redact takes secrets out of what a server wrote.
+func bodyMessages(body io.Reader, redact func(string) string) string {
 	var doc struct {
 		Errors errcode.Errors `json:"errors"`
 	}
@@ -140,18 +144,36 @@ func bodyMessages(body io.Reader) string {
 	if err != nil || json.Unmarshal(data, &doc) != nil {
 		return ""
 	}
-	return messages(doc.Errors)
+	return messages(doc.Errors, redact)
 }
 
-func messages(errs errcode.Errors) string {
+// messages makes one line of errors. Each is redacted whole, before it is cut.
+func messages(errs errcode.Errors, redact func(string) string) string {
 	var b strings.Builder
 	for i, e := range errs {
 		if i == 3 {
 			break
 		}
-		fmt.Fprintf(&b, ": %.40s %.200s", e.Code, e.Message)
+		fmt.Fprintf(&b, ": %.40s %.200s", redact(e.Code), redact(e.Message))
 	}
 	return strings.TrimRight(b.String(), " ")
+}
+
+// redact takes out of s what req showed the host as a secret: a token, and the headers of hosts.toml.
+func (h *host) redact(req *http.Request, s string) string {
+	secrets := slices.Clone(req.Header.Values("Authorization"))
+	for key := range h.header {
+		secrets = append(secrets, req.Header.Values(key)...)
+	}
+	for _, value := range secrets {
+		_, token, _ := strings.Cut(value, " ") // "Bearer TOKEN"
+		for _, secret := range []string{value, token} {
+			if len(secret) >= minSecret {
+				s = strings.ReplaceAll(s, secret, "[redacted]")
+			}
+		}
+	}
+	return s
 }
 
 // query matches a URL's query, which may be a signature.

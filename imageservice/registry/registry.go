@@ -110,7 +110,7 @@ func (c *Client) Repository(name reference.Named, cred Credential) (*Repository,
 			retry.Attempts = min(retry.Attempts, 2)
 			retry.MaxWait = min(retry.MaxWait, retry.Base*4)
 		}
-		h, err := newHost(e, domain, cred, retry)
+		h, err := newHost(e, domain, cred, retry, c.stall)
 		if err != nil {
 			r.Close()
 			return nil, err
@@ -187,9 +187,7 @@ func (r *Repository) Manifest(ctx context.Context, d digest.Digest) (data []byte
 // document reads a manifest from h by tag or digest. By digest, it is verified.
 func (r *Repository) document(ctx context.Context, h *host, ref string) (document, error) {
 	what := "manifest " + ref
-	reqCtx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	resp, err := r.send(reqCtx, h, request{method: http.MethodGet, kind: "manifests", ref: ref, accept: acceptManifest})
+	resp, err := r.send(ctx, h, request{method: http.MethodGet, kind: "manifests", ref: ref, accept: acceptManifest})
 	if err != nil {
 		return document{}, err
 	}
@@ -197,8 +195,7 @@ func (r *Repository) document(ctx context.Context, h *host, ref string) (documen
 	if resp.StatusCode != http.StatusOK {
 		return document{}, r.status(h, resp, what, true)
 	}
-	body := newStallReader(resp.Body, r.stall, cancel)
-	data, err := io.ReadAll(io.LimitReader(body, MaxManifest+1))
+	data, err := io.ReadAll(io.LimitReader(resp.Body, MaxManifest+1))
 	if err != nil {
 		return document{}, r.netError(ctx, h, what, err)
 	}

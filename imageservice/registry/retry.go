@@ -48,16 +48,18 @@ func (r Retry) wait(ctx context.Context, n int, atLeast time.Duration) error {
 }
 
 // A retrier makes a request again when it failed in a way that may pass. It
-// stands below the auth client, so that token requests are covered, too.
+// stands below the auth client, so that token requests are covered, too. Reading an
+// answer's body ends with errStalled when it stalls and with a bodyError when it breaks off.
 type retrier struct {
 	next  http.RoundTripper
 	retry Retry
+	stall Stall
 }
 
 // RoundTrip implements http.RoundTripper.
 func (t *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 	for n := 0; ; n++ {
-		resp, err := t.next.RoundTrip(req)
+		resp, err := t.once(req)
 		if n+1 >= t.retry.Attempts || req.Context().Err() != nil {
 			return resp, err
 		}
@@ -93,6 +95,18 @@ func (t *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
+}
+
+// once makes the request one time.
+func (t *retrier) once(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancel(req.Context())
+	resp, err := t.next.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	resp.Body = newStallReader(resp.Body, t.stall, cancel)
+	return resp, nil
 }
 
 func retryable(status int) bool {

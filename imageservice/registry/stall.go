@@ -34,9 +34,17 @@ func (s Stall) String() string {
 // errStalled is what a stallReader returns once it has cut its connection.
 var errStalled = errors.New("stalled")
 
-// A stallReader reads from a connection and cuts it when it stalls.
+// A bodyError is why the body of an answer ended before its time. That is the connection's
+// fault, or the server's, whoever was reading.
+type bodyError struct{ cause error }
+
+func (e *bodyError) Error() string { return e.cause.Error() }
+func (e *bodyError) Unwrap() error { return e.cause }
+
+// A stallReader is the body of an answer. It cuts the connection when it stalls.
 type stallReader struct {
-	body  io.Reader
+	body  io.ReadCloser
+	cut   func()
 	stall Stall
 	timer *time.Timer
 	fired atomic.Bool // the connection was cut
@@ -46,9 +54,9 @@ type stallReader struct {
 }
 
 // newStallReader watches body. cut must make a hanging Read of body return; it
-// may be called more than once.
-func newStallReader(body io.Reader, s Stall, cut func()) *stallReader {
-	r := &stallReader{body: body, stall: s}
+// may be called more than once, and is called by Close.
+func newStallReader(body io.ReadCloser, s Stall, cut func()) *stallReader {
+	r := &stallReader{body: body, cut: cut, stall: s}
 	r.timer = time.AfterFunc(s.Window, func() {
 		r.fired.Store(true)
 		cut()
@@ -57,7 +65,14 @@ func newStallReader(body io.Reader, s Stall, cut func()) *stallReader {
 	return r
 }
 
-// Read implements io.Reader. Its error is errStalled when the connection was cut.
+// Close implements io.Closer.
+func (r *stallReader) Close() error {
+	defer r.cut()
+	return r.body.Close()
+}
+
+// Read implements io.Reader. Its error is errStalled when the connection was cut, and
+// otherwise a bodyError.
 func (r *stallReader) Read(p []byte) (int, error) {
 	begin := time.Now()
 	r.timer.Reset(r.stall.Window - r.waited)
@@ -70,6 +85,9 @@ func (r *stallReader) Read(p []byte) (int, error) {
 	r.got += int64(n)
 	if r.got >= r.stall.Bytes {
 		r.got, r.waited = 0, 0
+	}
+	if err != nil && err != io.EOF {
+		err = &bodyError{err}
 	}
 	return n, err
 }

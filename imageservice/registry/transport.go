@@ -40,7 +40,7 @@ type host struct {
 }
 
 // newHost sets up the connections to e, a host of the registry domain.
-func newHost(e endpoint, domain string, cred Credential, retry Retry) (*host, error) {
+func newHost(e endpoint, domain string, cred Credential, retry Retry, stall Stall) (*host, error) {
 	tlsConfig, err := e.tlsConfig()
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func newHost(e endpoint, domain string, cred Credential, retry Retry) (*host, er
 		h.namespace = domain
 	}
 	h.auth = &auth.Client{
-		Client: &http.Client{Transport: &retrier{next: transport, retry: retry}, CheckRedirect: h.checkRedirect},
+		Client: &http.Client{Transport: &retrier{next: transport, retry: retry, stall: stall}, CheckRedirect: h.checkRedirect},
 		Header: http.Header{"User-Agent": {"berth"}},
 		Cache:  auth.NewCache(),
 		// The auth client itself shows a credential to nobody but the host that asked.

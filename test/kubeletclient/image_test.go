@@ -55,7 +55,10 @@ func TestRegistryUnavailable(t *testing.T) {
 	defer plain.Close()
 	secure := httptest.NewTLSServer(http.NotFoundHandler())
 	defer secure.Close()
+	hangsUp := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { panic(http.ErrAbortHandler) }))
+	defer hangsUp.Close()
 	for host, url := range map[string]string{
+		"hangsup.test": hangsUp.URL, "noroute.test": "http://224.0.0.1:5000",
 		"closed.test": "http://" + address, "unresolved.test": "http://no-such-host.invalid", "broken.test": plain.URL,
 		"notls.test": "https" + strings.TrimPrefix(plain.URL, "http"), "unknownca.test": secure.URL,
 	} {
