@@ -1,9 +1,12 @@
 package shim_test
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/berthd/berth/shim"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -24,6 +27,29 @@ func (b *box) eat() {
 	res, err := b.h.ExecSync(b.h.t.Context(), shim.ExecRequest{ID: b.id, Process: newSpec("", []string{"/bin/tail", "/dev/zero"}).Process})
 	if err != nil || res.Code != 137 {
 		b.h.t.Fatalf("the command that wants memory: %+v, %v", res, err)
+	}
+}
+
+// eatBeside runs a command that wants too much memory while another, which ends with
+// code by itself, runs.
+func (b *box) eatBeside(t *testing.T, code int32) {
+	t.Helper()
+	dir := filepath.Join(b.h.state, "share-"+b.id)
+	fifo(t, dir, "end")
+	script := fmt.Sprintf("echo > /test/began; read _ < /test/end; exit %d", code)
+	ended := make(chan error, 1)
+	go func() {
+		res, err := b.h.ExecSync(t.Context(), shim.ExecRequest{ID: b.id, Process: newSpec("", []string{"/bin/sh", "-c", script}).Process})
+		if err == nil && res.Code != code {
+			err = fmt.Errorf("%+v", res)
+		}
+		ended <- err
+	}()
+	readFifo(t, dir, "began")
+	b.eat()
+	writeFifo(t, dir, "end")
+	if err := <-ended; err != nil {
+		t.Fatalf("the command beside: %v", err)
 	}
 }
 
@@ -66,6 +92,26 @@ func TestOOM(t *testing.T) {
 			b.eat()
 			writeFifo(t, filepath.Join(b.h.state, "share-"+b.id), "go")
 		}, 137, true},
+		{"a command beside it while another tells of such an end, then itself", "read _ < /test/go; exec tail /dev/zero", func(b *box, _ int) {
+			b.eatBeside(t, 137)
+			writeFifo(t, filepath.Join(b.h.state, "share-"+b.id), "go")
+		}, 137, true},
+		{"a child while a command of ours is killed for its timeout, and it tells so", "read _ < /test/go; tail /dev/zero; echo > /test/ready; read _ < /test/go; exit 137", func(b *box, _ int) {
+			dir := filepath.Join(b.h.state, "share-"+b.id)
+			ended := make(chan error, 1)
+			go func() {
+				_, err := b.h.ExecSync(t.Context(), shim.ExecRequest{ID: b.id, Timeout: time.Second,
+					Process: newSpec("", []string{"/bin/sh", "-c", "echo > /test/began; exec sleep 1000"}).Process})
+				ended <- err
+			}()
+			readFifo(t, dir, "began")
+			writeFifo(t, dir, "go")
+			readFifo(t, dir, "ready")
+			if err := <-ended; !errors.Is(err, shim.ErrTimeout) {
+				t.Fatal(err)
+			}
+			writeFifo(t, dir, "go")
+		}, 137, true},
 		{"a child's end, then a SIGKILL of ours", "tail /dev/zero; echo > /test/ready; exec sleep 1000", func(b *box, pid int) {
 			readFifo(t, filepath.Join(b.h.state, "share-"+b.id), "ready")
 			b.killByUs(pid)
@@ -76,6 +122,7 @@ func TestOOM(t *testing.T) {
 			dir := b.share()
 			fifo(t, dir, "go")
 			fifo(t, dir, "ready")
+			fifo(t, dir, "began")
 			pid := b.start()
 			if tt.do != nil {
 				tt.do(b, pid)

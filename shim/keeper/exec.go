@@ -104,7 +104,9 @@ func (x *execution) run(ctx context.Context, k *Keeper, ps *specs.Process, cance
 
 	code, _ := exitCode(p.Wait())
 	k.nursery.done(pid)
-	x.task.killedBeside(code, oomBefore)
+	if ctx.Err() == nil { // else it is we who have killed it
+		x.task.killedBeside(code, oomBefore)
+	}
 	x.cleanUp(ctx)
 	deadline := time.Now().Add(drainLimit)
 	_ = outR.SetReadDeadline(deadline)

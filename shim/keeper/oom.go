@@ -27,15 +27,19 @@ func (t *task) oomKilled(code int32, bySignal bool) bool {
 }
 
 // killedBeside is told how a command beside the init has ended, and what the counter
-// was when it began. A kill that was this command's is not the init's end. When the
-// init ends, the kernel kills its commands: then the kill was the init's.
+// was when it began. A kill that was this command's is not the init's end, and no kill
+// is two commands'. When the init ends, the kernel kills its commands: then the kill
+// was the init's.
 func (t *task) killedBeside(code int32, before uint64) {
-	if code != 128+int32(sigkill) || t.cg.oomKills() <= before || isExiting(t.snapshot().pid) {
+	kills := t.cg.oomKills()
+	if code != 128+int32(sigkill) || kills <= before || isExiting(t.snapshot().pid) {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.oomBefore++
+	if t.oomBefore < kills {
+		t.oomBefore++
+	}
 }
 
 // pfExiting is the flag of a process that is ending (PF_EXITING), in its stat file,
