@@ -31,7 +31,8 @@ func (n *Node) load(ctx context.Context) error {
 		}
 		read = append(read, newPod(rec, path, n.Events))
 	}
-	// A pod on its way out may have given up its name: it comes last.
+	// A pod on its way out may have given up its name: it comes last, and a ready one,
+	// which has its name for sure, first.
 	slices.SortStableFunc(read, func(a, b *Pod) int { return cmp.Compare(rank(a), rank(b)) })
 	for _, p := range read {
 		rec := p.Record()
@@ -44,6 +45,11 @@ func (n *Node) load(ctx context.Context) error {
 		}
 		name := podName(rec.Config().GetMetadata())
 		if _, isNew, _ := n.Pods.table.claim(name, func() (*Pod, error) { return p, nil }); !isNew {
+			if rec.Owed != "" { // it was hidden, and there was no space to write that down
+				_ = p.move(Removing, nil)
+				p.gone.Store(true)
+				continue
+			}
 			klog.FromContext(ctx).Info("Two pod records of one name; the second is removed", "id", rec.ID, "name", name)
 			continue
 		}
@@ -54,10 +60,13 @@ func (n *Node) load(ctx context.Context) error {
 
 // rank orders pods that claim the same name.
 func rank(p *Pod) int {
-	if p.Record().State == Removing {
-		return 1
+	switch p.Record().State {
+	case Ready:
+		return 0
+	case Removing:
+		return 2
 	}
-	return 0
+	return 1
 }
 
 // usable tells whether a record could be read and is the one of that name. One

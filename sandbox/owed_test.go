@@ -225,3 +225,39 @@ func TestUnreadableRecordKeepsAddresses(t *testing.T) {
 	}
 	assertNothing(t, f, dir)
 }
+
+// A pod that was hidden, which could not be written down, is still hidden after a
+// restart when another pod has its name, and takes nothing from that one.
+func TestHiddenWithoutARecordOfIt(t *testing.T) {
+	for range 8 { // records are read in the order of their IDs, which are random
+		f, dir := newFakeNode(t), t.TempDir()
+		n := openOwing(t, f, dir)
+		f.setFault("Network.Detach", false)
+		first, err := n.Pods.Run(t.Context(), podSpec("p", false))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Pods.Remove(t.Context(), first.ID); err != nil {
+			t.Fatal(err)
+		}
+		second, err := n.Pods.Run(t.Context(), podSpec("p", false))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.Close()
+		rewrite(t, n.Pods.opts.podRecord(first.ID), func(r *PodRecord) { r.State = NotReady })
+		n = openOwing(t, f, dir)
+		if p, err := n.Pods.Get(second.ID); err != nil || p.Record().State != Ready {
+			t.Fatalf("the pod that has the name: %v", err)
+		}
+		if owed := n.Pods.Owed(); len(owed) != 1 || owed[0].PodID != first.ID || !owed[0].Hidden {
+			t.Errorf("Owed = %+v", owed)
+		}
+		f.setFault("", false)
+		settled(t, n)
+		if err := n.Pods.Remove(t.Context(), second.ID); err != nil {
+			t.Error(err)
+		}
+		assertNothing(t, f, dir)
+	}
+}

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/berthd/berth/netns"
 	"github.com/berthd/berth/shim"
+	"github.com/berthd/berth/snapshot/durable"
 )
 
 // recoverLimit bounds what one container's keeper may take to answer at start, and
@@ -23,6 +25,7 @@ const (
 
 // recover brings memory in line with the records and the world.
 func (n *Node) recover(ctx context.Context) error {
+	logLeft(ctx, n.dropTrials(ctx), "what", "of trying the node out")
 	seen, err := n.inventory(ctx)
 	if err != nil {
 		return err
@@ -80,6 +83,14 @@ func (n *Node) recover(ctx context.Context) error {
 		}
 	})
 	return nil
+}
+
+// dropTrials takes away what trying the node out has left where the daemon was killed.
+// The sweep would too, but while the node is tried out again under the same names.
+func (n *Node) dropTrials(ctx context.Context) error {
+	o := n.Pods.opts
+	return errors.Join(o.Namespaces.Remove(ctx, probeID), o.Namespaces.Remove(ctx, selfTestID),
+		durable.Sweep(o.Root), durable.Sweep(o.State))
 }
 
 // collectAddresses gives back the addresses of pods that are no more. With a

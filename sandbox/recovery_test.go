@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -176,4 +177,31 @@ func TestRecoveryOfPods(t *testing.T) {
 	}
 	n.Close()
 	assertNothing(t, f, dir)
+}
+
+// What trying the node out left behind is gone before it is tried out again.
+func TestKilledTrial(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	t.Cleanup(n.Close)
+	f.mu.Lock()
+	f.names[probeID], f.names[selfTestID] = true, true
+	f.mu.Unlock()
+	left := []string{filepath.Join(n.Pods.opts.Root, ".tmp-1"), filepath.Join(n.Pods.opts.State, ".tmp-2")}
+	for _, path := range left {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.dropTrials(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := n.inventory(t.Context()); err != nil || len(s.ids) > 0 {
+		t.Errorf("to be swept beside the trial: %v, %v", s.ids, err)
+	}
+	for _, path := range left {
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
 }

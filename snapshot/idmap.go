@@ -44,7 +44,7 @@ func (m mounting) overlayIDMapped(target string) error {
 
 // CheckIDMap implements Roots.
 func (o *overlay) CheckIDMap(_ context.Context, m IDMap) (err error) {
-	dir, err := os.MkdirTemp(o.path("tmp"), "probe-")
+	dir, err := os.MkdirTemp(o.path("tmp"), probePrefix)
 	if err != nil {
 		return err
 	}

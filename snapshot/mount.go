@@ -245,10 +245,13 @@ func (s *shortener) close() {
 	}
 }
 
+// probePrefix begins the folders in tmp/ that hold a mount for a moment, at root.
+const probePrefix = "probe-"
+
 // probe mounts an overlay once, to learn which options this kernel has, and to say at
 // the start rather than at the first container what is missing.
 func (o *overlay) probe() (options []string, err error) {
-	dir, err := os.MkdirTemp(o.path("tmp"), "probe-")
+	dir, err := os.MkdirTemp(o.path("tmp"), probePrefix)
 	if err != nil {
 		return nil, err
 	}

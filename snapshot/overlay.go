@@ -112,6 +112,11 @@ func (o *overlay) sweep(ctx context.Context) error {
 		return err
 	}
 	for _, e := range half {
+		if strings.HasPrefix(e.Name(), probePrefix) { // killed while it was mounted
+			if err := Unmount(o.path("tmp", e.Name(), "root")); err != nil {
+				return err
+			}
+		}
 		if err := o.trash.throw(o.path("tmp", e.Name()), "half"); err != nil {
 			return err
 		}

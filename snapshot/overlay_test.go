@@ -248,3 +248,32 @@ func TestMountAll(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A probe that was killed while it was mounted leaves its mount in tmp/: that goes, and
+// so does the rest of the garbage.
+func TestKilledProbe(t *testing.T) {
+	dir := filepath.Join(scratch(t), "s")
+	o := openTest(t, dir)
+	probe := o.path("tmp", probePrefix+"1")
+	for _, sub := range []string{"lower/inside", "upper", "work", "root"} {
+		if err := os.MkdirAll(filepath.Join(probe, sub), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount := Mount{Type: "overlay", Source: "overlay", Options: []string{
+		"lowerdir=" + filepath.Join(probe, "lower"), "upperdir=" + filepath.Join(probe, "upper"), "workdir=" + filepath.Join(probe, "work"),
+	}}
+	if err := MountAll([]Mount{mount}, filepath.Join(probe, "root")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(o.path("trash", "other"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	o = openTest(t, dir)
+	o.sweeping.Wait()
+	for _, sub := range []string{"tmp", "trash"} {
+		if left, err := os.ReadDir(o.path(sub)); err != nil || len(left) > 0 {
+			t.Errorf("left in %s: %v, %v", sub, left, err)
+		}
+	}
+}

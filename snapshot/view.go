@@ -55,6 +55,9 @@ func (o *overlay) view(id string, rec rootRecord) ([]Mount, error) {
 	if err := durable.Replace(o.path("views", id, rec.Seal), data, 0o600); err != nil {
 		return nil, err
 	}
+	if empty := o.path("empty"); len(lowers) == 1 && lowers[0] == empty { // overlayfs takes no directory twice
+		return []Mount{{Type: "bind", Source: empty, Options: []string{"bind", "ro", "nodev"}}}, nil
+	}
 	if len(lowers) == 1 { // overlayfs without an upper directory wants two lower ones
 		lowers = append(lowers, o.path("empty"))
 	}

@@ -157,3 +157,14 @@ func TestBindFromRoot(t *testing.T) {
 		}
 	}
 }
+
+// An image without layers is an empty directory.
+func TestViewOfNothing(t *testing.T) {
+	at := viewed(t, openTest(t, filepath.Join(scratch(t), "s")), "c1")
+	if names, err := os.ReadDir(at); err != nil || len(names) > 0 {
+		t.Errorf("%v, %v", names, err)
+	}
+	if err := os.WriteFile(filepath.Join(at, "new"), nil, 0o600); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("written: %v", err)
+	}
+}
