@@ -56,6 +56,7 @@ var codeOf = []struct {
 	{sandbox.ErrNoUserNamespaces, codes.FailedPrecondition},
 	{sandbox.ErrMountSource, codes.FailedPrecondition},
 	{sandbox.ErrCDI, codes.FailedPrecondition},
+	{spec.ErrNoProfile, codes.FailedPrecondition},
 	{shim.ErrNotRunning, codes.FailedPrecondition},
 	{shim.ErrNotFound, codes.FailedPrecondition}, // the container is known, its process is not there any more
 	{shim.ErrExists, codes.AlreadyExists},

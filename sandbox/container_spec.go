@@ -113,7 +113,7 @@ func (cs *Containers) specInput(ctx context.Context, c *Container) (spec.Input, 
 	if in.Volumes, err = cs.makeVolumes(ctx, c, img.Config.Volumes); err != nil {
 		return spec.Input{}, err
 	}
-	in.SeccompLocalhost, err = localhostProfile(r.Config().GetLinux().GetSecurityContext().GetSeccomp())
+	in.SeccompLocalhost, err = localhostProfile(r.Config().GetLinux().GetSecurityContext())
 	return in, err
 }
 
@@ -223,12 +223,17 @@ func (cs *Containers) makeVolumes(ctx context.Context, c *Container, volumes []s
 	return dirs, nil
 }
 
-// localhostProfile reads the seccomp profile that kubelet names, if it does.
-func localhostProfile(p *runtimeapi.SecurityProfile) ([]byte, error) {
-	if p.GetProfileType() != runtimeapi.SecurityProfile_Localhost {
-		return nil, nil
+// localhostProfile reads the seccomp profile that kubelet names, if it does. A
+// privileged container has none.
+func localhostProfile(sc *runtimeapi.LinuxContainerSecurityContext) ([]byte, error) {
+	p := sc.GetSeccomp()
+	if p.GetProfileType() != runtimeapi.SecurityProfile_Localhost || p.GetLocalhostRef() == "" || sc.GetPrivileged() {
+		return nil, nil // package spec says what is wrong with it
 	}
 	f, err := os.Open(p.GetLocalhostRef())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("seccomp: profile %s: no such file; put it into kubelet's seccomp folder: %w", p.GetLocalhostRef(), spec.ErrNoProfile)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("seccomp profile: %w", err)
 	}

@@ -23,7 +23,7 @@ func Clamped(in Input) []string {
 	}
 	out = append(out, ClampedResources(r, in.Host)...)
 	if sc.GetApparmor() != nil && sc.GetApparmor().GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault &&
-		in.Host.AppArmor && in.Host.AppArmorDefault == "" && !sc.GetPrivileged() {
+		in.Host.AppArmor && in.Host.appArmorDefault() == "" && !sc.GetPrivileged() {
 		out = append(out, "apparmor: RuntimeDefault: no default profile is loaded")
 	}
 	return out

@@ -16,6 +16,9 @@ var (
 	// mount_setattr. Its text is the prefix that cri-api (pkg/errors) gives
 	// this failure, and package sandbox puts it first in the message.
 	ErrRROUnsupported = errors.New("RROUnsupported")
+	// ErrNoProfile marks a Localhost profile of seccomp or AppArmor that the node does
+	// not have; it may be put there.
+	ErrNoProfile = errors.New("no such profile on this node")
 	// ErrNoSuchUser marks a user name that the image's /etc/passwd does not have.
 	ErrNoSuchUser = errors.New("not in the image's passwd file")
 	// ErrNoSuchGroup marks a group name that the image's /etc/group does not have.

@@ -28,7 +28,7 @@ type Host struct {
 	Seccomp           bool
 	RecursiveReadOnly bool // mount_setattr, Linux 5.12
 	AppArmor          bool
-	AppArmorDefault   string // profile for RuntimeDefault, "" when none is loaded
+	AppArmorProfiles  []string // that are loaded; nil when the kernel does not tell
 	SELinux           bool
 	// SELinuxProcess and SELinuxMount are the policy's labels for containers.
 	SELinuxProcess, SELinuxMount string
@@ -65,7 +65,7 @@ func ProbeHost() (Host, error) {
 		return Host{}, fmt.Errorf("hostname: %w", err)
 	}
 	if h.AppArmor {
-		h.AppArmorDefault = loadedProfile(AppArmorProfile)
+		h.AppArmorProfiles = loadedProfiles("/sys/kernel/security/apparmor/profiles")
 	}
 	if h.SELinux {
 		h.SELinuxProcess, h.SELinuxMount = containerLabels()
@@ -138,17 +138,30 @@ func oomScoreAdjMin(have []string) (int, error) {
 	return v, nil
 }
 
-// loadedProfile gives name back when AppArmor has a profile of that name.
-func loadedProfile(name string) string {
-	f, err := os.Open("/sys/kernel/security/apparmor/profiles")
+// maxProfiles is how many AppArmor profiles are looked at.
+const maxProfiles = 10_000
+
+// loadedProfiles are the names of the AppArmor profiles in the kernel's list of them,
+// which has a line "name (mode)" for each. nil when there is no list to read.
+func loadedProfiles(list string) []string {
+	f, err := os.Open(list)
 	if err != nil {
-		return ""
+		return nil
 	}
 	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if strings.HasPrefix(lines.Text(), name+" (") {
-			return name
+	names := []string{}
+	for lines := bufio.NewScanner(f); lines.Scan() && len(names) < maxProfiles; {
+		if end := strings.LastIndex(lines.Text(), " ("); end > 0 {
+			names = append(names, lines.Text()[:end])
 		}
+	}
+	return names
+}
+
+// appArmorDefault is the profile for RuntimeDefault, "" when none is loaded.
+func (h Host) appArmorDefault() string {
+	if slices.Contains(h.AppArmorProfiles, AppArmorProfile) {
+		return AppArmorProfile
 	}
 	return ""
 }

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -109,8 +110,9 @@ func checkProfile(what string, p *runtimeapi.SecurityProfile) error {
 }
 
 // addAppArmor names the profile. Without one from kubelet it is the default one, when
-// that is loaded (kubernetes#51746). A profile by name cannot be had from a kernel
-// without AppArmor; the default then means none, as in all of the field.
+// that is loaded (kubernetes#51746). A profile by name must be loaded, where the kernel
+// tells which are, and cannot be had from a kernel without AppArmor; the default then
+// means none, as in all of the field.
 func addAppArmor(s *specs.Spec, sc *runtimeapi.LinuxContainerSecurityContext, host Host) error {
 	p := sc.GetApparmor()
 	if err := checkProfile("apparmor", p); err != nil {
@@ -126,9 +128,12 @@ func addAppArmor(s *specs.Spec, sc *runtimeapi.LinuxContainerSecurityContext, ho
 		if name == "" || strings.ContainsAny(name, "\n\x00") {
 			return invalid("apparmor: profile %q: not a name", p.GetLocalhostRef())
 		}
+		if host.AppArmorProfiles != nil && !slices.Contains(host.AppArmorProfiles, name) {
+			return fmt.Errorf("apparmor: profile %s: not loaded; load it with apparmor_parser: %w", name, ErrNoProfile)
+		}
 		s.Process.ApparmorProfile = name
 	default:
-		s.Process.ApparmorProfile = host.AppArmorDefault
+		s.Process.ApparmorProfile = host.appArmorDefault()
 	}
 	return nil
 }

@@ -1,7 +1,10 @@
 package spec
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -148,6 +151,45 @@ func allows(f *specs.LinuxSeccomp, call string) bool {
 	return slices.ContainsFunc(f.Syscalls, func(s specs.LinuxSyscall) bool {
 		return s.Action == specs.ActAllow && len(s.Args) == 0 && slices.Contains(s.Names, call)
 	})
+}
+
+// TestAppArmorProfiles: a profile by name must be loaded, where the kernel tells which
+// are.
+func TestAppArmorProfiles(t *testing.T) {
+	list := filepath.Join(t.TempDir(), "profiles")
+	text := "/usr/sbin/cupsd (enforce)\nmine (complain)\na name (with) blanks (enforce)\nno mode\n"
+	if err := os.WriteFile(list, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	loaded := loadedProfiles(list)
+	if !slices.Equal(loaded, []string{"/usr/sbin/cupsd", "mine", "a name (with) blanks"}) {
+		t.Errorf("loaded: %q", loaded)
+	}
+	untold := loadedProfiles(list + "-none")
+	if untold != nil {
+		t.Errorf("no list: %q", untold)
+	}
+	for _, tt := range []struct {
+		name, want string
+		ref        string
+		profiles   []string
+		err        error
+	}{
+		{"loaded", "mine", "mine", loaded, nil},
+		{"with kubelet's old prefix", "mine", "localhost/mine", loaded, nil},
+		{"not loaded", "", "other", loaded, ErrNoProfile},
+		{"part of one that is", "", "min", loaded, ErrNoProfile},
+		{"nothing is loaded", "", "mine", []string{}, ErrNoProfile},
+		{"the kernel does not tell", "mine", "mine", untold, nil},
+		{"not a name", "", "localhost/", loaded, ErrInvalid},
+	} {
+		s, err := Container(request(security(func(s *runtimeapi.LinuxContainerSecurityContext) {
+			s.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: tt.ref}
+		}), func(in *Input) { in.Host.AppArmor, in.Host.AppArmorProfiles = true, tt.profiles }))
+		if !errors.Is(err, tt.err) || err == nil && s.Process.ApparmorProfile != tt.want {
+			t.Errorf("%s: %+v, %v", tt.name, s, err)
+		}
+	}
 }
 
 // TestPrivilegedIsUnconfined: neither AppArmor nor SELinux confines it (CRI).

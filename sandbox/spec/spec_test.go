@@ -176,7 +176,9 @@ func localhost(s *runtimeapi.LinuxContainerSecurityContext) {
 	s.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "mine"}
 }
 
-func apparmor(in *Input) { in.Host.AppArmor, in.Host.AppArmorDefault = true, AppArmorProfile }
+func apparmor(in *Input) {
+	in.Host.AppArmor, in.Host.AppArmorProfiles = true, []string{AppArmorProfile, "mine"}
+}
 
 func selinuxHost(in *Input) {
 	in.Host.SELinux = true
