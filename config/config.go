@@ -31,6 +31,7 @@ type Config struct {
 	Snapshot  Snapshot           `toml:"snapshot"`
 	Cgroup    Cgroup             `toml:"cgroup"`
 	CDI       CDI                `toml:"cdi"`
+	Devices   Devices            `toml:"devices"`
 	Streaming Streaming          `toml:"streaming"`
 	Handlers  map[string]Handler `toml:"handlers" comment:"Runtime handlers by the name that a RuntimeClass gives, as tables [handlers.NAME]. The unnamed default one is always there."`
 }
@@ -74,6 +75,11 @@ type Cgroup struct {
 // CDI is about devices of the Container Device Interface.
 type CDI struct {
 	SpecDirs []string `toml:"spec_dirs" comment:"Folders of CDI specifications (https://tags.cncf.io), read for each container that asks for a device.\nWhere two specify the same device, the later folder counts. Empty: no such devices."`
+}
+
+// Devices is about the devices that kubelet gives a container.
+type Devices struct {
+	Ownership bool `toml:"device_ownership_from_security_context" comment:"Give the device nodes in a container to its runAsUser and runAsGroup, so that one without root can open them.\nA node whose container names no user, or no group, keeps the host's. CDI devices are owned as their specification says."`
 }
 
 // Streaming is about exec, attach and port-forward.

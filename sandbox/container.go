@@ -160,6 +160,9 @@ func (o Options) containerRecord(podID, id string) string {
 func (o Options) volumes(podID, id string) string {
 	return filepath.Join(o.podDir(podID), "volumes", id)
 }
+func (o Options) deviceNodes(podID, id string) string {
+	return filepath.Join(o.podDir(podID), "devices", id)
+}
 func (o Options) bundle(id string) string    { return filepath.Join(o.State, "containers", id) }
 func (o Options) rootfs(id string) string    { return filepath.Join(o.bundle(id), "rootfs") }
 func (o Options) targetPin(id string) string { return filepath.Join(o.bundle(id), "target-pid") }

@@ -107,7 +107,7 @@ func (cs *Containers) specInput(ctx context.Context, c *Container) (spec.Input, 
 	if pod.namespaceOptions().GetIpc() != runtimeapi.NamespaceMode_NODE {
 		in.Files.Shm = filepath.Join(cs.opts.podFiles(r.PodID), shmDir)
 	}
-	if in.Devices, in.DeviceRules, err = spec.LoadDevices(r.Config().GetDevices()); err != nil {
+	if err := cs.addDevices(c, &in); err != nil {
 		return spec.Input{}, err
 	}
 	if in.Volumes, err = cs.makeVolumes(ctx, c, img.Config.Volumes); err != nil {

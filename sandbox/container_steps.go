@@ -138,6 +138,9 @@ func (cs *Containers) delSpec(_ context.Context, c *Container) error {
 	if err := os.RemoveAll(cs.opts.volumes(r.PodID, r.ID)); err != nil {
 		return fmt.Errorf("volumes: %w", err)
 	}
+	if err := os.RemoveAll(cs.opts.deviceNodes(r.PodID, r.ID)); err != nil {
+		return fmt.Errorf("device nodes: %w", err)
+	}
 	return nil
 }
 

@@ -18,6 +18,7 @@ type Options struct {
 	Handlers      []string // runtime handlers that a pod may ask for, beside ""
 	SystemdCgroup bool     // the cgroup driver is systemd's
 	CDIDirs       []string // folders of CDI specifications, the last counting most
+	OwnDevices    bool     // device nodes are given to the container's run_as_user and run_as_group
 	PauseBinary   string   // static binary that stands still when called "pause"
 
 	Namespaces Namespaces

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/sandbox/cgroupstat"
@@ -152,4 +153,35 @@ func filesystemAt(dir string) (Filesystem, error) {
 		Size:   st.Blocks * uint64(st.Frsize),
 		Inodes: st.Files, InodesFree: st.Ffree,
 	}, nil
+}
+
+// checkDevicesAllowed refuses a folder in which device nodes cannot be opened.
+func checkDevicesAllowed(dir string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("statfs %s: %w", dir, err)
+	}
+	if st.Flags&unix.ST_NODEV != 0 {
+		return fmt.Errorf("%s: is mounted nodev; put root where device nodes work, or turn devices.device_ownership_from_security_context off: %w", dir, ErrBadState)
+	}
+	return nil
+}
+
+// makeDeviceNode makes a node of the device at path, with that owner on the host, in
+// place of one that an attempt before left.
+func makeDeviceNode(path string, d specs.LinuxDevice, uid, gid int) error {
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	kind := uint32(unix.S_IFCHR)
+	if d.Type == "b" {
+		kind = unix.S_IFBLK
+	}
+	if err := unix.Mknod(path, kind|0o600, int(unix.Mkdev(uint32(d.Major), uint32(d.Minor)))); err != nil {
+		return fmt.Errorf("mknod %s: %w", path, err)
+	}
+	if err := os.Chown(path, uid, gid); err != nil {
+		return err
+	}
+	return os.Chmod(path, *d.FileMode&os.ModePerm) // past the umask
 }

@@ -84,7 +84,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	defer shims.Close()
 	node, err := sandbox.Open(ctx, sandbox.Options{
 		Root: cfg.Root, State: cfg.State, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)),
-		SystemdCgroup: systemd, PauseBinary: binary, CDIDirs: cfg.CDI.SpecDirs,
+		SystemdCgroup: systemd, PauseBinary: binary, CDIDirs: cfg.CDI.SpecDirs, OwnDevices: cfg.Devices.Ownership,
 		Namespaces: netns.OpenNamespaces(cfg.State, binary), Network: network, Roots: layers,
 		Images: images, Tasks: shims, Processes: shims, CheckShim: shims.Check,
 	})

@@ -34,10 +34,10 @@ func addDevices(s *specs.Spec, in Input) {
 
 // bindRenamed mounts the devices that have another path in the container. In a user
 // namespace nobody makes device nodes, and the runtime binds what the host has at the
-// path in the container: that must be the device.
+// path in the container: that must be the device, or the node made for the container.
 func bindRenamed(s *specs.Spec, in Input) {
 	s.Linux.Devices = slices.DeleteFunc(s.Linux.Devices, func(d specs.LinuxDevice) bool {
-		source := deviceSource(in.Container.GetDevices(), d.Path)
+		source := cmp.Or(in.DeviceNodes[d.Path], deviceSource(in.Container.GetDevices(), d.Path))
 		if source == "" || source == d.Path {
 			return false
 		}
@@ -58,6 +58,24 @@ func deviceSource(devices []*runtimeapi.Device, dest string) string {
 		}
 	}
 	return ""
+}
+
+// OwnDevices gives nodes to the user and the group that the security context names, as
+// a container without root has no other way to open them (Kubernetes: "Non-root
+// containers and devices"). Who is not named stays as on the host. The IDs are those
+// inside the container, and were checked (ResolveIdentity). It tells whether it named
+// either.
+func OwnDevices(nodes []specs.LinuxDevice, sc *runtimeapi.LinuxContainerSecurityContext) bool {
+	user, group := sc.GetRunAsUser(), sc.GetRunAsGroup()
+	for i := range nodes {
+		if user != nil {
+			nodes[i].UID = new(uint32(user.GetValue()))
+		}
+		if group != nil {
+			nodes[i].GID = new(uint32(group.GetValue()))
+		}
+	}
+	return user != nil || group != nil
 }
 
 func noDevices() []specs.LinuxDeviceCgroup {

@@ -44,8 +44,11 @@ type Input struct {
 	ImageVolumes     map[int]string
 	SeccompLocalhost []byte // content of the Localhost seccomp profile
 	// Devices and DeviceRules are what LoadDevices made of Container.Devices.
-	Devices       []specs.LinuxDevice
-	DeviceRules   []specs.LinuxDeviceCgroup
+	Devices     []specs.LinuxDevice
+	DeviceRules []specs.LinuxDeviceCgroup
+	// DeviceNodes are device nodes on the host that were made for this container alone,
+	// by their paths in it: in a user namespace the runtime can make none.
+	DeviceNodes   map[string]string
 	Host          Host
 	SystemdCgroup bool // the node's cgroup driver is systemd
 }

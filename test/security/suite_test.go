@@ -27,6 +27,12 @@ type suite struct {
 // open starts a fresh daemon. The test's end removes it and expects no trace.
 func open(t *testing.T) *suite {
 	t.Helper()
+	return openWith(t, "")
+}
+
+// openWith is open with more in the daemon's configuration.
+func openWith(t *testing.T, extra string) *suite {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("needs root")
 	}
@@ -41,7 +47,7 @@ func open(t *testing.T) *suite {
 			t.Error(err)
 		}
 	})
-	n, err := w.Berth("berth", "")
+	n, err := w.Berth("berth", extra)
 	if err != nil {
 		t.Fatal(err)
 	}
