@@ -26,6 +26,19 @@ func (s events) GetContainerEvents(_ *runtimeapi.GetEventsRequest, stream grpc.S
 	if err := stream.SendHeader(metadata.MD{}); err != nil {
 		return err
 	}
+	sent := make(chan error, 1)
+	go func() { sent <- sendEvents(sub, stream) }()
+	select {
+	case err := <-sent:
+		return err
+	case <-sub.Ended(): // a send may wait for a reader who does not read: the end of this call ends it
+		_, err := sub.Next(stream.Context())
+		return err
+	}
+}
+
+// sendEvents sends what sub brings until that ends.
+func sendEvents(sub *sandbox.Subscription, stream grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
 	for {
 		ev, err := sub.Next(stream.Context())
 		if err != nil {

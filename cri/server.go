@@ -35,6 +35,7 @@ type Server struct {
 	images  *imageServer    // filled before ready is set
 	streams *stream.Server
 	ready   atomic.Bool
+	calls   atomic.Int64 // under way, streams among them
 }
 
 // maxMessage bounds a request and an answer, in bytes: what kubelet accepts.
@@ -57,6 +58,10 @@ func New(o Options) *Server {
 
 // GRPC is the server to serve on a listener.
 func (s *Server) GRPC() *grpc.Server { return s.grpc }
+
+// Calls is how many calls are being worked on. What a client has not fetched yet of
+// the answer of another does not count.
+func (s *Server) Calls() int64 { return s.calls.Load() }
 
 // Attach gives the server its parts and lets calls in. It is called once.
 func (s *Server) Attach(n *sandbox.Node, images *imageservice.Service) {

@@ -118,6 +118,8 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	if err := s.gate(ctx); err != nil {
 		return nil, err
 	}
+	s.calls.Add(1)
+	defer s.calls.Add(-1)
 	start := time.Now()
 	resp, err := next(ctx, req)
 	if err == nil {
@@ -135,6 +137,8 @@ func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.S
 	if err := s.gate(stream.Context()); err != nil {
 		return err
 	}
+	s.calls.Add(1)
+	defer s.calls.Add(-1)
 	start := time.Now()
 	err := toStatus(next(srv, stream))
 	logCall(stream.Context(), info.FullMethod, time.Since(start), err)

@@ -178,8 +178,12 @@ func (cs *Containers) removeContainer(ctx context.Context, c *Container) error {
 	})
 }
 
-// remove runs inside c's turn.
+// remove runs inside c's turn. One that waited for another removal has nothing to
+// do, and must not write the record again: its pod may be on the way out.
 func (cs *Containers) remove(ctx context.Context, c *Container) error {
+	if c.gone.Load() {
+		return nil
+	}
 	if err := cs.halt(ctx, c, 0); err != nil {
 		return err
 	}

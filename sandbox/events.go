@@ -112,6 +112,9 @@ func (s *Subscription) Next(ctx context.Context) (*Event, error) {
 	}
 }
 
+// Ended is closed when there are no more events; Next says why.
+func (s *Subscription) Ended() <-chan struct{} { return s.ended }
+
 // Close ends the subscription. It may be repeated.
 func (s *Subscription) Close() {
 	s.events.mu.Lock()

@@ -202,8 +202,12 @@ func (ps *Pods) Remove(ctx context.Context, id string) error {
 	})
 }
 
-// remove runs inside p's turn.
+// remove runs inside p's turn. One that waited for another removal has nothing to
+// do.
 func (ps *Pods) remove(ctx context.Context, p *Pod) error {
+	if p.gone.Load() {
+		return nil
+	}
 	if s := p.Record().State; s != Removing && s != Creating {
 		if err := ps.stop(ctx, p); err != nil {
 			return err

@@ -25,11 +25,13 @@ import (
 const (
 	evidenceAge    = 12 * time.Second // evidence older than this has the self-test run
 	selfTestLimit  = 5 * time.Second  // a self-test that takes longer counts as failed
+	selfTestEnd    = 2 * time.Second  // how long a daemon that stops waits for it
 	failuresInARow = 3                // creations that say the node is unfit, without one that worked
 	failureAge     = time.Minute      // then the self-test alone decides again
 )
 
-// selfTestID is what the self-test's things go by. No pod has such an ID.
+// selfTestID is what the self-test's things go by. No pod has such an ID. What a
+// killed daemon left of them the next self-test takes away, and nobody else.
 const selfTestID = "self-test"
 
 // A Problem is why no pod can be made.
@@ -65,8 +67,11 @@ type selfTestStage struct {
 func (o Options) selfTest() []selfTestStage {
 	write := func(dir string) func(context.Context) error {
 		return func(context.Context) error {
-			path := filepath.Join(dir, selfTestID)
-			return errors.Join(durable.Replace(path, make([]byte, 4096), 0o600), os.RemoveAll(path))
+			own := filepath.Join(dir, selfTestID) // a folder, so that the next one finds what a killed daemon left
+			if err := os.MkdirAll(own, 0o700); err != nil {
+				return err
+			}
+			return errors.Join(durable.Replace(filepath.Join(own, "file"), make([]byte, 4096), 0o600), os.RemoveAll(own))
 		}
 	}
 	stages := []selfTestStage{
@@ -113,6 +118,12 @@ func (r *Readiness) beginLocked(now time.Time) {
 		case err := <-done:
 			r.ended(ctx, err)
 		case <-ctx.Done(): // the daemon stops; what hangs is not waited for
+			timer := time.NewTimer(selfTestEnd)
+			defer timer.Stop()
+			select {
+			case <-done: // it has taken its things away
+			case <-timer.C:
+			}
 		}
 	})
 }
@@ -123,7 +134,11 @@ func (r *Readiness) test() error {
 		r.mu.Lock()
 		r.stage = s.name
 		r.mu.Unlock()
-		if err := r.limited(s); err != nil {
+		err := r.base.Err()
+		if err == nil {
+			err = r.limited(s)
+		}
+		if err != nil {
 			return fmt.Errorf("cannot %s: %w", s.name, err)
 		}
 	}

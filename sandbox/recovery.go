@@ -162,7 +162,10 @@ func (n *Node) inventory(ctx context.Context) (seen, error) {
 
 // orphans are the IDs in s that no record has. Those whose record could not be
 // read are not among them.
+//
+// The self-test is not among them either: it may be under way.
 func (n *Node) orphans(s seen) []string {
+	delete(s.ids, selfTestID)
 	for _, id := range n.unread {
 		delete(s.ids, id)
 	}

@@ -111,8 +111,12 @@ func serve(ctx context.Context, cfg config.Config) error {
 	return nil
 }
 
+// flushLimit is how long clients may take to fetch the last answers.
+const flushLimit = 500 * time.Millisecond
+
 // drain lets calls under way end, for a while. Those that would never end by
-// themselves are ended.
+// themselves are ended, and a client that does not read its answers is not waited
+// for.
 func drain(s *cri.Server, n *sandbox.Node) {
 	n.Events.Close()
 	done := make(chan struct{})
@@ -120,11 +124,22 @@ func drain(s *cri.Server, n *sandbox.Node) {
 		defer close(done)
 		s.GRPC().GracefulStop()
 	}()
-	select {
-	case <-done:
-	case <-time.After(drainLimit):
-		s.GRPC().Stop()
+	limit := time.After(drainLimit)
+	tick := time.NewTicker(flushLimit / 10)
+	defer tick.Stop()
+	for idle := 0; idle < 10; {
+		select {
+		case <-done:
+			return
+		case <-limit:
+			idle = 10
+		case <-tick.C:
+			if idle++; s.Calls() > 0 {
+				idle = 0
+			}
+		}
 	}
+	s.GRPC().Stop()
 }
 
 // closeStreams ends what clients have open. They and their commands have ended
