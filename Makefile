@@ -28,7 +28,7 @@ tools: setup
 	@test/cni/build.sh >/dev/null
 	@test/critest/tools/build.sh
 
-test: tools build ## vet, unit tests (race detector), kernel tests as root, recovery, the contract, bad input, critest
+test: tools build ## vet, unit tests (race detector), kernel tests as root, recovery, the contract, events and retries, bad input, critest
 	@go run ./test/run
 
 demo: tools build ## run a pod with a web server through crictl; DEMO_IMAGE=name runs another image

@@ -40,6 +40,7 @@ func phases() []phase {
 		{"contract", []string{"-count=1", "-p=1", "-timeout=15m"}, func(pkg string) bool {
 			return slices.Contains([]string{"test/contract", "test/kubeletclient", "test/crictl", "test/resources", "test/security", "test/stats", "test/volumes"}, pkg)
 		}},
+		{"events", []string{"-count=1", "-timeout=10m"}, is("test/events")},
 		{"badinput", []string{"-count=1", "-timeout=5m"}, is("test/badinput")},
 		{"critest", []string{"-count=1", "-timeout=15m"}, is("test/critest")},
 	}
