@@ -88,6 +88,12 @@ func TestOOM(t *testing.T) {
 		{"a SIGKILL of ours", "sleep 1000", (*box).killByUs, 137, false},
 		{"a command beside it, then a SIGKILL of ours", "sleep 1000", func(b *box, pid int) { b.eat(); b.killByUs(pid) }, 137, false},
 		{"commands beside it, then a SIGKILL from outside", "sleep 1000", func(b *box, pid int) { b.eat(); b.eat(); b.killFromOutside(pid) }, 137, false},
+		{"a client's command beside it, then a SIGKILL from outside", "sleep 1000", func(b *box, pid int) {
+			if _, _, code := outcome(t, b.session("exec tail /dev/zero", false)); code != 137 {
+				t.Errorf("the command's exit code is %d", code)
+			}
+			b.killFromOutside(pid)
+		}, 137, false},
 		{"a command beside it, then itself", "read _ < /test/go; exec tail /dev/zero", func(b *box, _ int) {
 			b.eat()
 			writeFifo(t, filepath.Join(b.h.state, "share-"+b.id), "go")

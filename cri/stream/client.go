@@ -4,34 +4,72 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // errClientGone ends a session whose client has gone.
 var errClientGone = errors.New("the client has gone")
 
-// A client is one connection. Somebody always reads from it while a session
-// lasts, so that its end is seen at once whether or not it says anything.
+// partingLimit is how long a client may take to hang up when all is said.
+const partingLimit = 5 * time.Second
+
+// A client is one connection. Its end is seen by whoever reads from it, and where
+// nobody does because what it sends is not taken, by the probes that it is sent
+// (stall).
 type client struct {
 	net.Conn
-	gone chan struct{} // closed with the connection, by whichever side
-	end  func()
+	gone    chan struct{} // closed with the connection, by whichever side
+	end     func()
+	parting atomic.Bool // see part
 }
 
 // Read implements net.Conn.
 func (c *client) Read(p []byte) (int, error) {
+	if c.parting.Load() && c.ended() {
+		return 0, net.ErrClosed
+	}
 	n, err := c.Conn.Read(p)
-	if err != nil && !isTimeout(err) {
+	if err != nil && (!isTimeout(err) || c.parting.Load()) {
 		c.end()
 	}
 	return n, err
 }
 
-// Close implements net.Conn.
+// Close implements net.Conn. That of a session that ended well is done by part.
 func (c *client) Close() error {
 	c.end()
-	return c.Conn.Close()
+	if !c.parting.Load() {
+		return c.Conn.Close()
+	}
+	_ = c.SetDeadline(time.Now()) // whoever reads or writes stops
+	return nil
+}
+
+func (c *client) ended() bool {
+	select {
+	case <-c.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// part closes the connection. After a session that ended well, it lets the client
+// have what was sent to it first: a connection that is closed while there is
+// something to be read from it is reset, and what is on its way is lost.
+func (c *client) part(ctx context.Context) {
+	defer c.Conn.Close()
+	tcp, ok := c.Conn.(*net.TCPConn)
+	if !ok || !c.parting.Load() || tcp.CloseWrite() != nil {
+		return
+	}
+	defer context.AfterFunc(ctx, func() { c.Conn.Close() })()
+	_ = c.SetReadDeadline(time.Now().Add(partingLimit))
+	_, _ = io.Copy(io.Discard, c.Conn)
 }
 
 func isTimeout(err error) bool {

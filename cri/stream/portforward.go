@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"slices"
 	"sync"
 
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
 // forwarder is a PortForwarder for one session.
@@ -21,7 +23,15 @@ type forwarder struct {
 
 func (x *session) portForward(podID string, ports []int32) {
 	f := &forwarder{session: x, podID: podID, ports: ports}
-	portforward.ServePortForward(x.w, x.r, f, podID, "", &portforward.V4Options{Ports: ports}, idleLimit,
+	if wsstream.IsWebSocketRequestWithTunnelingProtocol(x.r) {
+		f.tunnel()
+		return
+	}
+	f.serve(x.w, x.r)
+}
+
+func (f *forwarder) serve(w http.ResponseWriter, r *http.Request) {
+	portforward.ServePortForward(w, r, f, f.podID, "", &portforward.V4Options{Ports: f.ports}, idleLimit,
 		remotecommand.DefaultStreamCreationTimeout, portforward.SupportedProtocols)
 }
 
@@ -44,7 +54,9 @@ func (f *forwarder) PortForward(_ context.Context, _, _ string, port int32, stre
 	var both sync.WaitGroup
 	var down error
 	both.Go(func() { // to the pod
-		_, err := io.Copy(conn, stream)
+		// The probe of a half that has ended fails: a pod that sends no more and takes
+		// nothing has done with it.
+		err := newStall(stream, func() { conn.Close() }).copy(conn, stream)
 		if err == nil {
 			err = closeWrite(conn)
 		}

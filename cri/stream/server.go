@@ -218,10 +218,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-client.gone:
 			cancel(errClientGone)
-		case <-ctx.Done(): // over, or the daemon stops: either way nothing more is said
-			client.Close()
+		case <-ctx.Done():
+			if s.ctx.Err() != nil || errors.Is(context.Cause(ctx), errClientGone) {
+				client.Close() // nothing more is said
+			}
 		}
 	})
-	defer client.Close() // whatever it still has is not read
 	serve(&session{server: s, ctx: ctx, cancel: cancel, client: client, w: w, r: r})
+	if _, err := w.Write(nil); errors.Is(err, http.ErrHijacked) { // or it has an answer, which is on its way
+		client.part(s.ctx)
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
 // lingerLimit is how long a client may take no byte of what is left for it when
@@ -48,6 +49,10 @@ func (x *session) exec(containerID string, args []string, o Streams) {
 	c := &command{session: x, streams: o, start: func(ctx context.Context) (Process, error) {
 		return x.server.backend.Exec(ctx, containerID, args, o)
 	}}
+	if wsstream.IsWebSocketRequest(x.r) {
+		c.serveSocket()
+		return
+	}
 	remotecommand.ServeExec(x.w, x.r, c, "", "", containerID, args, o.options(), idleLimit,
 		remotecommand.DefaultStreamCreationTimeout, remotecommand.SupportedStreamingProtocols)
 }
@@ -56,6 +61,10 @@ func (x *session) attach(containerID string, o Streams) {
 	c := &command{session: x, streams: o, attach: true, start: func(ctx context.Context) (Process, error) {
 		return x.server.backend.Attach(ctx, containerID, o)
 	}}
+	if wsstream.IsWebSocketRequest(x.r) {
+		c.serveSocket()
+		return
+	}
 	remotecommand.ServeAttach(x.w, x.r, c, "", "", containerID, o.options(), idleLimit,
 		remotecommand.DefaultStreamCreationTimeout, remotecommand.SupportedStreamingProtocols)
 }
@@ -66,20 +75,35 @@ func (o Streams) options() *remotecommand.Options {
 
 // ExecInContainer implements remotecommand.Executor.
 func (c *command) ExecInContainer(_ context.Context, _, _, _ string, _ []string, in io.Reader, out, err io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
-	return c.run(in, out, err, resize)
+	return c.run(in, out, err, resize, probed(in, out, err))
 }
 
 // AttachContainer implements remotecommand.Attacher.
 func (c *command) AttachContainer(_ context.Context, _, _, _ string, in io.Reader, out, err io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
-	return c.run(in, out, err, resize)
+	return c.run(in, out, err, resize, probed(in, out, err))
+}
+
+// probed is where an empty frame of SPDY can go: each of its streams goes both
+// ways.
+func probed(in io.Reader, out, errOut io.Writer) io.Writer {
+	switch {
+	case out != nil:
+		return out
+	case errOut != nil:
+		return errOut
+	}
+	w, _ := in.(io.Writer)
+	return w
 }
 
 // run moves bytes between the client and the process until the process has ended
 // and the client has all of its output, or the client has gone. What still reads
-// from the client then ends with the connection, which the caller closes.
-func (c *command) run(in io.Reader, out, errOut io.Writer, resize <-chan remotecommand.TerminalSize) error {
+// from the client then ends with the connection, which the caller closes. An
+// empty write to probe tells whether the client is there.
+func (c *command) run(in io.Reader, out, errOut io.Writer, resize <-chan remotecommand.TerminalSize, probe io.Writer) error {
 	p, err := c.start(c.ctx)
 	if err != nil {
+		c.client.parting.Store(c.ctx.Err() == nil)
 		return err
 	}
 	defer p.Close()
@@ -92,8 +116,8 @@ func (c *command) run(in io.Reader, out, errOut io.Writer, resize <-chan remotec
 	}
 	if c.streams.Stdin && in != nil {
 		c.server.work.Go(func() {
-			_, err := io.Copy(p, in)
-			if err != nil { // the process takes no more; the client is not to wait for it
+			gone := func() { c.cancel(errClientGone) }
+			if err := newStall(probe, gone).copy(p, in); err != nil { // the process takes no more; the client is not to wait for it
 				_, _ = io.Copy(io.Discard, in)
 			}
 			p.CloseWrite()
@@ -116,6 +140,7 @@ func (c *command) run(in io.Reader, out, errOut io.Writer, resize <-chan remotec
 	if err := c.linger(copied, &moved); err != nil {
 		return err
 	}
+	c.client.parting.Store(true)
 	code, err := p.Result()
 	if err == nil && code != 0 && !c.attach {
 		return exitError{code}

@@ -140,9 +140,13 @@ func (s *session) exec(ctx context.Context, req *api.SessionRequest) error {
 	defer x.killWhenOver(ctx)()
 	go s.hangUp(ctx, cancel)
 
+	oomBefore := t.cg.oomKills()
 	code, err := s.runExec(x, &ps, req)
 	if err != nil {
 		return fmt.Errorf("exec in %s: %w", req.ID, err)
+	}
+	if ctx.Err() == nil { // else it is we who have killed it
+		t.killedBeside(code, oomBefore)
 	}
 	select {
 	case <-s.gone: // what it left is killed with it
