@@ -154,6 +154,7 @@ func (s *session) exec(ctx context.Context, req *api.SessionRequest) error {
 	default:
 		x.release()
 	}
+	x.cleanUp(ctx) // first: who is told of the end finds nothing left
 	return s.conn.Send(api.SessionEvent{Exited: true, Code: code})
 }
 
