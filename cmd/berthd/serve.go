@@ -171,8 +171,9 @@ func override(cfg config.Config, root, state, socket string) (*config.Config, er
 	return &cfg, nil
 }
 
-// listen serves on the socket at path, which only root may use. A socket file
-// that nobody answers on is a leftover.
+// listen serves on the socket at path, which only root may use: not group 0 either,
+// which users have who are not root, and once a pod has a user namespace the state
+// folder lets all pass. A socket file that nobody answers on is a leftover.
 func listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
@@ -192,7 +193,7 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 			return nil, fmt.Errorf("socket: %w", err)
 		}
 	}
-	return listenUnix(path, 0o660)
+	return listenUnix(path, 0o600)
 }
 
 // claimFolders makes root and state and keeps other daemons out of them until
