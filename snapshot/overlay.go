@@ -127,6 +127,12 @@ func (o *overlay) sweep(ctx context.Context) error {
 	}
 	for _, e := range roots {
 		rec, err := o.readRoot(e.Name())
+		if isUnread(err) {
+			if err := o.useAll(ctx, e.Name(), err); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil { // torn by a power cut: its container did not survive it either
 			klog.FromContext(ctx).Info("Dropping a snapshot without a readable record", "snapshot", e.Name(), "err", err)
 			if err := o.trash.throw(o.path("roots", e.Name()), "root-"+e.Name()); err != nil {
@@ -314,6 +320,13 @@ func (o *overlay) ListLayers(ctx context.Context) ([]LayerInfo, error) {
 
 func (o *overlay) readLayer(name string) (rec layerRecord, err error) {
 	return rec, readRecord(o.path("layers", name, "layer.json"), &rec)
+}
+
+// isUnread tells whether a record could not be read at all (no descriptors left, a bad
+// disk): it may be whole, and its container may run.
+func isUnread(err error) bool {
+	_, ok := errors.AsType[*fs.PathError](err)
+	return ok && !isGone(err) && !isDirectory(err)
 }
 
 // readRecord reads a JSON file of ours; ErrNotFound when it is absent.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/snapshot/durable"
 )
@@ -49,6 +50,22 @@ func (o *overlay) use(id string, names []string) {
 		}
 		o.users[name][id] = struct{}{}
 	}
+}
+
+// useAll keeps every layer and seal there is for a container whose record could not be
+// read, until Remove or the next start.
+func (o *overlay) useAll(ctx context.Context, id string, cause error) error {
+	klog.FromContext(ctx).Error(cause, "A snapshot's record cannot be read; all layers stay until the next start", "snapshot", id)
+	for _, kind := range []string{"layers", "seals"} {
+		found, err := os.ReadDir(o.path(kind))
+		if err != nil {
+			return err
+		}
+		for _, e := range found {
+			o.use(id, []string{e.Name()})
+		}
+	}
+	return nil
 }
 
 // unuse undoes use for whatever the container stands on.

@@ -78,7 +78,14 @@ func (o *overlay) learnViews(ctx context.Context) error {
 		}
 		for _, seal := range seals {
 			var rec rootRecord
-			if err := readRecord(o.path("views", owner.Name(), seal.Name()), &rec); err != nil {
+			err := readRecord(o.path("views", owner.Name(), seal.Name()), &rec)
+			if isUnread(err) {
+				if err := o.useAll(ctx, owner.Name(), err); err != nil {
+					return err
+				}
+				continue
+			}
+			if err != nil {
 				klog.FromContext(ctx).Info("Dropping a view without a readable record", "snapshot", owner.Name(), "err", err)
 				if err := o.trash.throw(o.path("views", owner.Name(), seal.Name()), "view"); err != nil {
 					return err

@@ -168,3 +168,51 @@ func TestViewOfNothing(t *testing.T) {
 		t.Errorf("written: %v", err)
 	}
 }
+
+// A record that cannot be read is not a torn one: its container may run, so nothing of
+// it goes and no layer does.
+func TestUnreadRecord(t *testing.T) {
+	dir := filepath.Join(scratch(t), "s")
+	o := openTest(t, dir)
+	layer := add(t, o, file("f", "x"))
+	if err := o.SealImage(t.Context(), []digest.Digest{layer}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Prepare(t.Context(), "c1", []digest.Digest{layer}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.View(t.Context(), "c2", []digest.Digest{layer}); err != nil {
+		t.Fatal(err)
+	}
+	seal, err := sealName([]digest.Digest{layer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, record := range map[string]string{"c1": o.path("roots", "c1", "root.json"), "c2": o.path("views", "c2", seal)} {
+		whole, err := os.ReadFile(record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Remove(record), os.Symlink("/proc/self/mem", record)); err != nil { // EIO
+			t.Fatal(err)
+		}
+		o = openTest(t, dir)
+		if ids, err := o.ListRoots(t.Context()); err != nil || !slices.Contains(ids, id) {
+			t.Errorf("ListRoots = %v, %v", ids, err)
+		}
+		if _, ok := o.users[seal][id]; !ok {
+			t.Errorf("%s: its seal may go", id)
+		}
+		if err := o.RemoveLayer(t.Context(), layer); !errors.Is(err, ErrInUse) {
+			t.Errorf("RemoveLayer: %v", err)
+		}
+		if err := errors.Join(os.Remove(record), os.WriteFile(record, whole, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range []string{"c1", "c2"} {
+		if err := o.Remove(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+}
