@@ -102,13 +102,21 @@ func (s imageServer) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusR
 	}
 	resp := &runtimeapi.ImageStatusResponse{Image: imageItem(img)}
 	if req.GetVerbose() {
-		data, err := json.Marshal(map[string]any{"config": img.Config, "diffIDs": img.DiffIDs})
+		data, err := json.Marshal(verboseImage(img))
 		if err != nil {
 			return nil, fmt.Errorf("image %s: %w", img.ID, err)
 		}
 		resp.Info = map[string]string{"info": string(data)}
 	}
 	return resp, nil
+}
+
+// verboseImage is what ImageStatus says of an image when it is asked to be verbose.
+func verboseImage(img imageservice.Image) map[string]any {
+	if img.IsArtifact() {
+		return map[string]any{"artifactType": img.ArtifactType, "files": img.Files, "diffIDs": img.DiffIDs}
+	}
+	return map[string]any{"config": img.Config, "diffIDs": img.DiffIDs}
 }
 
 // RemoveImage implements the RPC: all names of the image go; a missing one is fine.

@@ -12,15 +12,21 @@ import (
 // An Image is an image on this node. It is a value; what it points to is shared and
 // must not be changed.
 type Image struct {
-	ID       digest.Digest   // digest of its configuration; CRI's image_ref and image_id
+	ID       digest.Digest   // digest of its configuration, an artifact's of its manifest; CRI's image_ref and image_id
 	Tags     []string        // "docker.io/library/busybox:latest", sorted
 	Digests  []string        // "docker.io/library/busybox@sha256:…", sorted; never empty
-	Size     int64           // bytes: of the layers as they were compressed, and of the configuration
+	Size     int64           // bytes: of the layers as they were compressed, and of the configuration, an artifact's manifest; never 0
 	Pinned   bool            // kubelet must not collect it
 	DiffIDs  []digest.Digest // its layers, base first
 	Config   Config
 	Platform Platform
+
+	ArtifactType string   // "" for an image; else what kind of artifact it is, by its author's word
+	Files        []string // of an artifact, one for each layer
 }
+
+// IsArtifact tells whether i can only be mounted as a volume and not be run.
+func (i Image) IsArtifact() bool { return i.ArtifactType != "" }
 
 // Config is what the image's author wants of a container. It is hostile: a
 // suggestion that the pod's specification overrides, and never policy. CVE-2026-53488.

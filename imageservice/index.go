@@ -138,15 +138,18 @@ func (st *store) readEntry(raw json.RawMessage) (rec record, err error) {
 			return rec, fmt.Errorf("index entry: name %.300q: %w", name, ErrCorrupt)
 		}
 	}
-	config, err := readVerified(st.configFile(e.ID), e.ID, maxConfig)
-	if err != nil {
-		return rec, err
+	isArtifact := e.ID == e.Manifest
+	if !isArtifact {
+		config, err := readVerified(st.configFile(e.ID), e.ID, maxConfig)
+		if err != nil {
+			return rec, err
+		}
+		parsed, err := parseConfig(config)
+		if err != nil {
+			return rec, err
+		}
+		rec.image.DiffIDs, rec.image.Config, rec.image.Platform = parsed.diffIDs, parsed.config, parsed.platform
 	}
-	parsed, err := parseConfig(config)
-	if err != nil {
-		return rec, err
-	}
-	rec.image.DiffIDs, rec.image.Config, rec.image.Platform = parsed.diffIDs, parsed.config, parsed.platform
 	data, err := readVerified(st.manifestFile(e.Manifest), e.Manifest, registry.MaxManifest)
 	if err != nil {
 		return rec, err
@@ -155,8 +158,15 @@ func (st *store) readEntry(raw json.RawMessage) (rec record, err error) {
 	if err != nil {
 		return rec, err
 	}
-	if doc.config.Digest != e.ID {
+	switch {
+	case doc.isIndex, isArtifact != doc.isArtifact(), !isArtifact && doc.config.Digest != e.ID:
 		return rec, fmt.Errorf("index entry: manifest %s is of another image: %w", e.Manifest, ErrCorrupt)
+	case isArtifact:
+		if err := doc.check(); err != nil {
+			return rec, err
+		}
+		img := doc.artifactImage(e.Manifest, data)
+		rec.image.DiffIDs, rec.image.ArtifactType, rec.image.Files = img.DiffIDs, img.ArtifactType, img.Files
 	}
 	return rec, nil
 }

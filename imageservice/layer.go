@@ -22,6 +22,7 @@ import (
 type layer struct {
 	blob   ocispec.Descriptor // as the registry has it
 	diffID digest.Digest      // of the archive in it
+	file   string             // of an artifact: what the blob, which is no archive, is called
 }
 
 // layerLimit is how large the archive in a blob may be, in bytes: gzip cannot do much better
@@ -88,9 +89,9 @@ func (s *Service) unpackLayer(ctx context.Context, repo *registry.Repository, l 
 	}
 	defer blob.Close()
 	src := &source{from: blob, hash: digest.SHA256.Digester(), progress: p}
-	archive := readAhead(&decompressor{src: src, limit: s.limit(l.blob.Size), hash: digest.SHA256.Digester()})
+	archive := readAhead(&decompressor{src: src, limit: s.limit(l.blob.Size), hash: digest.SHA256.Digester(), layer: l})
 	err = s.layers.AddLayer(ctx, l.diffID, archive, func() error {
-		archive.cause = archive.from.verify(l)
+		archive.cause = archive.from.verify()
 		return archive.cause
 	})
 	cancel() // a Read that hangs
@@ -138,9 +139,10 @@ func (s *source) Read(p []byte) (int, error) {
 
 // A decompressor is the archive in a source: gzip, zstd or plain, which its first
 // bytes tell. The media type is not asked: images exist that have it wrong, and the
-// diff ID decides in the end.
+// diff ID decides in the end. What is an artifact's file is put into an archive as it is.
 type decompressor struct {
 	src   *source
+	layer layer
 	limit int64
 	hash  digest.Digester
 
@@ -182,6 +184,11 @@ func (d *decompressor) Read(p []byte) (int, error) {
 }
 
 func (d *decompressor) begin() error {
+	if d.layer.file != "" {
+		var err error
+		d.out, err = fileArchive(d.layer.file, d.layer.blob.Size, d.src)
+		return err
+	}
 	d.in = bufio.NewReaderSize(d.src, 128<<10)
 	magic, err := d.in.Peek(4)
 	if err != nil && err != io.EOF {
@@ -218,18 +225,18 @@ func (d *decompressor) fail(err error) error {
 
 // verify compares blob and archive with what the manifest and the configuration
 // say. Call it when the archive has been read to its end.
-func (d *decompressor) verify(l layer) error {
+func (d *decompressor) verify() error {
 	// What follows the compressed stream is part of the blob.
 	if _, err := io.Copy(io.Discard, d.src); err != nil {
 		return d.fail(err)
 	}
-	if got := d.src.hash.Digest(); got != l.blob.Digest || d.src.n != l.blob.Size {
+	if got := d.src.hash.Digest(); got != d.layer.blob.Digest || d.src.n != d.layer.blob.Size {
 		d.wrong = true
 		d.err = fmt.Errorf("content is %d bytes with digest %s: %w", d.src.n, got, ErrCorrupt)
 		return d.err
 	}
-	if got := d.hash.Digest(); got != l.diffID {
-		d.err = fmt.Errorf("archive has diff ID %s, the configuration says %s: %w", got, l.diffID, ErrCorrupt)
+	if got := d.hash.Digest(); got != d.layer.diffID && d.layer.file == "" {
+		d.err = fmt.Errorf("archive has diff ID %s, the configuration says %s: %w", got, d.layer.diffID, ErrCorrupt)
 		return d.err
 	}
 	return nil

@@ -170,14 +170,19 @@ func isManifestType(t string) bool {
 	return t == ocispec.MediaTypeImageManifest || t == registry.MediaTypeDockerManifest
 }
 
-// check refuses a manifest that is not a container image we can run.
+// layerBytes is the size of all layers as the registry has them.
+func (d document) layerBytes() (size int64) {
+	for _, l := range d.layers {
+		size += l.Size
+	}
+	return size
+}
+
+// check refuses a manifest that is neither a container image we can run nor an artifact
+// that can be a volume.
 func (d document) check() error {
 	switch {
-	case d.config.MediaType != ocispec.MediaTypeImageConfig && d.config.MediaType != mediaTypeDockerConfig:
-		return fmt.Errorf("manifest: an artifact (configuration of type %.100q), not a container image: %w", d.config.MediaType, ErrUnsupported)
-	case d.artifact != "" && d.artifact != d.config.MediaType:
-		return fmt.Errorf("manifest: an artifact (%.100q), not a container image: %w", d.artifact, ErrUnsupported)
-	case d.config.Size > maxConfig:
+	case d.config.Size > maxConfig && !d.isArtifact():
 		return fmt.Errorf("configuration: %d bytes, more than %d: %w", d.config.Size, maxConfig, ErrTooLarge)
 	case len(d.layers) > maxLayers:
 		return fmt.Errorf("manifest: %d layers, more than %d: %w", len(d.layers), maxLayers, ErrTooLarge)
@@ -189,6 +194,9 @@ func (d document) check() error {
 		if l.Size < 0 || l.Size > 1<<50 {
 			return fmt.Errorf("manifest: %s: size %d: %w", l.Digest, l.Size, ErrCorrupt)
 		}
+	}
+	if d.isArtifact() {
+		return d.checkArtifact()
 	}
 	for _, l := range d.layers {
 		if err := checkLayerType(l.MediaType); err != nil {

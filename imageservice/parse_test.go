@@ -3,6 +3,7 @@ package imageservice
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -135,6 +136,7 @@ func TestRank(t *testing.T) {
 func FuzzManifest(f *testing.F) {
 	f.Add([]byte(`{"schemaVersion":2,`+someConfig+`,"layers":[]}`), "", "")
 	f.Add([]byte(`{"schemaVersion":2,"manifests":[{"platform":{"os":"linux","architecture":"amd64"}}]}`), ocispec.MediaTypeImageIndex, "")
+	f.Add([]byte(`{"schemaVersion":2,"artifactType":"a/b",`+someConfig+`,"layers":[{"digest":"`+someDigest+`","size":1,"annotations":{"org.opencontainers.image.title":"a/../.wh.b"}}]}`), "", "")
 	f.Add([]byte(`{"schemaVersion":1,"fsLayers":[]}`), dockerSchema1+"json", "x")
 	f.Fuzz(func(t *testing.T, data []byte, contentType, want string) {
 		doc, err := parseDocument(data, contentType, want)
@@ -150,6 +152,11 @@ func FuzzManifest(f *testing.F) {
 		}
 		if doc.check() != nil {
 			return
+		}
+		for _, name := range doc.files() {
+			if !filepath.IsLocal(name) || strings.ContainsAny(name, "\x00\n") || strings.Contains(name, ".wh.") && strings.HasPrefix(filepath.Base(name), ".wh.") {
+				t.Fatalf("file %q", name)
+			}
 		}
 		for _, l := range doc.layers {
 			if l.Digest.Validate() != nil || l.Size < 0 {

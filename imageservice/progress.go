@@ -28,6 +28,12 @@ type pullProgress struct {
 	done   atomic.Int32
 }
 
+// begin notes what there is to fetch.
+func (p *pullProgress) begin(doc document) {
+	p.total.Store(doc.layerBytes())
+	p.layers.Store(int32(len(doc.layers)))
+}
+
 // progressList is the pulls under way. The zero value is ready.
 type progressList struct {
 	mu    sync.Mutex

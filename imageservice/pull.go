@@ -133,11 +133,17 @@ func hasDigest(name string, d digest.Digest) bool {
 	return n > 0 && name[n:] == d.String() && name[n-1] == '@'
 }
 
-// pullNew fetches the documents of an image: manifest, by way of an index as the case may be, and configuration.
+// pullNew fetches the documents of an image: manifest, by way of an index as the case may be, and configuration,
+// which is nil for an artifact.
 func (s *Service) pullNew(ctx context.Context, repo *registry.Repository, target ocispec.Descriptor, p *pullProgress) (rec record, manifest, config []byte, err error) {
 	doc, manifest, manifestDigest, err := fetchManifest(ctx, repo, target.Digest)
 	if err != nil {
 		return rec, nil, nil, err
+	}
+	if doc.isArtifact() {
+		rec = record{image: doc.artifactImage(manifestDigest, manifest), manifest: manifestDigest, pulled: now()}
+		p.begin(doc)
+		return rec, manifest, nil, nil
 	}
 	if config, err = repo.Bytes(ctx, doc.config); err != nil {
 		return rec, nil, nil, fmt.Errorf("configuration: %w", err)
@@ -149,18 +155,17 @@ func (s *Service) pullNew(ctx context.Context, repo *registry.Repository, target
 	if len(parsed.diffIDs) != len(doc.layers) {
 		return rec, nil, nil, fmt.Errorf("configuration: %d diff IDs for %d layers: %w", len(parsed.diffIDs), len(doc.layers), ErrCorrupt)
 	}
-	size := doc.config.Size
-	for _, l := range doc.layers {
-		size += l.Size
-	}
-	p.total.Store(size - doc.config.Size)
-	p.layers.Store(int32(len(doc.layers)))
+	p.begin(doc)
 	rec = record{
-		image:    Image{ID: doc.config.Digest, Size: size, DiffIDs: parsed.diffIDs, Config: parsed.config, Platform: parsed.platform},
-		manifest: manifestDigest, pulled: time.Now().UTC().Truncate(time.Second),
+		image: Image{ID: doc.config.Digest, Size: doc.config.Size + doc.layerBytes(), DiffIDs: parsed.diffIDs,
+			Config: parsed.config, Platform: parsed.platform},
+		manifest: manifestDigest, pulled: now(),
 	}
 	return rec, manifest, config, nil
 }
+
+// now is the time as the index has it.
+func now() time.Time { return time.Now().UTC().Truncate(time.Second) }
 
 // fetchManifest follows d to the manifest for this machine and checks it.
 func fetchManifest(ctx context.Context, repo *registry.Repository, d digest.Digest) (document, []byte, digest.Digest, error) {
@@ -208,7 +213,11 @@ func (s *Service) commit(ctx context.Context, repo *registry.Repository, rec rec
 	defer s.remeasure(ctx) // also of a failed pull: its whole layers stay
 	var layers []layer
 	for i, blob := range doc.layers {
-		layers = append(layers, layer{blob, rec.image.DiffIDs[i]})
+		l := layer{blob: blob, diffID: rec.image.DiffIDs[i]}
+		if rec.image.IsArtifact() {
+			l.file = rec.image.Files[i]
+		}
+		layers = append(layers, l)
 	}
 	if err := s.addLayers(ctx, repo, layers, p); err != nil {
 		return err

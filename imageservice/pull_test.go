@@ -206,12 +206,6 @@ func TestPullBad(t *testing.T) {
 		{"encrypted layer", func(s *registrytest.Server) {
 			s.AddImage("app", "v1", good, func(_ *ocispec.Image, m *ocispec.Manifest) { m.Layers[0].MediaType += "+encrypted" })
 		}, ErrUnsupported},
-		{"artifact by its configuration", func(s *registrytest.Server) {
-			s.AddImage("app", "v1", good, func(_ *ocispec.Image, m *ocispec.Manifest) { m.Config.MediaType = ocispec.MediaTypeEmptyJSON })
-		}, ErrUnsupported},
-		{"artifact by its type", func(s *registrytest.Server) {
-			s.AddImage("app", "v1", good, func(_ *ocispec.Image, m *ocispec.Manifest) { m.ArtifactType = "application/x-model" })
-		}, ErrUnsupported},
 		{"served as an index", func(s *registrytest.Server) {
 			i := s.AddImage("app", "v1", good, nil)
 			s.PutManifest("app:v1", ocispec.MediaTypeImageIndex, i.Manifest)

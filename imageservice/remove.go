@@ -34,7 +34,14 @@ func (s *Service) Remove(ctx context.Context, ref string) error {
 // Collect removes the layers that no image, no pull and no container needs, and
 // the seals of images that are gone. Call it after containers were removed. It may run
 // beside anything: a pull holds its layers, and waits for one that is just being removed.
+// Collections take turns: what could be collected when it was called is gone when it returns.
 func (s *Service) Collect(ctx context.Context) error {
+	select {
+	case s.collecting <- struct{}{}:
+		defer func() { <-s.collecting }()
+	case <-ctx.Done():
+		return fmt.Errorf("collect: %w", ctx.Err())
+	}
 	var errs []error
 	for _, chain := range s.store.seals() {
 		keys := s.guard.take([]string{sealKey(chain)}, s.needed)

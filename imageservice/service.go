@@ -2,7 +2,8 @@
 // verifies every byte of them, names them and takes them away.
 //
 // An image is its manifest and its configuration, two small files here, and layers,
-// which package snapshot keeps. It goes by its ID, the digest of its configuration.
+// which package snapshot keeps. It goes by its ID, the digest of its configuration. An
+// artifact, which is no container image, is kept like one (artifact.go).
 // Names (tags and repository digests) point to IDs; index.json holds both. An image is
 // in the index only when all of its layers are on disk, and the index survives a
 // power cut.
@@ -48,7 +49,7 @@ var (
 	// ErrAmbiguous is a prefix that more than one image's ID begins with.
 	ErrAmbiguous = errors.New("ID prefix fits more than one image; give more of it")
 	// ErrUnsupported is an image that is well-formed and not for us: another
-	// platform, an artifact, schema 1, encrypted or foreign layers.
+	// platform, schema 1, encrypted or foreign layers.
 	ErrUnsupported = errors.New("unsupported image")
 )
 
@@ -73,6 +74,7 @@ type Service struct {
 	store      *store
 	guard      guard
 	candidates layerSet
+	collecting chan struct{} // a turn of one
 
 	pulls        flights[pullKey, digest.Digest]
 	layerFlights flights[digest.Digest, struct{}]
@@ -106,7 +108,7 @@ func open(ctx context.Context, o Options, client *registry.Client) (*Service, er
 		}
 	}
 	s := &Service{
-		layers: o.Layers, registry: client, parallel: parallel, slots: make(chan struct{}, 2*parallel),
+		layers: o.Layers, registry: client, parallel: parallel, slots: make(chan struct{}, 2*parallel), collecting: make(chan struct{}, 1),
 		limit: layerLimit, root: o.Root,
 		store: &store{dir: o.Root, pinned: pinned},
 	}

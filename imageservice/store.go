@@ -51,18 +51,23 @@ func (st *store) hasUnseal(chain []digest.Digest) bool {
 	return slices.ContainsFunc(st.unseal, func(c []digest.Digest) bool { return slices.Equal(c, chain) })
 }
 
-// put adds an image with its two documents, or adds its names to the one that is
+// put adds an image with its documents (an artifact has no configuration), or adds its names to the one that is
 // there. Its names leave other images; an image keeps its repository digests.
 func (st *store) put(rec record, manifest, config []byte) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if err := durable.WriteFile(st.configFile(rec.image.ID), config, 0o600); err != nil {
-		return fmt.Errorf("store: %w", err)
+	old, existed := st.records[rec.image.ID]
+	if existed && old.image.IsArtifact() != rec.image.IsArtifact() {
+		return fmt.Errorf("store: %s is an artifact's manifest and an image's configuration at once: %w", rec.image.ID, ErrCorrupt)
+	}
+	if !rec.image.IsArtifact() {
+		if err := durable.WriteFile(st.configFile(rec.image.ID), config, 0o600); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
 	}
 	if err := durable.WriteFile(st.manifestFile(rec.manifest), manifest, 0o600); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	old, existed := st.records[rec.image.ID]
 	unseal := slices.DeleteFunc(slices.Clone(st.unseal), func(c []digest.Digest) bool { return slices.Equal(c, rec.image.DiffIDs) })
 	if err := st.changeLocked(withNames(st.records, rec, rec.image.Tags, rec.image.Digests), unseal); err != nil {
 		return err

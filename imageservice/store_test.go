@@ -169,6 +169,42 @@ func TestCollect(t *testing.T) {
 	}
 }
 
+// TestCollectionsTakeTurns: whoever removes an image waits for a collection under way, and
+// then the layers are gone; but no longer than its caller waits.
+func TestCollectionsTakeTurns(t *testing.T) {
+	b := newBench(t)
+	b.reg.AddImage("app", "v1", layersOf("x", 1), nil)
+	b.pull(t, "app:v1")
+	removing, proceed := make(chan struct{}), make(chan struct{})
+	b.fake.set(func() {
+		var once sync.Once
+		b.fake.onRemove = func(digest.Digest) { once.Do(func() { close(removing); <-proceed }) }
+	})
+	errs := make(chan error, 2)
+	go func() { errs <- b.Remove(t.Context(), b.name("app:v1")) }()
+	<-removing
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := b.Collect(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Collect with nobody waiting: %v", err)
+	}
+	go func() { errs <- b.Collect(t.Context()) }()
+	select {
+	case err := <-errs:
+		t.Errorf("a collection did not wait for the one under way: %v", err)
+	default:
+	}
+	close(proceed)
+	for range 2 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if layers, _, _ := b.fake.count(); layers != 0 {
+		t.Errorf("%d layers stay", layers)
+	}
+}
+
 // TestCollectDuringPull collects when a pull has one layer and waits for the other, and pulls
 // while a layer is just being removed.
 func TestCollectDuringPull(t *testing.T) {

@@ -60,6 +60,9 @@ func (cs *Containers) findImage(_ context.Context, c *Container) error {
 	if err != nil {
 		return err
 	}
+	if img.IsArtifact() {
+		return fmt.Errorf("image %s: an artifact (%.100q), not a container image: it can only be mounted, as an image volume: %w", img.ID, img.ArtifactType, ErrInvalid)
+	}
 	return c.note(func(r *ContainerRecord) {
 		r.Image = ImageOfContainer{ID: img.ID.String(), Ref: imageRef(img, r.Config().GetImage().GetUserSpecifiedImage()), DiffIDs: img.DiffIDs}
 	})

@@ -214,6 +214,9 @@ func (f fakeImages) Get(ref string) (img imageservice.Image, err error) {
 	}
 	err = f.call("Images.Get", func() {
 		img = imageservice.Image{ID: digest.FromString("image"), Config: imageservice.Config{Cmd: []string{"/bin/true"}}}
+		if ref == "artifact" {
+			img = imageservice.Image{ID: digest.FromString(ref), ArtifactType: "application/x-model"}
+		}
 	})
 	return img, err
 }

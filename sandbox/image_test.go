@@ -1,6 +1,8 @@
 package sandbox
 
 import (
+	"errors"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -22,4 +24,22 @@ func TestImageRef(t *testing.T) {
 	if got := imageRef(imageservice.Image{ID: id}, "web"); got != id.String() {
 		t.Errorf("without digests: %s", got)
 	}
+}
+
+// TestArtifactIsNoImage: nothing can be run from an artifact, and nothing is left of the attempt.
+func TestArtifactIsNoImage(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	defer n.Close()
+	p, err := n.Pods.Run(t.Context(), podSpec("p", false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Containers.Create(t.Context(), p.ID, containerSpec("c", "artifact")); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "image volume") {
+		t.Errorf("Create: %v", err)
+	}
+	if err := n.Pods.Remove(t.Context(), p.ID); err != nil {
+		t.Error(err)
+	}
+	assertNothing(t, f, dir)
 }

@@ -98,6 +98,16 @@ func TestImageVolumeRefused(t *testing.T) {
 	}
 }
 
+// count counts the files of a folder.
+func count(t *testing.T, dir string) int {
+	t.Helper()
+	found, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(found)
+}
+
 // TestImageVolumeOutlivesImage removes the image while a container has it mounted, and
 // restarts the daemon: the container goes on reading; its layers go with it.
 func TestImageVolumeOutlivesImage(t *testing.T) {
@@ -105,20 +115,13 @@ func TestImageVolumeOutlivesImage(t *testing.T) {
 	s.addData()
 	id := s.pull(t, "data:v1")
 	layers := filepath.Join(s.node.Root, "snapshots", "layers")
-	count := func() int {
-		found, err := os.ReadDir(layers)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(found)
-	}
 	c := s.run(t, of(id, "dir"))
-	before := count()
+	before := count(t, layers)
 	if _, err := s.Images.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: id}}); err != nil {
 		t.Fatal(err)
 	}
 	s.expect(t, c, "cat /volume/*", "highlow")
-	if n := count(); n != before {
+	if n := count(t, layers); n != before {
 		t.Errorf("%d of %d layers left while they are mounted", n, before)
 	}
 	s.node.Kill()
@@ -129,15 +132,15 @@ func TestImageVolumeOutlivesImage(t *testing.T) {
 	if err := s.create(t, s.container(of(id, ""))); err == nil {
 		t.Error("mounted an image that was removed")
 	}
-	if n := count(); n != before {
+	if n := count(t, layers); n != before {
 		t.Errorf("%d of %d layers left after a restart", n, before)
 	}
 	s.remove(t, c)
-	// The next removal collects what the one before left, at the latest.
+	// The container's removal collects in the background; this one's collecting comes after that.
 	if _, err := s.Images.RemoveImage(t.Context(), &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: busybox}}); err != nil {
 		t.Fatal(err)
 	}
-	if n := count(); n != 0 {
+	if n := count(t, layers); n != 0 {
 		t.Errorf("%d layers left", n)
 	}
 }

@@ -25,9 +25,9 @@ type Layer struct {
 type Image struct {
 	Manifest []byte
 	Digest   digest.Digest // of the manifest
-	ID       digest.Digest // of the configuration
+	ID       digest.Digest // of the configuration; of an artifact's manifest
 	DiffIDs  []digest.Digest
-	Size     int64 // blobs and configuration
+	Size     int64 // blobs and configuration; of an artifact, blobs and manifest
 }
 
 // Tar makes an archive of files, given as name, content, name, content.
@@ -98,6 +98,41 @@ func (s *Server) AddImage(repo, tag string, layers []Layer, edit func(*ocispec.I
 		img.Size += l.Size
 	}
 	img.Digest = s.AddManifest(repo, tag, manifest.MediaType, img.Manifest)
+	return img
+}
+
+// A File is a blob of an artifact to be made.
+type File struct {
+	Title     string // "": no title
+	Data      []byte
+	MediaType string // "": application/octet-stream
+}
+
+// AddArtifact stores an artifact of files in repo under tag: a manifest with the empty
+// configuration. edit, if not nil, changes it before it is stored.
+func (s *Server) AddArtifact(repo, tag, artifactType string, files []File, edit func(*ocispec.Manifest)) Image {
+	s.AddBlob(ocispec.DescriptorEmptyJSON.Data)
+	manifest := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactType, Layers: []ocispec.Descriptor{}}
+	manifest.SchemaVersion, manifest.Config = 2, ocispec.DescriptorEmptyJSON
+	for _, f := range files {
+		d := ocispec.Descriptor{MediaType: f.MediaType, Digest: s.AddBlob(f.Data), Size: int64(len(f.Data))}
+		if d.MediaType == "" {
+			d.MediaType = "application/octet-stream"
+		}
+		if f.Title != "" {
+			d.Annotations = map[string]string{ocispec.AnnotationTitle: f.Title}
+		}
+		manifest.Layers = append(manifest.Layers, d)
+	}
+	if edit != nil {
+		edit(&manifest)
+	}
+	img := Image{Manifest: JSON(manifest)}
+	img.Digest = s.AddManifest(repo, tag, manifest.MediaType, img.Manifest)
+	img.ID, img.Size = img.Digest, int64(len(img.Manifest))
+	for _, l := range manifest.Layers {
+		img.Size += l.Size
+	}
 	return img
 }
 
