@@ -186,3 +186,37 @@ func FuzzConfig(f *testing.F) {
 		_ = fmt.Sprint(c)
 	})
 }
+
+// FuzzName: a name that is taken is complete, has one digest or tag, and is the same when
+// it is read again, as the index does.
+func FuzzName(f *testing.F) {
+	for _, s := range []string{"busybox", "a/b:c", "r.example:5000/a/b:c@" + someDigest, "UPPER", "../x", "localhost/x", "docker.io/x", "index.docker.io/library/x:1", strings.Repeat("a", 64), "a@sha512:" + strings.Repeat("a", 128), "x:\x00", "[::1]:5/x"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		named, err := parseName(s)
+		if err != nil {
+			if !errors.Is(err, ErrInvalidReference) {
+				t.Errorf("%q: %v", s, err)
+			}
+			return
+		}
+		full := named.String()
+		again, err := parseName(full)
+		if err != nil || again.String() != full || len(full) > 1024 || strings.ContainsAny(full, " \t\n\x00\\*?") {
+			t.Errorf("%q is %q, and again %v, %v", s, full, again, err)
+		}
+		want := tagOrDigest(named)
+		if want == "" || !strings.HasSuffix(full, want) || strings.Contains(want, "/") {
+			t.Errorf("%q: asks for %q", s, want)
+		}
+		if _, _, err := namesFor(named, someDigest); err != nil {
+			t.Errorf("%q: %v", s, err)
+		}
+		for _, part := range strings.Split(full, "/") {
+			if part == "" || part == "." || part == ".." {
+				t.Errorf("%q is %q", s, full)
+			}
+		}
+	})
+}

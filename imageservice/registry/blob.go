@@ -116,8 +116,8 @@ func (b *Blob) finish() error {
 // broken notes why the connection ended before its time.
 func (b *Blob) broken(err error) {
 	b.disconnect()
-	if b.ctx.Err() != nil {
-		b.err = fmt.Errorf("blob %s: %w", b.desc.Digest, b.ctx.Err())
+	if err := ended(b.ctx); err != nil {
+		b.err = fmt.Errorf("blob %s: %w", b.desc.Digest, err)
 		return
 	}
 	fact := err.Error()

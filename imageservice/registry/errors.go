@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -75,13 +76,25 @@ func joinHosts(failed []error) error {
 	return e
 }
 
+// ended is why the caller does not wait any more, or nil. A dial ends at the context's
+// deadline by a clock of its own, which may be a moment ahead of the context's.
+func ended(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
 // netError makes an error of one that an HTTP exchange with h ended with.
 func (r *Repository) netError(ctx context.Context, h *host, thing string, err error) error {
 	if errors.Is(err, errStalled) {
 		return r.fail(h, ErrUnavailable, thing, r.stall.String())
 	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("%s: %w", thing, ctx.Err())
+	if err := ended(ctx); err != nil {
+		return fmt.Errorf("%s: %w", thing, err)
 	}
 	kind := ErrUnauthorized // what the auth client says by itself
 	fact := err.Error()

@@ -234,8 +234,8 @@ func (r *Repository) each(ctx context.Context, resolve bool, do func(*host) erro
 			h.down.Store(false)
 			return nil
 		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("%s/%s: %w", r.domain, r.path, ctx.Err())
+		if ended := ended(ctx); ended != nil {
+			return fmt.Errorf("%s/%s: %w", r.domain, r.path, ended)
 		}
 		h.down.Store(errors.Is(err, ErrUnavailable))
 		failed = append(failed, err)
