@@ -20,11 +20,11 @@ type node struct {
 	pods *sandbox.Pods
 
 	readiness *sandbox.Readiness
-	able      *runtimeapi.RuntimeHandlerFeatures // of every handler: all of them are the built-in runtime
+	node      *sandbox.Node
 }
 
 // abilities are what the kernel, and the file system under the root folder, turned out
-// to be able to.
+// to be able to, of every handler: all of them are the built-in runtime.
 func abilities(n *sandbox.Node) *runtimeapi.RuntimeHandlerFeatures {
 	return &runtimeapi.RuntimeHandlerFeatures{
 		RecursiveReadOnlyMounts: spec.RecursiveReadOnly(),
@@ -66,7 +66,7 @@ func (n node) Status(_ context.Context, req *runtimeapi.StatusRequest) (*runtime
 		}},
 		RuntimeHandlers: n.handlers(),
 		Features: &runtimeapi.RuntimeFeatures{
-			SupplementalGroupsPolicy: true, MountOptions: true, UserNamespacesHostNetwork: n.able.UserNamespaces,
+			SupplementalGroupsPolicy: true, MountOptions: true, UserNamespacesHostNetwork: n.node.UserNamespaces() == nil,
 		},
 	}
 	if req.GetVerbose() {
@@ -85,7 +85,7 @@ func (n node) handlers() []*runtimeapi.RuntimeHandler {
 	slices.Sort(names)
 	var list []*runtimeapi.RuntimeHandler
 	for _, name := range slices.Compact(names) {
-		list = append(list, &runtimeapi.RuntimeHandler{Name: name, Features: n.able})
+		list = append(list, &runtimeapi.RuntimeHandler{Name: name, Features: abilities(n.node)})
 	}
 	return list
 }

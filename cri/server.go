@@ -66,7 +66,7 @@ func (s *Server) Calls() int64 { return s.calls.Load() }
 // Attach gives the server its parts and lets calls in. It is called once.
 func (s *Server) Attach(n *sandbox.Node, images *imageservice.Service) {
 	*s.runtime = runtimeService{
-		node:       node{opts: s.opts, pods: n.Pods, readiness: n.Readiness, able: abilities(n)},
+		node:       node{opts: s.opts, pods: n.Pods, readiness: n.Readiness, node: n},
 		streaming:  streaming{server: s.streams, node: n},
 		pods:       pods{pods: n.Pods, systemdCgroup: s.opts.SystemdCgroup},
 		containers: containers{containers: n.Containers, handlers: s.opts.Handlers},

@@ -181,6 +181,8 @@ func (cs *Containers) delTask(ctx context.Context, c *Container) error {
 
 // created makes the container visible, unless its pod was stopped meanwhile.
 func (cs *Containers) created(_ context.Context, c *Container) error {
+	c.starting() // an end that comes at once is announced after this
+	defer c.launched(false)
 	err := c.pod.whileOpen(func() error {
 		return c.move(Created, func(r *ContainerRecord) { r.Stages = c.trace.Stages() })
 	})

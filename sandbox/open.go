@@ -57,9 +57,7 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 		n.Close()
 		return nil, err
 	}
-	if ps.noUserNS = n.tryUserNamespaces(ctx); ps.noUserNS != nil {
-		klog.FromContext(ctx).Info("Pods cannot have user namespaces on this node; all others can run", "why", ps.noUserNS)
-	}
+	ps.userNS.first(ctx, cs.background, ps.tryUserNamespaces)
 	n.Readiness.first(ctx)
 	return n, nil
 }

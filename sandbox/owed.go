@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -38,6 +39,10 @@ const (
 	owedPauseFirst = time.Second
 	owedPauseMost  = 5 * time.Minute
 )
+
+// maxOwed is how much is kept of a plugin's error, in bytes. Status tells those of
+// all pods in one message.
+const maxOwed = 4 << 10
 
 // releaseLimit bounds one DEL in the background. The network's own deadline for
 // its plugins is shorter.
@@ -91,6 +96,7 @@ func (ps *Pods) owe(ctx context.Context, p *Pod, cause error) {
 // noteOwed puts cause on record, and in the log when it is news.
 func (ps *Pods) noteOwed(ctx context.Context, p *Pod, cause error) {
 	text := cause.Error()
+	text = strings.ToValidUTF8(text[:min(len(text), maxOwed)], "") // a plugin's words, up to a megabyte
 	if p.Record().Owed == text {
 		return
 	}
@@ -101,7 +107,7 @@ func (ps *Pods) noteOwed(ctx context.Context, p *Pod, cause error) {
 		}
 		return nil
 	})
-	klog.FromContext(ctx).Error(cause, "The network does not take a pod's address back; it is asked again until it does", "pod", p.Record().ID)
+	klog.FromContext(ctx).Error(errors.New(text), "The network does not take a pod's address back; it is asked again until it does", "pod", p.Record().ID)
 }
 
 // hide lets a pod that is removed but for its address go out of sight: its name

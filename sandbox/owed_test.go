@@ -3,8 +3,10 @@ package sandbox
 import (
 	"errors"
 	"os"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 func openOwing(t *testing.T, f *fakeNode, dir string) *Node {
@@ -260,4 +262,23 @@ func TestHiddenWithoutARecordOfIt(t *testing.T) {
 		}
 		assertNothing(t, f, dir)
 	}
+}
+
+// A plugin may say a megabyte, and Status tells the words of all of them.
+func TestOwedIsShort(t *testing.T) {
+	f := newFakeNode(t)
+	n := f.open(t, t.TempDir())
+	podID, _ := full(t, n, "p", false)
+	p, err := n.Pods.Get(podID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Pods.noteOwed(t.Context(), p, errors.New(strings.Repeat("ä", 1<<20)))
+	if got := p.Record().Owed; len(got) > maxOwed || !utf8.ValidString(got) {
+		t.Errorf("%d bytes on record, valid %v; want at most %d", len(got), utf8.ValidString(got), maxOwed)
+	}
+	if err := n.Pods.Remove(t.Context(), podID); err != nil { // its mounts are in the folder
+		t.Error(err)
+	}
+	n.Close()
 }

@@ -50,7 +50,7 @@ type Pods struct {
 	bootID     string
 	table      table[*Pod]
 	containers *Containers
-	noUserNS   error // why pods cannot have user namespaces; set before calls come in
+	userNS     userNSTrial
 	events     *Events
 	readiness  *Readiness
 	owing      sync.Map // pod ID to *Pod: those whose address is owed to the network

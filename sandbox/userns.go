@@ -7,7 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
+
+	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/netns"
 	"github.com/berthd/berth/sandbox/spec"
@@ -37,15 +40,18 @@ const probeID = "berth-probe"
 // probeMap is any map.
 var probeMap = spec.IDMap{HostID: 1 << 16, Size: 1 << 16}
 
-// tryLimit bounds tryUserNamespaces.
-const tryLimit = 10 * time.Second
+// tryLimit bounds tryUserNamespaces, and tryPause is how long a failure stands.
+const (
+	tryLimit = 10 * time.Second
+	tryPause = 30 * time.Second
+)
 
 // tryUserNamespaces makes a user namespace and mounts a root filesystem for it, and
 // says what is missing.
-func (n *Node) tryUserNamespaces(ctx context.Context) (err error) {
+func (ps *Pods) tryUserNamespaces(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, tryLimit)
 	defer cancel()
-	o := n.Pods.opts
+	o := ps.opts
 	paths, err := o.Namespaces.Create(ctx, probeID, netns.Kinds{User: netns.IDMap(probeMap)})
 	if err != nil {
 		return err
@@ -56,18 +62,63 @@ func (n *Node) tryUserNamespaces(ctx context.Context) (err error) {
 	return o.Roots.CheckIDMap(ctx, snapshot.IDMap{UserNS: paths.User, HostID: probeMap.HostID, Size: probeMap.Size})
 }
 
+// A userNSTrial knows whether the node can make pods with user namespaces. Success
+// stands. A failure may be of a bad moment, or be mended by a sysctl: whoever asks
+// once it is older than tryPause has it tried again, behind its back.
+type userNSTrial struct {
+	try        func(context.Context) error
+	background func(func(context.Context))
+
+	mu    sync.Mutex
+	why   error     // nil: it works; guarded by mu, as are the rest
+	at    time.Time // of the last trial's end
+	under bool      // one is under way
+}
+
+// first tries, and waits for the answer.
+func (t *userNSTrial) first(ctx context.Context, background func(func(context.Context)), try func(context.Context) error) {
+	t.try, t.background = try, background
+	t.ended(ctx, try(ctx))
+}
+
+func (t *userNSTrial) ended(ctx context.Context, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case err != nil && (t.why == nil || t.why.Error() != err.Error()):
+		klog.FromContext(ctx).Info("Pods cannot have user namespaces on this node; all others can run", "why", err)
+	case err == nil && t.why != nil:
+		klog.FromContext(ctx).Info("Pods can have user namespaces on this node now")
+	}
+	t.why, t.at, t.under = err, time.Now(), false
+}
+
+// missing is nil, or why pods cannot have user namespaces.
+func (t *userNSTrial) missing() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.why != nil && !t.under && time.Since(t.at) > tryPause {
+		t.under = true
+		t.background(func(ctx context.Context) { t.ended(ctx, t.try(ctx)) })
+	}
+	return t.why
+}
+
 // UserNamespaces returns nil, or why pods cannot have user namespaces on this node. It
-// was tried once, when the node was opened.
-func (n *Node) UserNamespaces() error { return n.Pods.noUserNS }
+// does not wait.
+func (n *Node) UserNamespaces() error { return n.Pods.userNS.missing() }
 
 // checkUserNamespace refuses a pod whose user namespace is asked for in a way that can
 // never be, or that this node cannot make.
 func (ps *Pods) checkUserNamespace(s PodSpec) error {
 	m, err := spec.UserNamespace(s.Config)
-	if err != nil || m == (spec.IDMap{}) || ps.noUserNS == nil {
+	if err != nil || m == (spec.IDMap{}) {
 		return err
 	}
-	return fmt.Errorf("%w: %v", ErrNoUserNamespaces, ps.noUserNS)
+	if why := ps.userNS.missing(); why != nil {
+		return fmt.Errorf("%w: %v", ErrNoUserNamespaces, why)
+	}
+	return nil
 }
 
 // checkUserNamespace refuses a container whose user namespace is not its pod's.
