@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"os/exec"
@@ -72,34 +73,73 @@ func unfit(t *testing.T, f *node.Fresh, text string, spoil, mend func()) {
 	}
 }
 
-// TestNotReadyWithoutShim: a shim that is no program any more makes the node unfit
-// until there is one again.
-func TestNotReadyWithoutShim(t *testing.T) {
-	shim := filepath.Join(t.TempDir(), "berth-shim")
-	f := node.Open(t, "", func(w *node.World) {
-		bin, err := filepath.Abs(filepath.Join(w.Repo, "bin"))
-		if b := os.Getenv("BERTH_BIN"); b != "" {
-			bin, err = b, nil
-		}
-		data, readErr := os.ReadFile(filepath.Join(bin, "berth-shim"))
-		if err := errors.Join(err, readErr, os.WriteFile(shim, data, 0o755),
-			os.Symlink(filepath.Join(bin, "berthd"), filepath.Join(filepath.Dir(shim), "berthd"))); err != nil {
+// withShim opens a node whose shim is a copy of its own, to spoil and to mend.
+func withShim(t *testing.T) (f *node.Fresh, path string, spoil, mend func()) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "berth-shim")
+	f = node.Open(t, "", func(w *node.World) {
+		bin := cmp.Or(os.Getenv("BERTH_BIN"), filepath.Join(w.Repo, "bin"))
+		data, err := os.ReadFile(filepath.Join(bin, "berth-shim"))
+		if err := errors.Join(err, os.WriteFile(path, data, 0o755),
+			os.Symlink(filepath.Join(bin, "berthd"), filepath.Join(filepath.Dir(path), "berthd"))); err != nil {
 			t.Fatal(err)
 		}
-		t.Setenv("BERTH_BIN", filepath.Dir(shim))
+		t.Setenv("BERTH_BIN", filepath.Dir(path))
 	})
 	rename := func(from, to string) {
 		if err := os.Rename(from, to); err != nil {
 			t.Fatal(err)
 		}
 	}
-	unfit(t, f, shim, func() {
-		if err := os.WriteFile(shim+".bad", []byte("no program"), 0o755); err != nil {
+	spoil = func() {
+		if err := os.WriteFile(path+".bad", []byte("no program"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		rename(shim, shim+".good")
-		rename(shim+".bad", shim)
-	}, func() { rename(shim+".good", shim) })
+		rename(path, path+".good")
+		rename(path+".bad", path)
+	}
+	return f, path, spoil, func() { rename(path+".good", path) }
+}
+
+// TestNotReadyWithoutShim: a shim that is no program any more makes the node unfit
+// until there is one again.
+func TestNotReadyWithoutShim(t *testing.T) {
+	f, path, spoil, mend := withShim(t)
+	unfit(t, f, path, spoil, mend)
+	f.Done(t)
+}
+
+// TestStopDuringSelfTest: a daemon that stops while the self-test runs leaves nothing
+// of it; what one that is killed leaves, the next one takes away. When it strikes is
+// chance here; sandbox.TestSelfTestLeavesNothing strikes surely.
+func TestStopDuringSelfTest(t *testing.T) {
+	f, _, spoil, mend := withShim(t)
+	left := func() (list []string) {
+		for _, p := range []string{f.Node.Root, f.Node.State, filepath.Join(f.Node.State, "netns")} {
+			if p = filepath.Join(p, "self-test"); there(p) {
+				list = append(list, p)
+			}
+		}
+		return list
+	}
+	spoil() // so that every question has the self-test run
+	for round := range 12 {
+		becomes(t, f, false) // the start's own self-test says so already, after the first
+		_ = runtimeReady(t, f)
+		if round%2 == 0 {
+			f.Node.Kill()
+		} else if err := f.Node.Stop(); err != nil {
+			t.Fatal(err)
+		} else if l := left(); len(l) > 0 {
+			t.Errorf("left by a daemon that was stopped: %v", l)
+		}
+		if err := f.Node.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "nothing of a self-test", func() bool { return len(left()) == 0 })
+	}
+	mend()
+	becomes(t, f, true)
 	f.Done(t)
 }
 

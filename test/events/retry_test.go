@@ -227,6 +227,11 @@ func TestManyStopsAndRemovals(t *testing.T) {
 			}
 		}
 		wg.Wait()
+		for i, call := range kinds {
+			if err := call(); err != nil {
+				t.Errorf("call %d, of what is gone: %v", i, err)
+			}
+		}
 		if list := s.listed(t); len(list) > 0 {
 			t.Errorf("left: %v", list)
 		}
