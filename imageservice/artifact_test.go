@@ -78,6 +78,27 @@ func TestArtifact(t *testing.T) {
 	}
 }
 
+// TestDamagedArtifact: a manifest that is not what it was is dropped at the next start, with
+// its layers and their seal, and can be pulled again.
+func TestDamagedArtifact(t *testing.T) {
+	b := newBench(t)
+	b.reg.AddArtifact("model", "v1", "application/x-model", someFiles(), nil)
+	img := b.pull(t, "model:v1")
+	if err := os.WriteFile(filepath.Join(b.root, "manifests", "sha256", img.ID.Encoded()), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.reopen(t, Options{})
+	if err := b.Collect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if layers, seals, _ := b.fake.count(); layers != 0 || seals != 0 || len(b.List()) != 0 {
+		t.Errorf("%v is listed, %d layers and %d seals stay", b.List(), layers, seals)
+	}
+	if again := b.pull(t, "model:v1"); !reflect.DeepEqual(again, img) {
+		t.Errorf("again: %+v", again)
+	}
+}
+
 // TestArtifactInIndex: an index leads to an artifact as to an image.
 func TestArtifactInIndex(t *testing.T) {
 	b := newBench(t)

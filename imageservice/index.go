@@ -37,6 +37,9 @@ type (
 		Size     int64         `json:"size"`
 		Platform Platform      `json:"platform"` // for the reader; the configuration counts
 		Pulled   time.Time     `json:"pulled"`
+		// Layers are those of an artifact, so that they and their seal are known when its
+		// manifest is damaged. An image's are in its configuration.
+		Layers []digest.Digest `json:"layers,omitempty"`
 	}
 )
 
@@ -54,10 +57,14 @@ func encodeIndex(records map[digest.Digest]record, unseal [][]digest.Digest) ([]
 	slices.Sort(ids)
 	for _, id := range ids {
 		r := records[id]
-		data, err := json.Marshal(indexEntry{
+		e := indexEntry{
 			ID: id, Manifest: r.manifest, Tags: r.image.Tags, Digests: r.image.Digests,
 			Size: r.image.Size, Platform: r.image.Platform, Pulled: r.pulled,
-		})
+		}
+		if r.image.IsArtifact() {
+			e.Layers = r.image.DiffIDs
+		}
+		data, err := json.Marshal(e)
 		if err != nil {
 			return nil, err
 		}
@@ -139,6 +146,9 @@ func (st *store) readEntry(raw json.RawMessage) (rec record, err error) {
 		}
 	}
 	isArtifact := e.ID == e.Manifest
+	if isArtifact && !slices.ContainsFunc(e.Layers, func(d digest.Digest) bool { return checkDigest(d) != nil }) {
+		rec.image.DiffIDs = e.Layers
+	}
 	if !isArtifact {
 		config, err := readVerified(st.configFile(e.ID), e.ID, maxConfig)
 		if err != nil {
