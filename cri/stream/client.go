@@ -25,6 +25,7 @@ type client struct {
 	gone    chan struct{} // closed with the connection, by whichever side
 	end     func()
 	parting atomic.Bool // see part
+	silence sync.Once   // ends what goes on when it is parted with
 }
 
 // Read implements net.Conn.
@@ -45,7 +46,7 @@ func (c *client) Close() error {
 	if !c.parting.Load() {
 		return c.Conn.Close()
 	}
-	_ = c.SetDeadline(time.Now()) // whoever reads or writes stops
+	c.silence.Do(func() { _ = c.SetDeadline(time.Now()) }) // once: part has a deadline of its own
 	return nil
 }
 
@@ -64,7 +65,7 @@ func (c *client) ended() bool {
 func (c *client) part(ctx context.Context) {
 	defer c.Conn.Close()
 	tcp, ok := c.Conn.(*net.TCPConn)
-	if !ok || !c.parting.Load() || tcp.CloseWrite() != nil {
+	if !ok || !c.parting.Load() || c.Close() != nil || tcp.CloseWrite() != nil {
 		return
 	}
 	defer context.AfterFunc(ctx, func() { c.Conn.Close() })()
