@@ -7,12 +7,61 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 )
 
 // dialLimit is how long one address may take to answer. It is the pod's own
 // loopback, so only a packet filter in the pod makes it wait.
 const dialLimit = 10 * time.Second
+
+// maxDialling bounds the threads that the dials to one pod hold. A pod can see to it
+// that none is answered (a listener that does not accept), and the Go runtime ends a
+// process that has 10000 threads.
+const maxDialling = 32
+
+// dialling is who dials now.
+var dialling lanes
+
+// lanes have room for maxDialling each, by namespace. The zero value is empty.
+type lanes struct {
+	mu sync.Mutex
+	by map[string]*lane
+}
+
+type lane struct {
+	users int // in it and waiting
+	room  chan struct{}
+}
+
+// enter waits for room until ctx ends. leave gives it back.
+func (l *lanes) enter(ctx context.Context, path string) (leave func(), err error) {
+	l.mu.Lock()
+	at := l.by[path]
+	if at == nil {
+		if l.by == nil {
+			l.by = map[string]*lane{}
+		}
+		at = &lane{room: make(chan struct{}, maxDialling)}
+		l.by[path] = at
+	}
+	at.users++
+	l.mu.Unlock()
+	forget := func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if at.users--; at.users == 0 {
+			delete(l.by, path)
+		}
+	}
+	select {
+	case at.room <- struct{}{}:
+		return func() { <-at.room; forget() }, nil
+	case <-ctx.Done():
+		forget()
+		return nil, fmt.Errorf("%d other connections to the pod wait for an answer: %w", maxDialling, context.Cause(ctx))
+	}
+}
 
 // Dial connects over TCP to a port of a pod's loopback address, IPv4's and then
 // IPv6's. path is the pinned network namespace; "" is the host's. The connection
@@ -37,12 +86,17 @@ func dialIn(ctx context.Context, path, network, address string) (net.Conn, error
 	if path == "" {
 		return d.DialContext(ctx, network, address)
 	}
+	leave, err := dialling.enter(ctx, path)
+	if err != nil {
+		return nil, err
+	}
 	type dialled struct {
 		conn net.Conn
 		err  error
 	}
 	done := make(chan dialled, 1)
 	go onDyingThread(func() {
+		defer leave()
 		err := enter(filepath.Dir(path), []kind{kindNet}) // the pin has the kind's name
 		if err != nil {
 			done <- dialled{nil, err}
