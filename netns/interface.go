@@ -20,17 +20,28 @@ type Interface struct {
 	TxBytes, TxPackets, TxErrors, TxDropped uint64
 }
 
+// readers holds a token for each thread that reads interfaces, also when its caller
+// has given up: a lock of the kernel's that hangs must not cost a thread for each
+// pod and question (the Go runtime ends a process that has 10000).
+var readers = make(chan struct{}, 32)
+
 // Interfaces reads the interfaces in the network namespace that is pinned at path, the
 // default one first, without loopback. A namespace that is not there is an
 // os.ErrNotExist. The thread that enters it ends with the call; when ctx ends first,
 // it ends a little later.
 func Interfaces(ctx context.Context, path string) ([]Interface, error) {
+	select {
+	case readers <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	type result struct {
 		list []Interface
 		err  error
 	}
 	done := make(chan result, 1)
 	go onDyingThread(func() {
+		defer func() { <-readers }()
 		list, err := interfacesIn(path)
 		done <- result{list, err}
 	})

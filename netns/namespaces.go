@@ -227,16 +227,17 @@ func (k Kinds) write(s setting) error {
 // its back.
 //
 // begin takes the thread into the namespaces, and says where they are seen and what
-// is to be undone once they are pinned.
+// is to be undone once they are pinned. When inNew returns, that is done, unless ctx
+// ended before.
 func inNew(ctx context.Context, begin func() (from string, undo func(), err error), setUp func() error, pinAll func(from string) error) error {
 	type made struct {
 		from string
 		err  error
 	}
 	ready := make(chan made, 1)
-	release := make(chan struct{})
-	defer close(release)
+	release, undone := make(chan struct{}), make(chan struct{})
 	go onDyingThread(func() {
+		defer close(undone)
 		from, undo, err := begin()
 		if err == nil {
 			defer undo()
@@ -247,11 +248,18 @@ func inNew(ctx context.Context, begin func() (from string, undo func(), err erro
 	})
 	select {
 	case m := <-ready:
-		if m.err != nil {
-			return m.err
+		err := m.err
+		if err == nil {
+			err = pinAll(m.from)
 		}
-		return pinAll(m.from)
+		close(release)
+		select {
+		case <-undone:
+		case <-ctx.Done():
+		}
+		return err
 	case <-ctx.Done():
+		close(release)
 		return context.Cause(ctx)
 	}
 }

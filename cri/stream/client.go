@@ -78,17 +78,29 @@ func isTimeout(err error) bool {
 	return ok && e.Timeout()
 }
 
-// A clientListener makes clients of connections.
-type clientListener struct{ net.Listener }
+// A clientListener makes clients of connections. One for which slots has no room is
+// closed at once: anybody may connect, and a descriptor is the daemon's.
+type clientListener struct {
+	net.Listener
+	slots chan struct{} // holds a token for each connection
+}
 
 // Accept implements net.Listener.
 func (l clientListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case l.slots <- struct{}{}:
+		default:
+			conn.Close()
+			continue
+		}
+		gone := make(chan struct{})
+		return &client{Conn: conn, gone: gone, end: sync.OnceFunc(func() { close(gone); <-l.slots })}, nil
 	}
-	gone := make(chan struct{})
-	return &client{Conn: conn, gone: gone, end: sync.OnceFunc(func() { close(gone) })}, nil
 }
 
 type clientKey struct{}

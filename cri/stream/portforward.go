@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
@@ -19,6 +20,8 @@ type forwarder struct {
 	*session
 	podID string
 	ports []int32 // those the URL is for; none: all
+
+	open atomic.Int32 // connections
 }
 
 func (x *session) portForward(podID string, ports []int32) {
@@ -44,6 +47,10 @@ func (f *forwarder) PortForward(_ context.Context, _, _ string, port int32, stre
 	defer f.server.work.Done()
 	if len(f.ports) > 0 && !slices.Contains(f.ports, port) {
 		return fmt.Errorf("port %d is not one of those that were asked for (%d)", port, f.ports)
+	}
+	defer f.open.Add(-1)
+	if f.open.Add(1) > maxForwards {
+		return fmt.Errorf("port %d: this client has %d connections already, the most there may be; close some", port, maxForwards)
 	}
 	conn, err := f.server.backend.Dial(f.ctx, f.podID, port)
 	if err != nil {

@@ -31,6 +31,10 @@ const (
 	maxHeader   = 64 << 10
 	// maxSessions bounds the sessions at once, beside the unclaimed URLs.
 	maxSessions = 1000
+	// maxClients bounds the connections at once, with those that have not said yet what
+	// they want, and maxForwards those to a pod that one session may have.
+	maxClients  = 2 * maxSessions
+	maxForwards = 256
 )
 
 // Streams is what a client asks for of a process.
@@ -88,7 +92,7 @@ func Open(ctx context.Context, o Options, b Backend) (*Server, error) {
 	s := &Server{backend: b, slots: make(chan struct{}, maxSessions)}
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	s.base = url.URL{Scheme: "http", Host: reachable(ln.Addr().(*net.TCPAddr))}
-	var serve net.Listener = clientListener{ln}
+	var serve net.Listener = clientListener{ln, make(chan struct{}, maxClients)}
 	if o.TLSCert != "" {
 		keys := &keyPair{cert: o.TLSCert, key: o.TLSKey}
 		if _, err := keys.get(nil); err != nil {
@@ -101,6 +105,7 @@ func Open(ctx context.Context, o Options, b Backend) (*Server, error) {
 	s.http = &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: headerLimit,
+		ReadTimeout:       headerLimit, // a body, which no request needs; a session has none
 		IdleTimeout:       headerLimit,
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return s.ctx },
