@@ -27,9 +27,12 @@ const (
 	// restWait is how long the rest of a command's output is waited for when it has
 	// ended. It is in the pipe by then; a terminal may take a moment.
 	restWait = 100 * time.Millisecond
-	// restLimit is the most that the rest can be, in bytes: what a pipe or a
-	// terminal holds, twice. What descendants write later is not the command's.
+	// restLimit is the least that is taken for the rest, in bytes: what a pipe or a
+	// terminal holds, twice. A pipe that the command made larger may hold more. What
+	// descendants write later is not the command's.
 	restLimit = 128 << 10
+	// sessionLimit is how long a shim may take to open a session.
+	sessionLimit = time.Minute
 )
 
 // A Session is a client of a container's streams. The bytes flow straight
@@ -55,6 +58,8 @@ type Session struct {
 // OpenSession runs a command in a container, or attaches to it, for a client. A
 // container that does not run is ErrNotRunning. ctx bounds the opening only.
 func (s *Shims) OpenSession(ctx context.Context, req SessionRequest) (*Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, sessionLimit)
+	defer cancel()
 	e, err := s.entry(req.ID)
 	if err != nil {
 		return nil, err
@@ -225,7 +230,7 @@ type sessionOutput struct {
 	f       *os.File
 	command bool
 	ended   chan struct{}
-	left    int // bytes of the rest
+	left    int // bytes of the rest; the reader's once ended is closed
 }
 
 func newOutput(f *os.File, command bool) *sessionOutput {
@@ -246,6 +251,7 @@ func (o *sessionOutput) end() {
 	if !o.command {
 		return
 	}
+	o.left = max(o.left, pending(o.f))
 	_ = o.f.SetReadDeadline(time.Now()) // before ended: the rest has deadlines of its own
 	close(o.ended)
 }

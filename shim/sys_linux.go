@@ -36,3 +36,19 @@ func resize(master *os.File, width, height uint16) error {
 	}
 	return os.NewSyscallError("ioctl(TIOCSWINSZ)", serr)
 }
+
+// pending is how many bytes of a pipe or a terminal wait to be read, 0 when that
+// cannot be told.
+func pending(f *os.File) int {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	_ = rc.Control(func(fd uintptr) {
+		if waiting, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ); err == nil {
+			n = waiting
+		}
+	})
+	return n
+}
