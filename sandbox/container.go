@@ -97,13 +97,14 @@ type Container struct {
 	exited   chan struct{} // closed when the exit is on record
 
 	launch    launch
+	fresh     bool                          // made by this daemon and not an earlier one
 	signalled atomic.Bool                   // the stop signal was sent
 	process   atomic.Pointer[specs.Process] // of the bundle, read once, for exec
 }
 
 // newContainer is a container of p with that record, at path.
 func newContainer(p *Pod, rec ContainerRecord, path string) *Container {
-	c := &Container{pod: p, exited: make(chan struct{})}
+	c := &Container{pod: p, exited: make(chan struct{}), fresh: true}
 	c.path, c.changes = path, &p.changes
 	c.rec.Store(&rec)
 	return c
@@ -145,6 +146,12 @@ func (c *Container) move(next State, edit func(*ContainerRecord)) error {
 // note changes the record and not the state; it must be saved to take effect.
 func (c *Container) note(edit func(*ContainerRecord)) error {
 	return c.update(true, func(r *ContainerRecord) error { edit(r); return nil })
+}
+
+// noteStages puts the stages on record as they are now, for the next daemon. Nothing
+// depends on that being saved.
+func (c *Container) noteStages() {
+	_ = c.update(false, func(r *ContainerRecord) error { r.Stages = c.trace.Stages(); return nil })
 }
 
 // containerName is the key under which a container is unique: its name and

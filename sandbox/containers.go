@@ -83,6 +83,9 @@ func (cs *Containers) create(ctx context.Context, c *Container) error {
 		return fmt.Errorf("is %s: %w", s, ErrNameTaken)
 	}
 	left, err := build(ctx, c, &c.trace, cs.steps())
+	if err == nil {
+		c.noteStages()
+	}
 	cs.pods.readiness.creation(err)
 	if left != nil {
 		_ = c.move(Exited, func(r *ContainerRecord) {
@@ -101,13 +104,16 @@ func (cs *Containers) Start(ctx context.Context, id string) error {
 		return err
 	}
 	return c.turn.do(ctx, c.what(), "start", containerCreateLimit, &c.trace, func(ctx context.Context) error {
+		defer c.noteStages()
 		return c.trace.run("start", func() error { return cs.start(ctx, c) })
 	})
 }
 
 func (cs *Containers) start(ctx context.Context, c *Container) error {
-	if s := c.Record().State; s != Created {
-		return fmt.Errorf("%s: is %s, only a created one can be started: %w", c.what(), s, ErrBadState)
+	if r := c.Record(); r.State == Exited && r.Reason == ReasonStartError {
+		return fmt.Errorf("%s: %s: %w", c.what(), r.Message, ErrBadState)
+	} else if r.State != Created {
+		return fmt.Errorf("%s: is %s, only a created one can be started: %w", c.what(), r.State, ErrBadState)
 	}
 	if s := c.pod.Record().State; s != Ready {
 		return fmt.Errorf("%s: its pod is %s: %w", c.what(), s, ErrBadState)
@@ -117,6 +123,7 @@ func (cs *Containers) start(ctx context.Context, c *Container) error {
 		return withLeft(fmt.Errorf("%s: %w", why, shim.ErrRefused), left) // why names the container
 	}
 	c.starting()
+	c.launch.try()
 	if err := cs.opts.Tasks.Start(ctx, c.Record().ID); err != nil {
 		left := cs.finish(ctx, c, ReasonStartError, codeStartError, err.Error())
 		c.launched(false)

@@ -227,7 +227,15 @@ func (p *Pod) stopped() {
 type launch struct {
 	mu        sync.Mutex
 	under     bool // a start is under way; guarded by mu
+	tried     bool // a start was tried; guarded by mu
 	postponed bool // the exit is on record and not announced yet; guarded by mu
+}
+
+// try notes that the command is to run now.
+func (l *launch) try() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tried = true
 }
 
 // starting postpones the announcement of c's exit until launched.

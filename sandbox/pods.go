@@ -109,6 +109,8 @@ func (ps *Pods) create(ctx context.Context, p *Pod) error {
 	left, err := build(ctx, p, &p.trace, ps.steps())
 	ps.readiness.creation(err)
 	switch {
+	case err == nil: // for the next daemon; nothing depends on that being saved
+		_ = p.update(false, func(r *PodRecord) error { r.Stages = p.trace.Stages(); return nil })
 	case left == nil:
 	case errors.Is(left, errOwed):
 		_ = p.move(Removing, nil)

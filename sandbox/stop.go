@@ -88,6 +88,7 @@ func (cs *Containers) signal(ctx context.Context, c *Container, signal int, all 
 // kill ends the container at once. When its keeper does not answer, what is left
 // of it is killed without it.
 func (cs *Containers) kill(ctx context.Context, c *Container) error {
+	c.signalled.Store(true)
 	err := cs.signal(ctx, c, sigkill, true)
 	if err != nil && !errors.Is(err, shim.ErrNotFound) {
 		return cs.finish(ctx, c, ReasonLost, codeKilled, fmt.Sprintf("killed; its keeper did not answer: %v", err))
@@ -142,11 +143,23 @@ func (cs *Containers) lost(ctx context.Context, c *Container, cause error) bool 
 	return c.Record().State == Exited || c.gone.Load()
 }
 
+// endedEarly tells whether the process of a container that this daemon made ended by
+// itself before anybody wanted it to run its command.
+func (c *Container) endedEarly() bool {
+	c.launch.mu.Lock()
+	defer c.launch.mu.Unlock()
+	return c.fresh && c.Record().State == Created && !c.launch.tried && !c.signalled.Load()
+}
+
 // recordExit puts an exit that the keeper saw on record.
 func (cs *Containers) recordExit(c *Container, exit shim.Exit) {
+	early := c.endedEarly()
 	_ = c.move(Exited, func(r *ContainerRecord) {
 		r.FinishedAt, r.ExitCode = exit.At.UnixNano(), exit.Code
 		switch {
+		case early && !exit.OOMKilled:
+			r.Reason = ReasonStartError
+			r.Message = fmt.Sprintf("its first process ended with code %d before the command could be started; a seccomp profile that forbids what every start needs does that", exit.Code)
 		case exit.OOMKilled:
 			r.Reason = ReasonOOMKilled
 		case exit.Code == 0:

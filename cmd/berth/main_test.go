@@ -86,6 +86,27 @@ func (f *fakeDaemon) ListContainers(context.Context, *runtimeapi.ListContainersR
 	return resp, nil
 }
 
+// Streams come one item a message.
+func (f *fakeDaemon) StreamPodSandboxes(_ *runtimeapi.StreamPodSandboxesRequest, out runtimeapi.RuntimeService_StreamPodSandboxesServer) error {
+	list, _ := f.ListPodSandbox(out.Context(), nil)
+	for _, p := range list.Items {
+		if err := out.Send(&runtimeapi.StreamPodSandboxesResponse{PodSandboxes: []*runtimeapi.PodSandbox{p}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fakeDaemon) StreamContainers(_ *runtimeapi.StreamContainersRequest, out runtimeapi.RuntimeService_StreamContainersServer) error {
+	list, _ := f.ListContainers(out.Context(), nil)
+	for _, c := range list.Containers {
+		if err := out.Send(&runtimeapi.StreamContainersResponse{Containers: []*runtimeapi.Container{c}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (f *fakeDaemon) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
 	for _, p := range f.pods {
 		if p.Id == req.PodSandboxId && req.Verbose {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -47,16 +48,12 @@ func whyCommand(to *target) *cobra.Command {
 
 // why prints every pod and container that goes by name.
 func (c *client) why(ctx context.Context, out io.Writer, name string) error {
-	pods, err := c.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	pods, containers, err := c.all(ctx)
 	if err != nil {
-		return c.explain(err)
-	}
-	containers, err := c.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
-	if err != nil {
-		return c.explain(err)
+		return err
 	}
 	found := 0
-	for _, p := range pods.GetItems() {
+	for _, p := range pods {
 		if !goesBy(name, p.GetId(), p.GetMetadata().GetName(), p.GetMetadata().GetNamespace()) {
 			continue
 		}
@@ -64,13 +61,13 @@ func (c *client) why(ctx context.Context, out io.Writer, name string) error {
 		if err := c.whyPod(ctx, out, p.GetId()); err != nil {
 			return err
 		}
-		for _, k := range containers.GetContainers() {
+		for _, k := range containers {
 			if k.GetPodSandboxId() == p.GetId() {
 				fmt.Fprintf(out, "  container %s  %s  %s\n", clean(k.GetMetadata().GetName()), short(k.GetId()), containerState(k.GetState()))
 			}
 		}
 	}
-	for _, k := range containers.GetContainers() {
+	for _, k := range containers {
 		if !goesBy(name, k.GetId(), k.GetMetadata().GetName(), "") {
 			continue
 		}
@@ -87,6 +84,39 @@ func (c *client) why(ctx context.Context, out io.Writer, name string) error {
 		return nil
 	}
 	return fmt.Errorf("%s: berthd knows no such pod or container", name)
+}
+
+// all lists every pod and container. As streams: the lists may be larger than one
+// message.
+func (c *client) all(ctx context.Context) (pods []*runtimeapi.PodSandbox, containers []*runtimeapi.Container, err error) {
+	podStream, err := c.StreamPodSandboxes(ctx, &runtimeapi.StreamPodSandboxesRequest{})
+	if err != nil {
+		return nil, nil, c.explain(err)
+	}
+	for {
+		part, err := podStream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, nil, c.explain(err)
+		}
+		pods = append(pods, part.GetPodSandboxes()...)
+	}
+	containerStream, err := c.StreamContainers(ctx, &runtimeapi.StreamContainersRequest{})
+	if err != nil {
+		return nil, nil, c.explain(err)
+	}
+	for {
+		part, err := containerStream.Recv()
+		if errors.Is(err, io.EOF) {
+			return pods, containers, nil
+		}
+		if err != nil {
+			return nil, nil, c.explain(err)
+		}
+		containers = append(containers, part.GetContainers()...)
+	}
 }
 
 // shortest is the least of an ID that stands for it.
