@@ -76,6 +76,18 @@ func wantedCapabilities(sc *runtimeapi.LinuxContainerSecurityContext) (all, ambi
 	return all, named(ambient, drop)
 }
 
+// checkCapabilities refuses names that no kernel knows: one that is misspelt in a list
+// to drop would leave the container what it must not have.
+func checkCapabilities(c *runtimeapi.Capability) error {
+	known := append(capabilityNames(), allCapabilities)
+	for _, n := range slices.Concat(c.GetAddCapabilities(), c.GetDropCapabilities(), c.GetAddAmbientCapabilities()) {
+		if !slices.Contains(known, canonical([]string{n})[0]) {
+			return invalid("capability %q: there is none of that name", n)
+		}
+	}
+	return nil
+}
+
 // allCapabilities stands for every one there is.
 const allCapabilities = "CAP_ALL"
 

@@ -14,6 +14,9 @@ import (
 // addSecurity confines the process that addProcess made.
 func addSecurity(s *specs.Spec, in Input) error {
 	sc := in.Container.GetLinux().GetSecurityContext()
+	if err := checkCapabilities(sc.GetCapabilities()); err != nil {
+		return err
+	}
 	s.Process.Capabilities = capabilities(sc, in.Host)
 	if err := addPaths(s, sc); err != nil {
 		return err

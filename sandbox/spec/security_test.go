@@ -34,7 +34,6 @@ func TestCapabilities(t *testing.T) {
 		{name: "add all, drop one", add: []string{"ALL"}, drop: []string{"SYS_ADMIN"}, want: without(all, "CAP_SYS_ADMIN")},
 		{name: "add all, drop all", add: []string{"ALL", "CHOWN"}, drop: []string{"ALL"}, want: []string{"CAP_CHOWN"}},
 		{name: "add and drop the same", add: []string{"SYS_TIME"}, drop: []string{"SYS_TIME"}, want: defaults},
-		{name: "one the kernel does not know", add: []string{"WINGS"}, drop: []string{"FEET"}, want: defaults},
 		{name: "ambient", ambient: []string{"NET_ADMIN"}, want: inKernelOrder(append(defaultCapabilities(), "CAP_NET_ADMIN")), wantAmbient: []string{"CAP_NET_ADMIN"}},
 		{name: "ambient, all else dropped", drop: []string{"ALL"}, ambient: []string{"NET_ADMIN"}, want: []string{"CAP_NET_ADMIN"}, wantAmbient: []string{"CAP_NET_ADMIN"}},
 		{name: "ambient and dropped", drop: []string{"NET_ADMIN"}, ambient: []string{"NET_ADMIN"}, want: defaults},
@@ -221,5 +220,19 @@ func TestLevels(t *testing.T) {
 	}
 	if len(seen) < 990 {
 		t.Errorf("%d levels for 1000 pods", len(seen))
+	}
+}
+
+// A misspelt name in a list to drop would leave the container what it must not have.
+func TestUnknownCapabilities(t *testing.T) {
+	for _, c := range []*runtimeapi.Capability{
+		{AddCapabilities: []string{"WINGS"}}, {DropCapabilities: []string{"NET_RWA"}}, {AddAmbientCapabilities: []string{""}},
+	} {
+		if err := checkCapabilities(c); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%v: %v, want ErrInvalid", c, err)
+		}
+	}
+	if err := checkCapabilities(&runtimeapi.Capability{AddCapabilities: []string{"all", "cap_net_raw"}, DropCapabilities: []string{"CAP_KILL"}}); err != nil {
+		t.Error(err)
 	}
 }
