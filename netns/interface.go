@@ -30,6 +30,9 @@ var readers = make(chan struct{}, 32)
 // os.ErrNotExist. The thread that enters it ends with the call; when ctx ends first,
 // it ends a little later.
 func Interfaces(ctx context.Context, path string) ([]Interface, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	select {
 	case readers <- struct{}{}:
 	case <-ctx.Done():

@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -67,5 +68,20 @@ func TestCounted(t *testing.T) {
 	want := Interface{Name: "net1", Default: true, RxBytes: 1, RxPackets: 2, RxErrors: 3, RxDropped: 4, TxBytes: 5, TxPackets: 6, TxErrors: 7, TxDropped: 8}
 	if len(list) != 1 || list[0] != want {
 		t.Errorf("%+v", list)
+	}
+}
+
+// A caller that has given up already costs no thread.
+func TestInterfacesOfNobody(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	before := len(readers)
+	for range 100 {
+		if _, err := Interfaces(ctx, "/nowhere"); !errors.Is(err, context.Canceled) {
+			t.Fatalf("%v, want context.Canceled", err)
+		}
+	}
+	if len(readers) != before {
+		t.Errorf("%d readers, %d before", len(readers), before)
 	}
 }

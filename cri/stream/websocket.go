@@ -93,9 +93,11 @@ func (c *command) sizes(from io.Reader) <-chan remotecommand.TerminalSize {
 	sizes := make(chan remotecommand.TerminalSize)
 	c.server.work.Go(func() {
 		defer close(sizes)
-		d := json.NewDecoder(from)
+		in := &capped{Reader: from}
+		d := json.NewDecoder(in)
 		for {
 			var size remotecommand.TerminalSize
+			in.left = maxSize
 			if d.Decode(&size) != nil {
 				_, _ = io.Copy(io.Discard, from)
 				return
@@ -107,6 +109,26 @@ func (c *command) sizes(from io.Reader) <-chan remotecommand.TerminalSize {
 		}
 	})
 	return sizes
+}
+
+// maxSize is more than a terminal's size takes as JSON, in bytes.
+const maxSize = 4 << 10
+
+// A capped reader ends when left is used up: a decoder keeps all of a value that does
+// not end.
+type capped struct {
+	io.Reader
+	left int
+}
+
+// Read implements io.Reader.
+func (c *capped) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	n, err := c.Reader.Read(p[:min(len(p), c.left)])
+	c.left -= n
+	return n, err
 }
 
 // A status is what a client of the later subprotocols is told in the end: the

@@ -181,6 +181,9 @@ func (s *session) runExec(x *execution, ps *specs.Process, req *api.SessionReque
 	defer closeFiles(&theirs)
 	p, err := container.NewProcess(ps, false, theirs)
 	if err != nil {
+		if console != nil {
+			console.Close()
+		}
 		return 0, fmt.Errorf("%w: %w", errInvalid, err)
 	}
 	p.InSub(x.sub.controller, x.name)
