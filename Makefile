@@ -5,10 +5,10 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: help build berthd shim setup tools test demo clean
+.PHONY: help build berthd shim setup tools test test-vm demo clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 build: ## build berthd, berth and berth-shim into bin/
 build: berthd shim
@@ -30,6 +30,10 @@ tools: setup
 
 test: tools build ## vet, unit tests (race detector), kernel tests as root, recovery, the contract, events and retries, bad input, critest
 	@go run ./test/run
+
+# Its own program says one line per suite; go run ./test/vm suites lists them.
+test-vm: tools build ## run the suites in a virtual machine with systemd, cgroup v2, AppArmor and SELinux; 30 min
+	@go run ./test/vm run
 
 demo: tools build ## run a pod with a web server through crictl; DEMO_IMAGE=name runs another image
 	@go run ./test/demo

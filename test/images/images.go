@@ -35,16 +35,29 @@ type Registry struct {
 // Serve builds the images unless .cache under the repository's root repo has
 // them, and starts a registry with them. The caller closes it.
 func Serve(ctx context.Context, repo string) (*Registry, error) {
-	cache := filepath.Join(repo, ".cache", "images")
-	storage, err := prepare(ctx, repo, cache)
+	storage, err := Build(ctx, repo)
 	if err != nil {
-		return nil, fmt.Errorf("test images: %w", err)
+		return nil, err
 	}
-	r, err := start(ctx, cache, storage, true)
+	r, err := start(ctx, filepath.Join(repo, ".cache", "images"), storage, true)
 	if err != nil {
 		return nil, fmt.Errorf("test images: %w", err)
 	}
 	return r, nil
+}
+
+// Build builds the images unless .cache under the repository's root has them, and
+// returns the folder that they are served from: BERTH_IMAGES says which it is on a
+// machine that cannot build them.
+func Build(ctx context.Context, repo string) (string, error) {
+	if dir := os.Getenv("BERTH_IMAGES"); dir != "" {
+		return dir, nil
+	}
+	storage, err := prepare(ctx, repo, filepath.Join(repo, ".cache", "images"))
+	if err != nil {
+		return "", fmt.Errorf("test images: %w", err)
+	}
+	return storage, nil
 }
 
 // WriteCerts writes the hosts.toml of every registry into dir, so that dir

@@ -159,7 +159,7 @@ func (n *Node) Start(ctx context.Context) error {
 
 // ready waits for an answer, or the daemon's end.
 func (n *Node) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	ctx, cancel := context.WithTimeout(ctx, Patience(readyWithin))
 	defer cancel()
 	go func() {
 		select {

@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/berthd/berth/test/tally"
 )
 
 // A phase is one run of go test.
@@ -31,7 +33,7 @@ type phase struct {
 func phases() []phase {
 	own := func(pkg string) bool { return !strings.HasPrefix(pkg, "test/") }
 	small := func(pkg string) bool {
-		return slices.Contains([]string{"test/images", "test/leaks", "test/arch", "test/node", "test/run", "test/bench"}, pkg)
+		return slices.Contains([]string{"test/images", "test/leaks", "test/tally", "test/arch", "test/node", "test/run", "test/bench"}, pkg)
 	}
 	is := func(name string) func(string) bool { return func(pkg string) bool { return pkg == name } }
 	return []phase{
@@ -48,7 +50,7 @@ func phases() []phase {
 
 func main() {
 	total, err := run(context.Background(), os.Args[1:])
-	line := fmt.Sprintf("%d passed, %d failed", total.passed, total.failed)
+	line := fmt.Sprintf("%d passed, %d failed", total.Passed, total.Failed)
 	if err == nil {
 		err = os.WriteFile(filepath.Join(".cache", "test-result"), []byte(line+"\n"), 0o644)
 	}
@@ -57,14 +59,14 @@ func main() {
 		os.Exit(1)
 	}
 	fmt.Println(line)
-	if total.failed > 0 {
+	if total.Failed > 0 {
 		os.Exit(1)
 	}
 }
 
 // run runs the phases named, or all, and adds up.
-func run(ctx context.Context, names []string) (tally, error) {
-	var total tally
+func run(ctx context.Context, names []string) (tally.Tally, error) {
+	var total tally.Tally
 	if os.Geteuid() != 0 {
 		return total, errors.New("the tests need root")
 	}
@@ -89,20 +91,20 @@ func run(ctx context.Context, names []string) (tally, error) {
 		if err != nil {
 			return total, fmt.Errorf("%s: %w", p.name, err)
 		}
-		fmt.Printf("== %-9s %4d passed %3d failed %3d skipped %6.1f s\n", p.name, t.passed, t.failed, t.skipped, time.Since(start).Seconds())
-		total.add(t)
+		fmt.Printf("== %-9s %4d passed %3d failed %3d skipped %6.1f s\n", p.name, t.Passed, t.Failed, t.Skipped, time.Since(start).Seconds())
+		total.Add(t)
 	}
 	return total, nil
 }
 
 // vet counts as one test.
-func vet(ctx context.Context) (tally, error) {
+func vet(ctx context.Context) (tally.Tally, error) {
 	if out, err := exec.CommandContext(ctx, "go", "vet", "./...").CombinedOutput(); err != nil {
 		fmt.Printf("%s== vet       failed: %v\n", out, err)
-		return tally{failed: 1}, nil
+		return tally.Tally{Failed: 1}, nil
 	}
 	fmt.Println("== vet       passed")
-	return tally{passed: 1}, nil
+	return tally.Tally{Passed: 1}, nil
 }
 
 // packages lists the module's packages that have tests, relative to it.
@@ -119,7 +121,7 @@ func packages(ctx context.Context) ([]string, error) {
 	return pkgs, nil
 }
 
-func (p phase) run(ctx context.Context, pkgs []string) (tally, error) {
+func (p phase) run(ctx context.Context, pkgs []string) (tally.Tally, error) {
 	args := append([]string{"test", "-json"}, p.args...)
 	var chosen []string
 	for _, pkg := range pkgs {
@@ -128,20 +130,20 @@ func (p phase) run(ctx context.Context, pkgs []string) (tally, error) {
 		}
 	}
 	if len(chosen) == 0 {
-		return tally{failed: 1}, errors.New("no package to test")
+		return tally.Tally{Failed: 1}, errors.New("no package to test")
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, chosen...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return tally{}, err
+		return tally.Tally{}, err
 	}
 	if err := cmd.Start(); err != nil {
-		return tally{}, err
+		return tally.Tally{}, err
 	}
-	t, err := count(out, os.Stdout)
-	if waitErr := cmd.Wait(); waitErr != nil && t.failed == 0 && err == nil {
-		t.failed++ // it says that something failed and not what
+	t, err := tally.Count(out, os.Stdout)
+	if waitErr := cmd.Wait(); waitErr != nil && t.Failed == 0 && err == nil {
+		t.Failed++ // it says that something failed and not what
 		fmt.Println(p.name, waitErr)
 	}
 	return t, err

@@ -1,4 +1,4 @@
-package main
+package tally
 
 import (
 	"io"
@@ -27,8 +27,8 @@ func TestCount(t *testing.T) {
 {"Action":"fail","Package":"a"}
 {"Action":"fail","Package":"does-not-build"}
 `
-	want := tally{passed: 2, failed: 3, skipped: 1}
-	if got, err := count(strings.NewReader(strings.TrimSpace(in)), io.Discard); err != nil || got != want {
+	want := Tally{Passed: 2, Failed: 3, Skipped: 1}
+	if got, err := Count(strings.NewReader(strings.TrimSpace(in)), io.Discard); err != nil || got != want {
 		t.Errorf("%+v, %v, want %+v", got, err, want)
 	}
 }

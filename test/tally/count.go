@@ -1,4 +1,4 @@
-package main
+package tally
 
 import (
 	"bufio"
@@ -9,13 +9,13 @@ import (
 	"strings"
 )
 
-// A tally counts tests by how they ended.
-type tally struct{ passed, failed, skipped int }
+// A Tally counts tests by how they ended.
+type Tally struct{ Passed, Failed, Skipped int }
 
-func (t *tally) add(o tally) {
-	t.passed += o.passed
-	t.failed += o.failed
-	t.skipped += o.skipped
+func (t *Tally) Add(o Tally) {
+	t.Passed += o.Passed
+	t.Failed += o.Failed
+	t.Skipped += o.Skipped
 }
 
 // An event is a line of go test -json.
@@ -30,9 +30,9 @@ type result struct {
 	action string
 }
 
-// count reads go test -json and writes the output of what failed. A skip for want
+// Count reads go test -json and writes the output of what failed. A skip for want
 // of a privilege is a failure.
-func count(in io.Reader, out io.Writer) (tally, error) {
+func Count(in io.Reader, out io.Writer) (Tally, error) {
 	privilege := regexp.MustCompile(`(?i)\broot\b|privilege|permi(ssion|tted)|CAP_`)
 	results := map[string]*result{}
 	of := func(pkg, test string) *result {
@@ -42,7 +42,7 @@ func count(in io.Reader, out io.Writer) (tally, error) {
 		}
 		return results[key]
 	}
-	var t tally
+	var t Tally
 	failedIn := map[string]bool{}
 	sc := bufio.NewScanner(in)
 	sc.Buffer(nil, 16<<20)
@@ -93,14 +93,14 @@ func ownFailure(output string) bool {
 	return false
 }
 
-func (t *tally) one(action string, parent bool) {
+func (t *Tally) one(action string, parent bool) {
 	switch {
 	case parent:
 	case action == "pass":
-		t.passed++
+		t.Passed++
 	case action == "fail":
-		t.failed++
+		t.Failed++
 	default:
-		t.skipped++
+		t.Skipped++
 	}
 }

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/berthd/berth/test/tally"
+	"github.com/berthd/berth/test/vm/machine"
+)
+
+// run runs the suites named, or all, or the short ones, and prints a line for each.
+func (h host) run(ctx context.Context, short bool, names []string) (total tally.Tally, err error) {
+	chosen, err := choose(suites(), short, names)
+	if err != nil {
+		return total, err
+	}
+	start := time.Now()
+	if err := h.image(ctx); err != nil {
+		return total, err
+	}
+	stage, err := h.stage(ctx, packagesOf(chosen))
+	if err != nil {
+		return total, err
+	}
+	data := filepath.Join(h.cache, fmt.Sprintf("data-%d.img", os.Getpid()))
+	err = errors.Join(h.disk(ctx, stage, data), os.RemoveAll(stage))
+	defer os.Remove(data)
+	if err != nil {
+		return total, err
+	}
+	fmt.Printf("== vm %-10s made in %.1f s\n", "disks", time.Since(start).Seconds())
+	for len(chosen) > 0 {
+		profile := chosen[0].profile
+		n := slices.IndexFunc(chosen, func(s suite) bool { return s.profile != profile })
+		if n < 0 {
+			n = len(chosen)
+		}
+		t, err := h.runProfile(ctx, data, profile, chosen[:n])
+		total.Add(t)
+		if err != nil {
+			return total, err
+		}
+		chosen = chosen[n:]
+	}
+	return total, nil
+}
+
+// choose picks suites, in their order.
+func choose(all []suite, short bool, names []string) ([]suite, error) {
+	var out []suite
+	for _, s := range all {
+		if len(names) == 0 && (s.short || !short) || slices.Contains(names, s.name) {
+			out = append(out, s)
+		}
+	}
+	for _, n := range names {
+		if !slices.ContainsFunc(all, func(s suite) bool { return s.name == n }) {
+			return nil, fmt.Errorf("no suite %q; go run ./test/vm suites lists them", n)
+		}
+	}
+	return out, nil
+}
+
+// runProfile boots one machine and runs suites in it.
+func (h host) runProfile(ctx context.Context, data, profile string, chosen []suite) (total tally.Tally, err error) {
+	start := time.Now()
+	m, err := machine.Start(ctx, h.cache, fmt.Sprintf("%s-%d", profile, os.Getpid()), data, machine.Profiles[profile])
+	if err != nil {
+		return total, err
+	}
+	defer func() { err = errors.Join(err, m.Down()) }()
+	fmt.Printf("== vm %-10s booted in %.1f s\n", profile, time.Since(start).Seconds())
+	for _, s := range chosen {
+		start := time.Now()
+		t, err := h.runSuite(ctx, m, s)
+		if err != nil {
+			return total, fmt.Errorf("%s: %w", s.name, err)
+		}
+		fmt.Printf("== vm %-10s %4d passed %3d failed %3d skipped %6.1f s\n", s.name, t.Passed, t.Failed, t.Skipped, time.Since(start).Seconds())
+		total.Add(t)
+	}
+	return total, nil
+}
+
+// suiteWithin is how long one suite may take.
+const suiteWithin = 20 * time.Minute
+
+// runSuite runs a suite in the machine and counts its tests. What it printed goes
+// to .cache/vm/logs.
+func (h host) runSuite(ctx context.Context, m *machine.Machine, s suite) (t tally.Tally, err error) {
+	ctx, cancel := context.WithTimeout(ctx, suiteWithin)
+	defer cancel()
+	if s.host != nil {
+		return s.host(ctx, m)
+	}
+	logs := filepath.Join(h.cache, "logs")
+	if err := os.MkdirAll(logs, 0o755); err != nil {
+		return t, err
+	}
+	log, err := os.Create(filepath.Join(logs, s.name+".log"))
+	if err != nil {
+		return t, err
+	}
+	defer log.Close()
+	// The test speaks the framed form of its output, which test2json needs to tell
+	// a test's own words from go test's.
+	conv := exec.CommandContext(ctx, "go", "tool", "test2json", "-t", "-p", s.pkg)
+	in, err := conv.StdinPipe()
+	if err != nil {
+		return t, err
+	}
+	out, err := conv.StdoutPipe()
+	if err != nil {
+		return t, err
+	}
+	if err := conv.Start(); err != nil {
+		return t, err
+	}
+	ran := make(chan error, 1)
+	go func() {
+		args := []string{"test/in", s.pkg, "-test.v=test2json", "-test.timeout=" + suiteWithin.String()}
+		if s.run != "" {
+			args = append(args, "-test.run", s.run)
+		}
+		ran <- m.Run(ctx, io.MultiWriter(in, log), machine.Command{Args: args, Env: s.env, Dir: "/berth"})
+		in.Close()
+	}()
+	t, err = tally.Count(out, os.Stdout)
+	err = errors.Join(err, conv.Wait())
+	runErr := <-ran
+	if exit := (*machine.ExitError)(nil); errors.As(runErr, &exit) {
+		if t.Failed == 0 {
+			t.Failed++ // it says that something failed and not what
+			fmt.Println(s.name, runErr)
+		}
+		runErr = nil
+	}
+	if err = errors.Join(err, runErr); err != nil {
+		fmt.Println(strings.TrimSpace(m.Tail(10)))
+	}
+	return t, err
+}

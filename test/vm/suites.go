@@ -1,0 +1,36 @@
+package main
+
+import (
+	"context"
+
+	"github.com/berthd/berth/test/tally"
+	"github.com/berthd/berth/test/vm/machine"
+)
+
+// A suite is the tests of one package in one kind of machine.
+type suite struct {
+	name    string
+	profile string // of the machine
+	pkg     string // relative to the repository
+	run     string // which tests; empty: all
+	env     []string
+	short   bool // .ci/run runs it too
+	doc     string
+	// host, if it is set, is the suite: it runs on the host and reboots the machine, say.
+	host func(context.Context, *machine.Machine) (tally.Tally, error)
+}
+
+// suites are in the order in which they run; those of one profile share a machine.
+func suites() []suite {
+	return []suite{
+		{name: "shim", profile: "apparmor", pkg: "shim", doc: "the shim's own contract"},
+		{name: "keeper", profile: "apparmor", pkg: "shim/keeper", doc: "the keeper's parts"},
+		{name: "stats", profile: "apparmor", pkg: "test/stats", doc: "stats and metrics of pods"},
+		{name: "resources", profile: "apparmor", pkg: "test/resources", doc: "updates of resources, OOM"},
+		{name: "streaming", profile: "apparmor", pkg: "test/streaming", doc: "exec, attach, port-forward"},
+		{name: "security", profile: "apparmor", pkg: "test/security", doc: "what containers must not do"},
+		{name: "volumes", profile: "apparmor", pkg: "test/volumes", doc: "mounts, image volumes, devices"},
+		{name: "recovery", profile: "apparmor", pkg: "test/recovery", doc: "daemons and shims that are killed"},
+		{name: "critest", profile: "apparmor", pkg: "test/critest", run: "TestConformance", doc: "all of critest, AppArmor's specs too"},
+	}
+}
