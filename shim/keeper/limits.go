@@ -150,7 +150,7 @@ func (g cgroup) fitMemory(limit int64) error {
 		return nil
 	}
 	if _, err := os.Stat(reclaim); err == nil { // Linux 5.19
-		_ = os.WriteFile(reclaim, []byte(strconv.FormatInt(usage-limit, 10)), 0) // what it could not, shows next
+		_ = writeOnce(reclaim, strconv.FormatInt(usage-limit, 10)) // what it could not, shows next
 		usage = readBytes(current)
 	} else {
 		usage -= inactiveFile(filepath.Join(g.memory, "memory.stat")) // goes when it must

@@ -354,3 +354,18 @@ func rootPeer(_ context.Context, conn net.Conn) error {
 
 // signalPid sends sig to a process that was in a cgroup a moment ago.
 func signalPid(pid, sig int) { _ = unix.Kill(pid, unix.Signal(sig)) }
+
+// writeOnce writes to a file of the kernel's that answers EAGAIN for good
+// (memory.reclaim, when less could be reclaimed than was asked for): such files can
+// be polled, so Go's own write would wait until it may be tried again, which is never.
+func writeOnce(path, text string) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(text)); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}

@@ -3,11 +3,12 @@
 // critest. It writes the count to .cache/test-result and prints it last.
 //
 //	go run ./test/run            all
-//	go run ./test/run critest    the phases named
+//	go run ./test/run critest    the phases named; vm is one
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -94,7 +95,36 @@ func run(ctx context.Context, names []string) (tally.Tally, error) {
 		fmt.Printf("== %-9s %4d passed %3d failed %3d skipped %6.1f s\n", p.name, t.Passed, t.Failed, t.Skipped, time.Since(start).Seconds())
 		total.Add(t)
 	}
+	if len(names) == 0 || slices.Contains(names, "vm") {
+		t, err := vm(ctx)
+		if err != nil {
+			return total, fmt.Errorf("vm: %w", err)
+		}
+		total.Add(t)
+	}
 	return total, nil
+}
+
+// vm runs the short suites in a virtual machine. Its program prints a line for each.
+func vm(ctx context.Context) (t tally.Tally, err error) {
+	result := filepath.Join(".cache", "vm", "result.json")
+	if err := os.RemoveAll(result); err != nil {
+		return t, err
+	}
+	cmd := exec.CommandContext(ctx, "go", "run", "./test/vm", "run", "-short")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	start := time.Now()
+	runErr := cmd.Run()
+	data, err := os.ReadFile(result)
+	if err != nil {
+		return t, errors.Join(runErr, err)
+	}
+	err = json.Unmarshal(data, &t)
+	if runErr != nil && t.Failed == 0 {
+		t.Failed++ // a suite that did not come to its end
+	}
+	fmt.Printf("== %-9s %4d passed %3d failed %3d skipped %6.1f s\n", "vm", t.Passed, t.Failed, t.Skipped, time.Since(start).Seconds())
+	return t, err
 }
 
 // vet counts as one test.

@@ -13,7 +13,7 @@ key=$(cat image.sh selinux/* 2>/dev/null | sha256sum)
 [ "$(cat "$out/key" 2>/dev/null)" = "$key" ] && exit 0
 
 packages="linux-image-amd64 systemd systemd-sysv dbus udev kmod
-apparmor crun iptables nftables iproute2 conntrack ethtool procps util-linux mount
+apparmor sudo crun iptables nftables iproute2 conntrack ethtool procps util-linux mount
 e2fsprogs busybox docker-registry ca-certificates"
 
 tmp=$(mktemp -d "$out/new.XXXXXX")
@@ -51,7 +51,6 @@ ExecStart=/berth/vm-agent
 KillMode=process
 TasksMax=infinity
 Delegate=yes
-OOMScoreAdjust=-1000
 LimitNOFILE=1048576
 [Install]
 WantedBy=multi-user.target
@@ -68,6 +67,7 @@ done
 
 cp "$root"/boot/vmlinuz-* "$tmp/vmlinuz"
 cp "$root"/boot/initrd.img-* "$tmp/initrd"
-mke2fs -q -t ext4 -d "$root" -m 0 -N 300000 -L root "$tmp/root.img" 8G
+truncate -s 8G "$tmp/root.img"
+mke2fs -q -t ext4 -d "$root" -m 0 -N 300000 -L root "$tmp/root.img"
 mv "$tmp/vmlinuz" "$tmp/initrd" "$tmp/root.img" "$out/"
 echo "$key" >"$out/key"

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -75,6 +76,9 @@ func (h host) runCommand(ctx context.Context, args []string) error {
 		return err
 	}
 	total, err := h.run(ctx, *short, fs.Args())
+	if data, jsonErr := json.Marshal(total); jsonErr == nil {
+		err = errors.Join(err, os.WriteFile(filepath.Join(h.cache, "result.json"), data, 0o644))
+	}
 	line := fmt.Sprintf("%d passed, %d failed, %d skipped", total.Passed, total.Failed, total.Skipped)
 	if err != nil {
 		return fmt.Errorf("%s: %w", line, err)
@@ -129,7 +133,7 @@ func (h host) push(ctx context.Context, name string, pkgs []string) error {
 	if err := m.Share(ctx, pack); err != nil {
 		return err
 	}
-	text, err := m.Output(ctx, "tar -C /berth --unlink-first -xf /share/push.tar && rm /share/push.tar")
+	text, err := m.Output(ctx, "tar -C /berth -xf /share/push.tar && rm /share/push.tar")
 	fmt.Print(text)
 	return err
 }

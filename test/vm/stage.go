@@ -104,12 +104,19 @@ func (h host) link(ctx context.Context, from, to string) error {
 	return commandLine(ctx, "/", nil, "cp", "-a", "--reflink=auto", from, to)
 }
 
+// diskSize is in bytes; what is not used takes no space.
+const diskSize = 4 << 30
+
 // disk makes a file system of a folder.
 func (h host) disk(ctx context.Context, stage, path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	f, err := os.Create(path)
+	if err != nil {
 		return err
 	}
-	return commandLine(ctx, "/", nil, "mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "berth", "-d", stage, path, "4G")
+	if err := errors.Join(f.Truncate(diskSize), f.Close()); err != nil {
+		return err
+	}
+	return commandLine(ctx, "/", nil, "mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "berth", "-d", stage, path)
 }
 
 // packagesOf lists the packages whose tests the suites run.
