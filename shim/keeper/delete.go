@@ -33,11 +33,11 @@ func Delete(ctx context.Context, state string, rec api.TaskRecord) error {
 // init, which has left the cgroup by then, is not dead before somebody has waited
 // for the commands that joined its PID namespace; with the shim gone, that is the
 // host's init.
-func destroy(ctx context.Context, c *container.Container) error {
+func destroy(ctx context.Context, c runtimeContainer) error {
 	ctx, cancel := context.WithTimeout(ctx, killLimit)
 	defer cancel()
 	for {
-		err := c.Destroy()
+		err := c.Destroy(ctx)
 		if !container.StillRuns(err) || pauseFor(ctx, time.Millisecond) != nil {
 			return err
 		}

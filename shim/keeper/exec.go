@@ -3,6 +3,7 @@ package keeper
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -86,14 +87,8 @@ func (x *execution) run(ctx context.Context, k *Keeper, ps *specs.Process, cance
 	}
 	defer errR.Close()
 	ps.Terminal = false
-	p, err := container.NewProcess(ps, false, fds)
-	if err != nil {
-		closeFiles(&fds)
-		return 0, fmt.Errorf("%w: %w", errInvalid, err)
-	}
-	p.InSub(x.sub.controller, x.name)
 	oomBefore := x.task.cg.oomKills()
-	pid, err := k.nursery.start(func() (int, error) { return x.task.join(p) })
+	p, err := x.start(ctx, k.nursery, ps, fds)
 	closeFiles(&fds)
 	if err != nil {
 		return 0, err
@@ -103,7 +98,7 @@ func (x *execution) run(ctx context.Context, k *Keeper, ps *specs.Process, cance
 	x.read(&readers, k, errR, func(b []byte) *api.ExecSyncChunk { return &api.ExecSyncChunk{Stderr: b} }, cancel)
 
 	code, _ := exitCode(p.Wait())
-	k.nursery.done(pid)
+	k.nursery.done(p.Pid())
 	if ctx.Err() == nil { // else it is we who have killed it
 		x.task.killedBeside(code, oomBefore)
 	}
@@ -135,15 +130,25 @@ func (x *execution) killWhenOver(ctx context.Context) (stop func()) {
 	}
 }
 
+// start starts the command's process in the task's container.
+func (x *execution) start(ctx context.Context, n *nursery, ps *specs.Process, fds container.Files) (container.Process, error) {
+	cmd := container.Command{Process: ps, Files: fds, Controller: x.sub.controller, Sub: x.name}
+	p, err := n.start(func() (container.Process, error) { return x.task.join(ctx, cmd) })
+	if errors.Is(err, container.ErrProcess) {
+		return nil, fmt.Errorf("%w: %w", errInvalid, err)
+	}
+	return p, err
+}
+
 // join starts a command in the task's container.
-func (t *task) join(p *container.Process) (int, error) {
+func (t *task) join(ctx context.Context, cmd container.Command) (container.Process, error) {
 	t.joining.RLock()
 	defer t.joining.RUnlock()
 	select {
 	case <-t.ended:
-		return 0, errNotRunning
+		return nil, errNotRunning
 	default:
-		return t.c.Start(p)
+		return t.c.Start(ctx, cmd)
 	}
 }
 

@@ -127,13 +127,12 @@ func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
 	if t.io, err = newStdio(req.terminal, req.stdin, req.once); err != nil {
 		return err
 	}
-	if t.p, err = container.NewProcess(spec.Process, true, t.io.theirs); err != nil {
+	init := container.Command{Process: spec.Process, Init: true, Files: t.io.theirs}
+	if err := init.Check(); err != nil {
 		return err
 	}
-	b := t.rec.bundle(spec)
-	b.Filters = k.filters
 	err = k.nursery.wait(func() (err error) { // who looks into a user namespace is a child
-		t.c, err = container.Create(ctx, api.RuncDir(k.o.State), b)
+		t.c, err = k.newContainer(ctx, t.rec.bundle(spec))
 		return err
 	})
 	if err != nil {
@@ -142,14 +141,14 @@ func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
 	t.cg = newCgroup(t.c.Cgroups())
 	// A creation that hangs, on a mount say, ends with the request.
 	defer killWhen(ctx, t.cg)()
-	pid, err := k.nursery.start(func() (int, error) { return t.c.Start(t.p) })
+	t.p, err = k.nursery.start(func() (container.Process, error) { return t.c.Start(ctx, init) })
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("%w (%v)", context.Cause(ctx), err)
 	}
 	if err != nil {
 		return err
 	}
-	if err := k.adopt(t, pid); err != nil {
+	if err := k.adopt(t, t.p.Pid()); err != nil {
 		return err
 	}
 	return context.Cause(ctx) // who asked may have gone just then: nobody would know of it
@@ -211,7 +210,7 @@ func (k *Keeper) tearDown(ctx context.Context, t *task) error {
 		return err
 	}
 	if t.c != nil {
-		if _, err := k.nursery.start(func() (int, error) { return 0, t.c.Destroy() }); err != nil {
+		if err := k.nursery.wait(func() error { return t.c.Destroy(ctx) }); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berthd/berth/shim/keeper/container"
 	"k8s.io/klog/v2"
 )
 
@@ -14,7 +15,7 @@ import (
 // namespace of their own whose parent has died. The kernel gives them to us, the
 // subreaper, and the nursery reaps them.
 //
-// While libcontainer starts a process it has children that only it knows of, so
+// While a runtime starts a process there are children that only it knows of, so
 // orphans are reaped when no start is under way.
 type nursery struct {
 	starts sync.RWMutex // read-locked by a start, locked to reap
@@ -27,22 +28,24 @@ func newNursery() *nursery { return &nursery{known: map[int]bool{}} }
 
 // start runs fn, which may make children of its own and wait for them. The one
 // it returns stays known until done.
-func (n *nursery) start(fn func() (int, error)) (int, error) {
+func (n *nursery) start(fn func() (container.Process, error)) (container.Process, error) {
 	n.starts.RLock()
 	defer n.starts.RUnlock()
-	pid, err := fn()
-	if err == nil && pid > 0 {
-		n.mu.Lock()
-		n.known[pid] = true
-		n.mu.Unlock()
+	p, err := fn()
+	if err != nil {
+		return nil, err
 	}
-	return pid, err
+	n.mu.Lock()
+	n.known[p.Pid()] = true
+	n.mu.Unlock()
+	return p, nil
 }
 
-// wait runs fn, which makes a child and waits for it.
+// wait runs fn, which may make children and waits for all of them.
 func (n *nursery) wait(fn func() error) error {
-	_, err := n.start(func() (int, error) { return 0, fn() })
-	return err
+	n.starts.RLock()
+	defer n.starts.RUnlock()
+	return fn()
 }
 
 // done says that pid has been waited for.

@@ -1,9 +1,18 @@
 package keeper
 
 import (
+	"os"
 	"os/exec"
 	"testing"
+
+	"github.com/berthd/berth/shim/keeper/container"
 )
+
+type startedProcess struct{ cmd *exec.Cmd }
+
+func (p startedProcess) Pid() int { return p.cmd.Process.Pid }
+
+func (p startedProcess) Wait() *os.ProcessState { return p.cmd.ProcessState }
 
 // deadChild returns a child that has died and not been waited for.
 func deadChild(t *testing.T) *exec.Cmd {
@@ -25,7 +34,7 @@ func deadChild(t *testing.T) *exec.Cmd {
 func TestNursery(t *testing.T) {
 	n := newNursery()
 	started := deadChild(t)
-	_, err := n.start(func() (int, error) {
+	_, err := n.start(func() (container.Process, error) {
 		inner := deadChild(t) // as libcontainer's are while it starts a process
 		if n.reap() {
 			t.Error("it reaped while a process was being started")
@@ -33,7 +42,7 @@ func TestNursery(t *testing.T) {
 		if err := inner.Wait(); err != nil {
 			t.Errorf("a child of the start: %v", err)
 		}
-		return started.Process.Pid, nil
+		return startedProcess{started}, nil
 	})
 	if err != nil {
 		t.Fatal(err)

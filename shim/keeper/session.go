@@ -141,7 +141,7 @@ func (s *session) exec(ctx context.Context, req *api.SessionRequest) error {
 	go s.hangUp(ctx, cancel)
 
 	oomBefore := t.cg.oomKills()
-	code, err := s.runExec(x, &ps, req)
+	code, err := s.runExec(ctx, x, &ps, req)
 	if err != nil {
 		return fmt.Errorf("exec in %s: %w", req.ID, err)
 	}
@@ -171,7 +171,7 @@ func (s *session) hangUp(ctx context.Context, kill func()) {
 
 // runExec starts the command, gives its streams to the client and waits for its
 // end.
-func (s *session) runExec(x *execution, ps *specs.Process, req *api.SessionRequest) (int32, error) {
+func (s *session) runExec(ctx context.Context, x *execution, ps *specs.Process, req *api.SessionRequest) (int32, error) {
 	var out sessionFiles
 	defer out.close()
 	theirs, console, err := execFiles(&out, ps.Terminal, req)
@@ -179,15 +179,7 @@ func (s *session) runExec(x *execution, ps *specs.Process, req *api.SessionReque
 		return 0, err
 	}
 	defer closeFiles(&theirs)
-	p, err := container.NewProcess(ps, false, theirs)
-	if err != nil {
-		if console != nil {
-			console.Close()
-		}
-		return 0, fmt.Errorf("%w: %w", errInvalid, err)
-	}
-	p.InSub(x.sub.controller, x.name)
-	pid, err := s.k.nursery.start(func() (int, error) { return x.task.join(p) })
+	p, err := x.start(ctx, s.k.nursery, ps, theirs)
 	closeFiles(&theirs)
 	var master *os.File
 	if console != nil {
@@ -196,7 +188,7 @@ func (s *session) runExec(x *execution, ps *specs.Process, req *api.SessionReque
 		}
 		console.Close()
 	}
-	if pid == 0 {
+	if p == nil {
 		return 0, err
 	}
 	if master != nil {
@@ -210,7 +202,7 @@ func (s *session) runExec(x *execution, ps *specs.Process, req *api.SessionReque
 		x.kill()
 	}
 	code, _ := exitCode(p.Wait())
-	s.k.nursery.done(pid)
+	s.k.nursery.done(p.Pid())
 	return code, err
 }
 

@@ -50,9 +50,9 @@ type createRequest struct {
 type task struct {
 	rec taskID
 
-	c         *container.Container
+	c         runtimeContainer
 	cg        cgroup
-	p         *container.Process
+	p         container.Process
 	io        *stdio
 	log       *logFile
 	oomBefore uint64 // kills for want of memory that are not its end; guarded by mu when it is created
@@ -127,7 +127,7 @@ func (t *task) run(ctx context.Context) (int, error) {
 	if st.status != created {
 		return 0, fmt.Errorf("container %s: start: it is not in the created state: %w", t.rec.ID, errNotRunning)
 	}
-	if err := t.c.Run(); err != nil {
+	if err := t.c.Run(ctx); err != nil {
 		return 0, fmt.Errorf("container %s: start: %w", t.rec.ID, err)
 	}
 	t.mu.Lock()
@@ -246,7 +246,7 @@ func (t *task) freeze(ctx context.Context, on bool) error {
 	if on {
 		change = t.c.Pause
 	}
-	if err := change(); err != nil {
+	if err := change(ctx); err != nil {
 		return fmt.Errorf("container %s: %w", t.rec.ID, err)
 	}
 	t.mu.Lock()

@@ -29,15 +29,6 @@ import (
 // running this binary again with the argument "init". It does not return.
 func Init() { libcontainer.Init() }
 
-// A Bundle is what a container is made of.
-type Bundle struct {
-	ID            string
-	Dir           string // relative paths of Spec are taken from here
-	SystemdCgroup bool
-	Spec          *specs.Spec
-	Filters       *Filters // nil: each start compiles its seccomp filter
-}
-
 // A Container is libcontainer's, with what is known of it without taking its
 // lock: libcontainer holds that while a process starts.
 type Container struct {
@@ -209,27 +200,14 @@ func isBind(m specs.Mount) bool {
 	return false
 }
 
-// Files are the streams that a process is given. Nil is /dev/null.
-type Files struct {
-	Stdin, Stdout, Stderr *os.File
-	Console               *os.File // instead of the three: a socket over which the terminal's master comes back
-}
-
-// A Process is a process of a container: its init or a command run beside it.
-type Process struct {
-	lp *libcontainer.Process
-}
-
-// NewProcess converts p. The files stay the caller's.
-func NewProcess(p *specs.Process, isInit bool, fds Files) (*Process, error) {
-	if p == nil || len(p.Args) == 0 {
-		return nil, errors.New("process: args are missing")
+// newProcess converts what is to be started.
+func newProcess(cmd Command) (*libcontainer.Process, error) {
+	if err := cmd.Check(); err != nil {
+		return nil, err
 	}
-	if !filepath.IsAbs(p.Cwd) {
-		return nil, fmt.Errorf("process: cwd %q is not an absolute path", p.Cwd)
-	}
+	p, fds := cmd.Process, cmd.Files
 	lp := &libcontainer.Process{
-		Init:            isInit,
+		Init:            cmd.Init,
 		Args:            p.Args,
 		Env:             p.Env,
 		UID:             int(p.User.UID),
@@ -268,49 +246,61 @@ func NewProcess(p *specs.Process, isInit bool, fds Files) (*Process, error) {
 	for _, r := range p.Rlimits {
 		kind, ok := rlimitKind(r.Type)
 		if !ok {
-			return nil, fmt.Errorf("process: rlimit %q is not known", r.Type)
+			return nil, fmt.Errorf("%w: rlimit %q is not known", ErrProcess, r.Type)
 		}
 		lp.Rlimits = append(lp.Rlimits, configs.Rlimit{Type: kind, Hard: r.Hard, Soft: r.Soft})
 	}
+	if cmd.Sub != "" {
+		lp.SubCgroupPaths = map[string]string{cmd.Controller: cmd.Sub}
+	}
 	var err error
 	if lp.CPUAffinity, err = configs.ConvertCPUAffinity(p.ExecCPUAffinity); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrProcess, err)
 	}
-	return &Process{lp: lp}, nil
+	return lp, nil
 }
 
-// InSub has p start in the sub-cgroup name of the container's cgroup in one
-// hierarchy. It must exist.
-func (p *Process) InSub(controller, name string) {
-	p.lp.SubCgroupPaths = map[string]string{controller: name}
+// A process is one that was started, as libcontainer knows it.
+type process struct {
+	lp  *libcontainer.Process
+	pid int
 }
 
-// Wait returns when the process has ended; nil when it could not be waited for.
-func (p *Process) Wait() *os.ProcessState {
+func (p process) Pid() int { return p.pid }
+
+func (p process) Wait() *os.ProcessState {
 	st, _ := p.lp.Wait() // the error says that it was not success, which st says too
 	return st
 }
 
-// Start starts p in c. An init stops before it executes its command, until Run.
-// It returns the process ID, which is p's until Wait has returned.
-func (c *Container) Start(p *Process) (int, error) {
+// Start starts cmd in c. An init stops before it executes its command, until Run.
+// A command that cannot be one is ErrProcess.
+func (c *Container) Start(_ context.Context, cmd Command) (Process, error) {
+	lp, err := newProcess(cmd)
+	if err != nil {
+		return nil, err
+	}
 	if c.filter != nil {
-		p.lp.ExtraFiles = []*os.File{c.filter} // filter.c looks for it there, and closes it
+		lp.ExtraFiles = []*os.File{c.filter} // filter.c looks for it there, and closes it
 	}
-	if err := c.lc.Start(p.lp); err != nil {
-		return 0, err
+	if err := c.lc.Start(lp); err != nil {
+		return nil, err
 	}
-	return p.lp.Pid()
+	pid, err := lp.Pid()
+	if err != nil {
+		return nil, err
+	}
+	return process{lp, pid}, nil
 }
 
 // Run lets a created container's init execute its command.
-func (c *Container) Run() error { return c.lc.Exec() }
+func (c *Container) Run(context.Context) error { return c.lc.Exec() }
 
 // Pause freezes the container's processes.
-func (c *Container) Pause() error { return c.lc.Pause() }
+func (c *Container) Pause(context.Context) error { return c.lc.Pause() }
 
 // Resume lets them go on.
-func (c *Container) Resume() error { return c.lc.Resume() }
+func (c *Container) Resume(context.Context) error { return c.lc.Resume() }
 
 // SetResources applies the resources of b, and gives what is started from now on
 // its oom_score_adj. Device rules stay as they are. undo applies the former ones
@@ -332,8 +322,5 @@ func (c *Container) SetResources(b Bundle) (undo func() error, err error) {
 	return func() error { return c.lc.Set(former) }, err
 }
 
-// ErrNotRunning: the container's process has ended.
-var ErrNotRunning = errors.New("not running")
-
 // Destroy removes the cgroups and libcontainer's state. No process may be left.
-func (c *Container) Destroy() error { return c.lc.Destroy() }
+func (c *Container) Destroy(context.Context) error { return c.lc.Destroy() }

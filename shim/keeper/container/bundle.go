@@ -1,0 +1,64 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// What a caller may want to tell apart, of whatever runs the container.
+var (
+	// ErrNotRunning: the container's process has ended.
+	ErrNotRunning = errors.New("not running")
+	// ErrProcess: no process can be like that.
+	ErrProcess = errors.New("process")
+)
+
+// A Bundle is what a container is made of.
+type Bundle struct {
+	ID            string
+	Dir           string // relative paths of Spec are taken from here
+	SystemdCgroup bool
+	Spec          *specs.Spec
+	Filters       *Filters // nil: each start compiles its seccomp filter
+}
+
+// Files are the streams that a process is given. Nil is /dev/null.
+type Files struct {
+	Stdin, Stdout, Stderr *os.File
+	Console               *os.File // instead of the three: a socket over which the terminal's master comes back
+}
+
+// A Command is a process to be started in a container: its init or one beside it.
+type Command struct {
+	Process *specs.Process
+	Init    bool
+	Files   Files // stay the caller's
+
+	// Sub, unless empty, is the sub-cgroup of the container's cgroup that the
+	// process starts in, in the hierarchy Controller. It exists.
+	Controller, Sub string
+}
+
+// Check returns ErrProcess for a command without arguments or working directory.
+func (c Command) Check() error {
+	if c.Process == nil || len(c.Process.Args) == 0 {
+		return fmt.Errorf("%w: args are missing", ErrProcess)
+	}
+	if !filepath.IsAbs(c.Process.Cwd) {
+		return fmt.Errorf("%w: cwd %q is not an absolute path", ErrProcess, c.Process.Cwd)
+	}
+	return nil
+}
+
+// A Process is one that was started.
+type Process interface {
+	// Pid is its process ID, until Wait has returned.
+	Pid() int
+	// Wait returns when the process has ended; nil when it could not be waited
+	// for. It is called once.
+	Wait() *os.ProcessState
+}
