@@ -11,7 +11,7 @@ import (
 )
 
 // overlayIDMapped mounts an overlay whose lower directories are seen through the map of
-// a user namespace (kernel 5.19 for that, 6.5 for lowerdir+).
+// a user namespace (kernel 5.19).
 //
 // Overlayfs takes such a directory only if it is mounted somewhere. That is done on a
 // thread with mounts of its own, each directory in its own place: so the options are the
@@ -32,7 +32,13 @@ func (m mounting) overlayIDMapped(target string) error {
 				return err
 			}
 		}
-		made, err = m.fsmountOverlay()
+		if appendsLowerDirs() {
+			made, err = m.fsmountOverlay()
+			return err
+		}
+		if err = m.overlayByMount(target, maxMountData); err == nil {
+			made, err = cloneTree(target)
+		}
 		return err
 	})
 	if err != nil {
@@ -59,7 +65,7 @@ func (o *overlay) CheckIDMap(_ context.Context, m IDMap) (err error) {
 	}, o.options...)}
 	root := filepath.Join(dir, "root")
 	if err := MountAll([]Mount{mount}, root); err != nil {
-		return fmt.Errorf("user namespaces need a kernel of 6.5 or later and a file system under %s that can be mounted with a map of IDs (ext4, xfs, btrfs): %w: %w", o.dir, ErrUnsupported, err)
+		return fmt.Errorf("user namespaces need a kernel of 5.19 or later and a file system under %s that can be mounted with a map of IDs (ext4, xfs, btrfs): %w: %w", o.dir, ErrUnsupported, err)
 	}
 	defer func() { err = errors.Join(err, Unmount(root)) }()
 	tree, err := openAt(root)

@@ -131,21 +131,18 @@ func mountOne(mount Mount, target string) error {
 
 // overlay mounts an overlay by the calls that take one lower directory at a time: the
 // page that mount(2) takes all options in holds some forty layers of ours, and images
-// have up to 128. A kernel before 6.5 knows them not; there the directories are named by
+// have up to 128. A kernel before 6.8 knows them not; there the directories are named by
 // descriptor, and 300 fit.
 func (m mounting) overlay(target string) error {
-	made, err := m.fsmountOverlay()
-	if err == nil {
-		defer made.close()
-		err = made.moveTo(target)
+	if !appendsLowerDirs() {
+		return m.overlayByMount(target, maxMountData)
 	}
-	if err == nil || !isUnsupported(err) {
+	made, err := m.fsmountOverlay()
+	if err != nil {
 		return err
 	}
-	if err2 := m.overlayByMount(target, maxMountData); err2 != nil {
-		return errors.Join(err, err2)
-	}
-	return nil
+	defer made.close()
+	return made.moveTo(target)
 }
 
 // fsmountOverlay makes an overlay by the calls that take one lower directory at a time.
