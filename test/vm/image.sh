@@ -14,7 +14,8 @@ key=$(cat image.sh selinux/* 2>/dev/null | sha256sum)
 
 packages="linux-image-amd64 systemd systemd-sysv dbus udev kmod
 apparmor sudo crun iptables nftables iproute2 conntrack ethtool procps util-linux mount
-e2fsprogs busybox docker-registry ca-certificates"
+e2fsprogs busybox docker-registry ca-certificates
+selinux-policy-default policycoreutils selinux-utils"
 
 tmp=$(mktemp -d "$out/new.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
@@ -63,7 +64,12 @@ for u in docker-registry.service apt-daily.timer apt-daily-upgrade.timer dpkg-db
 	systemd-update-utmp.service systemd-hwdb-update.service getty.target man-db.timer; do
 	ln -sf /dev/null "$root/etc/systemd/system/$u"
 done
+# For the machine that boots with SELinux: it enforces, and every file has its label.
+printf 'SELINUX=enforcing\nSELINUXTYPE=default\n' >"$root/etc/selinux/config"
 [ ! -x selinux/prepare.sh ] || selinux/prepare.sh "$root"
+mount -t proc proc "$root/proc"
+chroot "$root" setfiles -q -F /etc/selinux/default/contexts/files/file_contexts / || { umount "$root/proc"; echo "image.sh: no labels" >&2; exit 1; }
+umount "$root/proc"
 
 cp "$root"/boot/vmlinuz-* "$tmp/vmlinuz"
 cp "$root"/boot/initrd.img-* "$tmp/initrd"
