@@ -33,7 +33,7 @@ type Config struct {
 	CDI       CDI                `toml:"cdi"`
 	Devices   Devices            `toml:"devices"`
 	Streaming Streaming          `toml:"streaming"`
-	Handlers  map[string]Handler `toml:"handlers" comment:"Runtime handlers by the name that a RuntimeClass gives, as tables [handlers.NAME]. The unnamed default one is always there."`
+	Handlers  map[string]Handler `toml:"handlers" comment:"Runtime handlers by the name that a RuntimeClass gives, as tables [handlers.NAME]. The unnamed default one is always there.\nIn each, path is the program of another OCI runtime, as in path = \"/usr/bin/crun\"; without it the handler is the built-in runtime."`
 }
 
 // Log says how much is logged, and how.
@@ -91,7 +91,7 @@ type Streaming struct {
 
 // A Handler is one way to run containers.
 type Handler struct {
-	Path string `toml:"path" comment:"Another OCI runtime's program. Not built yet: leave it out, and the handler is the built-in runtime."`
+	Path string `toml:"path" comment:"The program of another OCI runtime, as in path = \"/usr/bin/crun\". Empty: the built-in runtime under another name.\nIt may be replaced while berthd runs. One that does not work fails its own pods and no others: see berth status."`
 }
 
 // Default is what an empty file means. docs/config.toml is written from it.

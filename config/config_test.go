@@ -74,6 +74,7 @@ func TestRead(t *testing.T) {
 		{"a list replaces the default", "[network]\nbin_dirs = [\"/a\", \"/b\"]", func(c *Config) { c.Network.BinDirs = []string{"/a", "/b"} }},
 		{"one key of a table", "[network]\nembedded = true", func(c *Config) { c.Network.Embedded = true }},
 		{"handlers", "[handlers.fast]\n[handlers.runc]", func(c *Config) { c.Handlers = map[string]Handler{"fast": {}, "runc": {}} }},
+		{"another runtime", "[handlers.crun]\npath = \"/usr/bin/crun\"", func(c *Config) { c.Handlers = map[string]Handler{"crun": {"/usr/bin/crun"}} }},
 		{"all of it", `
 root = "/r"
 state = "/s"
@@ -153,7 +154,7 @@ func TestReadRefuses(t *testing.T) {
 		{"no plugin folder", "[network]\nbin_dirs = []", []string{"network.bin_dirs: at least one"}},
 		{"an empty pinned image", "[image]\npinned = [\"\"]", []string{"image.pinned"}},
 		{"a pinned pattern that is none", "[image]\npinned = [\"a/[b\"]", []string{"image.pinned", "a/[b"}},
-		{"another runtime", "[handlers.crun]\npath = \"/usr/bin/crun\"", []string{"handlers.crun.path: ", "/usr/bin/crun", "not built yet"}},
+		{"another runtime that is not named by its path", "[handlers.crun]\npath = \"crun\"", []string{`handlers.crun.path: "crun" is not an absolute path`}},
 		{"a handler that no RuntimeClass can name", "[handlers.\"My Runtime\"]", []string{"handlers.My Runtime: "}},
 		{"too much", strings.Repeat("#", sizeLimit+1), []string{"larger than"}},
 	}

@@ -79,7 +79,7 @@ func (c Config) Validate() error {
 			p.add("handlers."+name, "not a name that a RuntimeClass can have: small letters, digits and -, at most 63")
 		}
 		if path := c.Handlers[name].Path; path != "" {
-			p.add("handlers."+name+".path", "running another OCI runtime (%s) is not built yet: leave the key out to use the built-in one under this name", path)
+			p.path("handlers."+name+".path", path)
 		}
 	}
 	return oneLine(p.errs)

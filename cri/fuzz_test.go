@@ -73,7 +73,7 @@ func bare(f *testing.F, dir string) (*Server, *sandbox.Node) {
 		f.Fatal(err)
 	}
 	n, err := sandbox.Open(ctx, sandbox.Options{
-		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Handlers: []string{"other"}, PauseBinary: "/bin/true",
+		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Handlers: map[string]sandbox.Handler{"other": {}}, PauseBinary: "/bin/true",
 		Namespaces: noNamespaces{}, Network: noNetwork{}, Roots: noRoots{}, Images: images, Tasks: noTasks{}, Processes: noProcesses{},
 	})
 	if err != nil {

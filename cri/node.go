@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"slices"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/sandbox"
-	"github.com/berthd/berth/sandbox/spec"
 )
 
 // node answers what concerns no single pod.
@@ -21,15 +19,6 @@ type node struct {
 
 	readiness *sandbox.Readiness
 	node      *sandbox.Node
-}
-
-// abilities are what the kernel, and the file system under the root folder, turned out
-// to be able to, of every handler: all of them are the built-in runtime.
-func abilities(n *sandbox.Node) *runtimeapi.RuntimeHandlerFeatures {
-	return &runtimeapi.RuntimeHandlerFeatures{
-		RecursiveReadOnlyMounts: spec.RecursiveReadOnly(),
-		UserNamespaces:          n.UserNamespaces() == nil,
-	}
 }
 
 // What Version answers beside our own version.
@@ -79,15 +68,28 @@ func (n node) Status(_ context.Context, req *runtimeapi.StatusRequest) (*runtime
 	return resp, nil
 }
 
-// handlers lists the default handler and the configured ones, in a stable order.
+// handlers lists the default handler and the configured ones, in a stable order, with
+// what the kernel, the file system under the root folder and the handler's program
+// turned out to be able to.
 func (n node) handlers() []*runtimeapi.RuntimeHandler {
-	names := append([]string{""}, n.opts.Handlers...)
-	slices.Sort(names)
 	var list []*runtimeapi.RuntimeHandler
-	for _, name := range slices.Compact(names) {
-		list = append(list, &runtimeapi.RuntimeHandler{Name: name, Features: abilities(n.node)})
+	for _, h := range n.node.Handlers() {
+		list = append(list, &runtimeapi.RuntimeHandler{Name: h.Name, Features: &runtimeapi.RuntimeHandlerFeatures{
+			RecursiveReadOnlyMounts: h.RecursiveReadOnly, UserNamespaces: h.UserNamespaces,
+		}})
 	}
 	return list
+}
+
+// brokenHandlers are those that can run no pods, and why.
+func (n node) brokenHandlers() map[string]string {
+	broken := map[string]string{}
+	for _, h := range n.node.Handlers() {
+		if h.Err != nil {
+			broken[h.Name] = h.Err.Error()
+		}
+	}
+	return broken
 }
 
 func (n node) info() (map[string]string, error) {
@@ -105,6 +107,12 @@ func (n node) info() (map[string]string, error) {
 			return nil, fmt.Errorf("status: %w", err)
 		}
 		info["addressesOwed"] = string(data)
+	}
+	if broken := n.brokenHandlers(); len(broken) > 0 {
+		if data, err = json.Marshal(broken); err != nil {
+			return nil, fmt.Errorf("status: %w", err)
+		}
+		info["handlersBroken"] = string(data)
 	}
 	if skipped := errors.Join(n.opts.NetworkSkipped()...); skipped != nil {
 		info["networkSkipped"] = skipped.Error()

@@ -60,7 +60,8 @@ var codeOf = []struct {
 	{shim.ErrNotRunning, codes.FailedPrecondition},
 	{shim.ErrNotFound, codes.FailedPrecondition}, // the container is known, its process is not there any more
 	{shim.ErrExists, codes.AlreadyExists},
-	{shim.ErrBelowUsage, codes.FailedPrecondition}, // as it is now; it may use less later
+	{shim.ErrBrokenRuntime, codes.FailedPrecondition}, // until somebody mends it
+	{shim.ErrBelowUsage, codes.FailedPrecondition},    // as it is now; it may use less later
 	{snapshot.ErrInUse, codes.FailedPrecondition},
 	{sandbox.ErrClosed, codes.Unavailable},
 	{sandbox.ErrSlow, codes.ResourceExhausted},

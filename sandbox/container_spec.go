@@ -97,6 +97,11 @@ func (cs *Containers) specInput(ctx context.Context, c *Container) (spec.Input, 
 	if in.Host, err = spec.ProbeHost(); err != nil {
 		return spec.Input{}, err
 	}
+	_, can, err := cs.pods.handlers.use(ctx, pod.Handler)
+	if err != nil {
+		return spec.Input{}, err
+	}
+	in.Host.RecursiveReadOnly = in.Host.RecursiveReadOnly && can.RecursiveReadOnly
 	if in.Namespaces, err = cs.joined(ctx, c); err != nil {
 		return spec.Input{}, err
 	}

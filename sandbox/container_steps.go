@@ -155,10 +155,14 @@ func (cs *Containers) addTask(ctx context.Context, c *Container) error {
 	if dir := c.pod.Record().Config().GetLogDirectory(); dir != "" && cfg.GetLogPath() != "" {
 		logPath = filepath.Join(dir, cfg.GetLogPath())
 	}
+	program, _, err := cs.pods.handlers.use(ctx, c.pod.Record().Handler)
+	if err != nil {
+		return err
+	}
 	pid, err := cs.opts.Tasks.Create(ctx, shim.CreateRequest{
 		ID: r.ID, PodID: r.PodID, Bundle: cs.opts.bundle(r.ID), LogPath: logPath,
 		Terminal: cfg.GetTty(), Stdin: cfg.GetStdin(), StdinOnce: cfg.GetStdinOnce(),
-		SystemdCgroup: cs.opts.SystemdCgroup,
+		SystemdCgroup: cs.opts.SystemdCgroup, Runtime: program,
 	})
 	if refused(ctx, err) {
 		return c.note(func(r *ContainerRecord) { r.Refusal, r.LogPath = err.Error(), logPath })

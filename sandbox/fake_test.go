@@ -341,7 +341,7 @@ func (f fakeProcesses) ReopenLog(context.Context, string) error { return nil }
 func (f *fakeNode) open(t *testing.T, dir string) *Node {
 	t.Helper()
 	n, err := Open(context.WithoutCancel(t.Context()), Options{
-		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Handlers: []string{"runc"}, PauseBinary: "/bin/true",
+		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Handlers: map[string]Handler{"runc": {}}, PauseBinary: "/bin/true",
 		Namespaces: fakeNamespaces{f}, Network: fakeNetwork{f}, Roots: fakeRoots{f}, Images: fakeImages{f}, Tasks: fakeTasks{f}, Processes: fakeProcesses{f},
 		noSelfTest: true,
 		pause:      func(int) time.Duration { return time.Millisecond },

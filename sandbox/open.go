@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -48,6 +47,7 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 	cs := &Containers{opts: o, bootID: boot, base: base, cancel: cancel}
 	ps := &Pods{opts: o, bootID: boot, containers: cs, events: &Events{}}
 	cs.pods = ps
+	ps.handlers = &handlers{named: o.Handlers, runtimes: o.Runtimes, background: cs.background}
 	ps.readiness = &Readiness{background: cs.background, base: base, now: time.Now}
 	if !o.noSelfTest {
 		ps.readiness.stages = o.selfTest()
@@ -58,6 +58,7 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	ps.userNS.first(ctx, cs.background, ps.tryUserNamespaces)
+	ps.handlers.first(ctx)
 	n.Readiness.first(ctx)
 	return n, nil
 }
@@ -67,15 +68,6 @@ func (n *Node) Close() {
 	n.Events.Close()
 	n.Containers.cancel()
 	n.Containers.wg.Wait()
-}
-
-// knownHandler returns ErrUnknownHandler for a runtime handler that pods cannot
-// have.
-func (o Options) knownHandler(name string) error {
-	if name == "" || slices.Contains(o.Handlers, name) {
-		return nil
-	}
-	return fmt.Errorf("runtime handler %q: %w", name, ErrUnknownHandler)
 }
 
 // width is how many objects are looked after at once when there are many.

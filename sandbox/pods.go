@@ -15,11 +15,11 @@ type Options struct {
 	Root  string // survives a reboot: records
 	State string // a tmpfs: bundles, pod files
 
-	Handlers      []string // runtime handlers that a pod may ask for, beside ""
-	SystemdCgroup bool     // the cgroup driver is systemd's
-	CDIDirs       []string // folders of CDI specifications, the last counting most
-	OwnDevices    bool     // device nodes are given to the container's run_as_user and run_as_group
-	PauseBinary   string   // static binary that stands still when called "pause"
+	Handlers      map[string]Handler // that a pod may ask for by name, beside ""
+	SystemdCgroup bool               // the cgroup driver is systemd's
+	CDIDirs       []string           // folders of CDI specifications, the last counting most
+	OwnDevices    bool               // device nodes are given to the container's run_as_user and run_as_group
+	PauseBinary   string             // static binary that stands still when called "pause"
 
 	Namespaces Namespaces
 	Network    Network
@@ -27,7 +27,8 @@ type Options struct {
 	Images     Images
 	Tasks      Tasks
 	Processes  Processes
-	Cgroups    Cgroups // nil: those of this machine
+	Runtimes   Runtimes // of Handlers with a path; nil without any
+	Cgroups    Cgroups  // nil: those of this machine
 
 	// CheckShim tells whether the next pod would get a shim; nil: it is not asked.
 	CheckShim func(context.Context) error
@@ -51,6 +52,7 @@ type Pods struct {
 	table      table[*Pod]
 	containers *Containers
 	userNS     userNSTrial
+	handlers   *handlers
 	events     *Events
 	readiness  *Readiness
 	owing      sync.Map // pod ID to *Pod: those whose address is owed to the network
@@ -59,7 +61,7 @@ type Pods struct {
 // Run makes a pod and returns its record once it is ready. A repeated call for
 // the same metadata joins the creation under way, or returns what it made.
 func (ps *Pods) Run(ctx context.Context, spec PodSpec) (PodRecord, error) {
-	if err := ps.opts.knownHandler(spec.Handler); err != nil {
+	if err := ps.checkHandler(ctx, spec); err != nil {
 		return PodRecord{}, err
 	}
 	if err := ps.checkUserNamespace(spec); err != nil {

@@ -222,7 +222,7 @@ var nodeSteps = map[string]bool{"record": true, "files": true, "namespaces": tru
 var notTheNode = []error{
 	context.Canceled, ErrInvalid, ErrBadState, ErrNotFound, ErrNameTaken, ErrClosed, errGone,
 	netns.ErrInvalid, netns.ErrInvalidSysctl, netns.ErrNotReady, spec.ErrInvalid, spec.ErrUnsupported,
-	shim.ErrRefused, shim.ErrInvalid, shim.ErrExists, shim.ErrUnimplemented, snapshot.ErrNotFound, snapshot.ErrCorrupt, snapshot.ErrInvalid,
+	shim.ErrRefused, shim.ErrInvalid, shim.ErrExists, shim.ErrUnimplemented, shim.ErrBrokenRuntime, snapshot.ErrNotFound, snapshot.ErrCorrupt, snapshot.ErrInvalid,
 }
 
 // fromNode tells whether a creation failed because of the node, and not because

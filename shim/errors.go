@@ -37,6 +37,8 @@ func sentinelOf(c codes.Code) error {
 		return ErrExhausted
 	case codes.OutOfRange:
 		return ErrBelowUsage
+	case codes.Aborted:
+		return ErrBrokenRuntime
 	}
 	return ErrRefused
 }

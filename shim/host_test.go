@@ -22,8 +22,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fixture is what all tests share: the binary and a root filesystem.
-var fixture struct{ binary, rootfs string }
+// fixture is what all tests share: the binary, a root filesystem, and the program that
+// runs the containers, or "" for the shim itself (runtime_test.go).
+var fixture struct{ binary, rootfs, runtime string }
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(peerEnv); path != "" {
@@ -31,6 +32,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	flag.Parse()
+	fixture.runtime = os.Getenv(runtimeEnv)
 	if testing.Short() {
 		fmt.Println("skipped: these tests run containers")
 		return
@@ -58,6 +60,10 @@ func TestMain(m *testing.M) {
 
 func build(dir string) error {
 	fixture.binary, fixture.rootfs = filepath.Join(dir, "berth-shim"), filepath.Join(dir, "rootfs")
+	if path := os.Getenv(binaryEnv); path != "" {
+		fixture.binary = path
+		return makeRootfs(fixture.rootfs)
+	}
 	if os.Getenv("BERTH_PREBUILT") != "" { // a machine without Go, where make build's is
 		var err error
 		if fixture.binary, err = filepath.Abs("../bin/berth-shim"); err != nil {
@@ -288,7 +294,7 @@ func (h *host) command(args ...string) *box {
 	bundle := filepath.Join(h.state, "containers", id)
 	return &box{
 		h: h, id: id, spec: newSpec(h.cgroup+"/"+id, args),
-		req: shim.CreateRequest{ID: id, PodID: "p-" + id, Bundle: bundle, LogPath: filepath.Join(h.state, "logs", id+".log")},
+		req: shim.CreateRequest{ID: id, PodID: "p-" + id, Bundle: bundle, LogPath: filepath.Join(h.state, "logs", id+".log"), Runtime: fixture.runtime},
 	}
 }
 

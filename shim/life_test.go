@@ -91,7 +91,11 @@ func TestDeleteUnknown(t *testing.T) {
 		t.Fatal(err)
 	}
 	shims[0].waitGone(t)
-	if err := os.Remove(filepath.Join(h.state, "runc", b.id, "state.json")); err != nil {
+	known := "state.json"
+	if b.req.Runtime != "" {
+		known = "runtime.json"
+	}
+	if err := os.Remove(filepath.Join(h.state, "runc", b.id, known)); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.Delete(t.Context(), b.id); err != nil {

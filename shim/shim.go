@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/shim/api"
+	"github.com/berthd/berth/shim/keeper/ociruntime"
 	"k8s.io/klog/v2"
 )
 
@@ -46,6 +47,9 @@ var (
 	ErrUnimplemented = errors.New("not implemented")
 	// ErrBelowUsage: the container uses more than the limit that was asked for.
 	ErrBelowUsage = errors.New("limit below what is in use")
+	// ErrBrokenRuntime: the program of the runtime that was asked for cannot be run,
+	// hangs, or does not behave as an OCI runtime.
+	ErrBrokenRuntime = ociruntime.ErrBroken
 	// ErrRefused: the runtime cannot make or start a container of that configuration.
 	ErrRefused = errors.New("refused by the runtime")
 )

@@ -135,6 +135,7 @@ type CreateRequest struct {
 	Stdin         bool // keep a pipe to it open, for attach; otherwise /dev/null
 	StdinOnce     bool
 	SystemdCgroup bool
+	Runtime       string // path of the OCI runtime program that runs it; "" is the shim itself
 }
 
 // undoLimit is how long a failed Create may take to clean up.
@@ -145,7 +146,7 @@ const undoLimit = 30 * time.Second
 // executable is an error here. After an error nothing is left.
 func (s *Shims) Create(ctx context.Context, req CreateRequest) (pid int, err error) {
 	opts, err := anypb.New(&api.CreateOptions{
-		PodId: req.PodID, LogPath: req.LogPath, Stdin: req.Stdin, StdinOnce: req.StdinOnce, SystemdCgroup: req.SystemdCgroup,
+		PodId: req.PodID, LogPath: req.LogPath, Stdin: req.Stdin, StdinOnce: req.StdinOnce, SystemdCgroup: req.SystemdCgroup, Runtime: req.Runtime,
 	})
 	if err != nil {
 		return 0, err

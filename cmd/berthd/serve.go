@@ -83,10 +83,10 @@ func serve(ctx context.Context, cfg config.Config) error {
 	}
 	defer shims.Close()
 	node, err := sandbox.Open(ctx, sandbox.Options{
-		Root: cfg.Root, State: cfg.State, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)),
+		Root: cfg.Root, State: cfg.State, Handlers: handlersOf(cfg),
 		SystemdCgroup: systemd, PauseBinary: binary, CDIDirs: cfg.CDI.SpecDirs, OwnDevices: cfg.Devices.Ownership,
 		Namespaces: netns.OpenNamespaces(cfg.State, binary), Network: network, Roots: layers,
-		Images: images, Tasks: shims, Processes: shims, CheckShim: shims.Check,
+		Images: images, Tasks: shims, Processes: shims, Runtimes: &shim.Runtimes{}, CheckShim: shims.Check,
 	})
 	if err != nil {
 		return err
@@ -109,6 +109,15 @@ func serve(ctx context.Context, cfg config.Config) error {
 	logger.Info("Stopping; containers go on")
 	drain(server, node)
 	return nil
+}
+
+// handlersOf are the runtime handlers by name.
+func handlersOf(cfg config.Config) map[string]sandbox.Handler {
+	named := map[string]sandbox.Handler{}
+	for name, h := range cfg.Handlers {
+		named[name] = sandbox.Handler{Path: h.Path}
+	}
+	return named
 }
 
 // flushLimit is how long clients may take to fetch the last answers.

@@ -84,6 +84,9 @@ type CreateOptions struct {
 	// stdin_once closes that pipe when the first attached client goes away.
 	StdinOnce     bool `protobuf:"varint,4,opt,name=stdin_once,json=stdinOnce,proto3" json:"stdin_once,omitempty"`
 	SystemdCgroup bool `protobuf:"varint,5,opt,name=systemd_cgroup,json=systemdCgroup,proto3" json:"systemd_cgroup,omitempty"`
+	// runtime is the path of the OCI runtime program that runs the container.
+	// Empty: the shim does it itself.
+	Runtime       string `protobuf:"bytes,6,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -151,6 +154,13 @@ func (x *CreateOptions) GetSystemdCgroup() bool {
 		return x.SystemdCgroup
 	}
 	return false
+}
+
+func (x *CreateOptions) GetRuntime() string {
+	if x != nil {
+		return x.Runtime
+	}
+	return ""
 }
 
 type Exit struct {
@@ -693,14 +703,15 @@ var File_keeper_proto protoreflect.FileDescriptor
 
 const file_keeper_proto_rawDesc = "" +
 	"\n" +
-	"\fkeeper.proto\x12\rberth.shim.v1\"\x9d\x01\n" +
+	"\fkeeper.proto\x12\rberth.shim.v1\"\xb7\x01\n" +
 	"\rCreateOptions\x12\x15\n" +
 	"\x06pod_id\x18\x01 \x01(\tR\x05podId\x12\x19\n" +
 	"\blog_path\x18\x02 \x01(\tR\alogPath\x12\x14\n" +
 	"\x05stdin\x18\x03 \x01(\bR\x05stdin\x12\x1d\n" +
 	"\n" +
 	"stdin_once\x18\x04 \x01(\bR\tstdinOnce\x12%\n" +
-	"\x0esystemd_cgroup\x18\x05 \x01(\bR\rsystemdCgroup\"[\n" +
+	"\x0esystemd_cgroup\x18\x05 \x01(\bR\rsystemdCgroup\x12\x18\n" +
+	"\aruntime\x18\x06 \x01(\tR\aruntime\"[\n" +
 	"\x04Exit\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12 \n" +
 	"\fat_unix_nano\x18\x02 \x01(\x03R\n" +

@@ -23,7 +23,8 @@ func ShimsDir(state string) string { return filepath.Join(state, shimsDir) }
 // ShimDir is the folder of one shim.
 func ShimDir(state, shimID string) string { return filepath.Join(state, shimsDir, shimID) }
 
-// RuncDir is where libcontainer keeps its state, by container ID.
+// RuncDir is where a container's runtime keeps its state, by container ID:
+// libcontainer, or the program of another runtime.
 func RuncDir(state string) string { return filepath.Join(state, runcDir) }
 
 // SocketPath is the socket in a shim's folder.
@@ -64,6 +65,7 @@ type TaskRecord struct {
 	PodID         string `json:"podID"`
 	Bundle        string `json:"bundle"`
 	SystemdCgroup bool   `json:"systemdCgroup,omitempty"`
+	Runtime       string `json:"runtime,omitempty"` // the program that runs it; "" is the shim
 }
 
 // ReadExit reads the exit record of a bundle. An error for which

@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,11 +12,11 @@ import (
 	"github.com/berthd/berth/shim/keeper/container"
 )
 
-// Delete takes away a container whose shim is dead: its processes, cgroups and
-// libcontainer state under the state directory. Absent is fine.
+// Delete takes away a container whose shim is dead: its processes, cgroups and its
+// runtime's state under the state directory. Absent is fine.
 func Delete(ctx context.Context, state string, rec api.TaskRecord) error {
 	runcDir := api.RuncDir(state)
-	c, err := container.Load(runcDir, rec.ID)
+	c, err := load(runcDir, rec.ID)
 	if container.NotExist(err) {
 		err = sweep(ctx, runcDir, rec)
 	} else if err == nil {
@@ -27,6 +28,15 @@ func Delete(ctx context.Context, state string, rec api.TaskRecord) error {
 		return fmt.Errorf("container %s: delete: %w", rec.ID, err)
 	}
 	return nil
+}
+
+// load finds a container again, whatever runs it.
+func load(runcDir, id string) (runtimeContainer, error) {
+	c, err := loadProgram(runcDir, id)
+	if !errors.Is(err, os.ErrNotExist) {
+		return c, err
+	}
+	return container.Load(runcDir, id)
 }
 
 // destroy removes what is left of a container whose processes were killed. Its

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 
+	"github.com/berthd/berth/shim/keeper/ociruntime"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -41,6 +42,7 @@ func codeOf(err error) codes.Code {
 		{errInvalid, codes.InvalidArgument},
 		{errUnbuilt, codes.Unimplemented},
 		{errBelowUsage, codes.OutOfRange},
+		{ociruntime.ErrBroken, codes.Aborted},
 		{os.ErrPermission, codes.PermissionDenied},
 	} {
 		if errors.Is(err, c.err) {

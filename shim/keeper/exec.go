@@ -148,7 +148,9 @@ func (t *task) join(ctx context.Context, cmd container.Command) (container.Proce
 	case <-t.ended:
 		return nil, errNotRunning
 	default:
-		return t.c.Start(ctx, cmd)
+		alive, cancel := t.whileAlive(ctx) // the end is waited for under the lock that we hold
+		defer cancel()
+		return t.c.Start(alive, cmd)
 	}
 }
 

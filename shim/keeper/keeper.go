@@ -13,6 +13,7 @@ import (
 
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/container"
+	"github.com/berthd/berth/shim/keeper/ociruntime"
 )
 
 // Options say where a Keeper lives.
@@ -23,12 +24,13 @@ type Options struct {
 
 // A Keeper has the tasks of one shim process. It is safe for concurrent use.
 type Keeper struct {
-	o       Options
-	ctx     context.Context // of what goes on between calls; it does not end
-	nursery *nursery
-	filters *container.Filters
-	pools   *pools
-	idle    chan struct{} // closed when there is nothing left to live for
+	o        Options
+	ctx      context.Context // of what goes on between calls; it does not end
+	nursery  *nursery
+	filters  *container.Filters
+	programs ociruntime.Programs
+	pools    *pools
+	idle     chan struct{} // closed when there is nothing left to live for
 
 	mu      sync.Mutex
 	tasks   map[string]*task
@@ -132,7 +134,7 @@ func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
 		return err
 	}
 	err = k.nursery.wait(func() (err error) { // who looks into a user namespace is a child
-		t.c, err = k.newContainer(ctx, t.rec.bundle(spec))
+		t.c, err = k.newContainer(ctx, t.rec.Runtime, t.rec.bundle(spec))
 		return err
 	})
 	if err != nil {
@@ -275,6 +277,9 @@ func (r taskID) check() error {
 	}
 	if !filepath.IsAbs(r.Bundle) {
 		return fmt.Errorf("container %s: bundle %q is not an absolute path: %w", r.ID, r.Bundle, errInvalid)
+	}
+	if r.Runtime != "" && !filepath.IsAbs(r.Runtime) {
+		return fmt.Errorf("container %s: runtime %q is not an absolute path: %w", r.ID, r.Runtime, errInvalid)
 	}
 	return nil
 }

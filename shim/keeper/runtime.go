@@ -35,8 +35,12 @@ type runtimeContainer interface {
 	Destroy(ctx context.Context) error
 }
 
-// newContainer makes a container of b, not yet a process.
-func (k *Keeper) newContainer(ctx context.Context, b container.Bundle) (runtimeContainer, error) {
+// newContainer makes a container of b, not yet a process. program is the path of what
+// runs it, "" for this process.
+func (k *Keeper) newContainer(ctx context.Context, program string, b container.Bundle) (runtimeContainer, error) {
+	if program != "" {
+		return k.newProgram(ctx, program, b)
+	}
 	b.Filters = k.filters
 	c, err := container.Create(ctx, api.RuncDir(k.o.State), b)
 	if err != nil {

@@ -127,7 +127,9 @@ func (t *task) run(ctx context.Context) (int, error) {
 	if st.status != created {
 		return 0, fmt.Errorf("container %s: start: it is not in the created state: %w", t.rec.ID, errNotRunning)
 	}
-	if err := t.c.Run(ctx); err != nil {
+	alive, cancel := t.whileAlive(ctx)
+	defer cancel()
+	if err := t.c.Run(alive); err != nil {
 		return 0, fmt.Errorf("container %s: start: %w", t.rec.ID, err)
 	}
 	t.mu.Lock()
@@ -136,6 +138,25 @@ func (t *task) run(ctx context.Context) (int, error) {
 		t.state.status = running
 	}
 	return st.pid, nil
+}
+
+// lateLimit is how long starting something may go on when the task's process has ended.
+// What is started may have run to its end by then.
+const lateLimit = 2 * time.Second
+
+// whileAlive is ctx until the task's process has ended, and a little longer.
+func (t *task) whileAlive(ctx context.Context) (alive context.Context, cancel func()) {
+	alive, end := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-t.ended:
+			if pauseFor(alive, lateLimit) == nil {
+				end(fmt.Errorf("its process has ended: %w", errNotRunning))
+			}
+		case <-alive.Done():
+		}
+	}()
+	return alive, func() { end(nil) }
 }
 
 // finish takes the task to exited. Its process has been waited for.

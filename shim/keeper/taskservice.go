@@ -30,7 +30,7 @@ func (s *taskService) Create(ctx context.Context, req *taskapi.CreateTaskRequest
 		}
 	}
 	pid, err := s.k.create(ctx, createRequest{
-		rec:      taskID{ID: req.Id, PodID: o.PodId, Bundle: req.Bundle, SystemdCgroup: o.SystemdCgroup},
+		rec:      taskID{ID: req.Id, PodID: o.PodId, Bundle: req.Bundle, SystemdCgroup: o.SystemdCgroup, Runtime: o.Runtime},
 		logPath:  o.LogPath,
 		terminal: req.Terminal,
 		stdin:    o.Stdin,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -24,6 +25,28 @@ type Bundle struct {
 	SystemdCgroup bool
 	Spec          *specs.Spec
 	Filters       *Filters // nil: each start compiles its seccomp filter
+}
+
+// MakeAbsolute makes the root and the sources of bind mounts absolute paths, in b's own
+// Spec: one process serves many bundles, and none of them is its working directory.
+func (b Bundle) MakeAbsolute() error {
+	spec := b.Spec
+	if spec.Root == nil {
+		return errors.New("config.json: root is missing")
+	}
+	if !filepath.IsAbs(spec.Root.Path) {
+		spec.Root.Path = filepath.Join(b.Dir, spec.Root.Path)
+	}
+	for i, m := range spec.Mounts {
+		if !filepath.IsAbs(m.Source) && isBind(m) {
+			spec.Mounts[i].Source = filepath.Join(b.Dir, m.Source)
+		}
+	}
+	return nil
+}
+
+func isBind(m specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
 // Files are the streams that a process is given. Nil is /dev/null.

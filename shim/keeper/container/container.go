@@ -12,9 +12,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
+	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // how libcontainer sets device rules
 	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer"
@@ -22,7 +22,6 @@ import (
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // the C half of "init"
 	"github.com/opencontainers/runc/libcontainer/seccomp"
 	"github.com/opencontainers/runc/libcontainer/specconv"
-	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // Init is the first part of a container's process: libcontainer starts it by
@@ -117,12 +116,7 @@ func (c *Container) Cgroups() map[string]string { return c.cgroups }
 func (c *Container) OwnPIDs() bool { return c.ownPIDs }
 
 // A CgroupSet is the cgroups that a container of a bundle has or would have.
-type CgroupSet struct {
-	m interface {
-		GetPaths() map[string]string
-		Destroy() error
-	}
-}
+type CgroupSet struct{ m cgroups.Manager }
 
 // CgroupsOf finds the cgroups of a bundle whose container has no state.
 func CgroupsOf(b Bundle) (CgroupSet, error) {
@@ -139,6 +133,17 @@ func CgroupsOf(b Bundle) (CgroupSet, error) {
 
 // Paths are the directories by controller.
 func (s CgroupSet) Paths() map[string]string { return s.m.GetPaths() }
+
+// SetResources applies the resources of b, except for device rules. What it leaves out
+// stays.
+func (s CgroupSet) SetResources(b Bundle) error {
+	config, err := convert(b.cgroupsOnly())
+	if err != nil {
+		return err
+	}
+	config.Cgroups.Resources.SkipDevices = true
+	return s.m.Set(config.Cgroups.Resources)
+}
 
 // Destroy removes the directories. No process may be left in them.
 func (s CgroupSet) Destroy() error { return s.m.Destroy() }
@@ -157,25 +162,15 @@ func (b Bundle) cgroupsOnly() Bundle {
 }
 
 // convert makes libcontainer's configuration. specconv takes the working
-// directory for the bundle, and one process serves many bundles, so no relative
-// path may reach it.
+// directory for the bundle, so no relative path may reach it.
 func convert(b Bundle) (*configs.Config, error) {
-	spec := b.Spec
-	if spec.Root == nil {
-		return nil, errors.New("config.json: root is missing")
-	}
-	if !filepath.IsAbs(spec.Root.Path) {
-		spec.Root.Path = filepath.Join(b.Dir, spec.Root.Path)
-	}
-	for i, m := range spec.Mounts {
-		if !filepath.IsAbs(m.Source) && isBind(m) {
-			spec.Mounts[i].Source = filepath.Join(b.Dir, m.Source)
-		}
+	if err := b.MakeAbsolute(); err != nil {
+		return nil, err
 	}
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
 		CgroupName:       b.ID,
 		UseSystemdCgroup: b.SystemdCgroup,
-		Spec:             spec,
+		Spec:             b.Spec,
 	})
 	if err != nil {
 		return nil, err
@@ -186,18 +181,6 @@ func convert(b Bundle) (*configs.Config, error) {
 		}
 	}
 	return config, nil
-}
-
-func isBind(m specs.Mount) bool {
-	if m.Type == "bind" {
-		return true
-	}
-	for _, o := range m.Options {
-		if o == "bind" || o == "rbind" {
-			return true
-		}
-	}
-	return false
 }
 
 // newProcess converts what is to be started.
