@@ -61,6 +61,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	failed := make(chan error, 1)
 	go func() { failed <- server.GRPC().Serve(listener) }() // Unavailable until Attach
 
+	tell("", "Finding pods and containers")
 	layers, err := snapshot.Open(ctx, cfg.Snapshot.Driver, filepath.Join(cfg.Root, "snapshots"))
 	if err != nil {
 		return err
@@ -98,14 +99,16 @@ func serve(ctx context.Context, cfg config.Config) error {
 	defer closeStreams(ctx, server)
 	server.Attach(node, images)
 	logger.Info("Serving the CRI", "socket", cfg.Socket, "version", version, "pods", len(node.Pods.List()))
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	text := func() string { return fmt.Sprintf("Serving the CRI on %s; pods: %d", cfg.Socket, len(node.Pods.List())) }
+	tell(daemon.SdNotifyReady, text())
+	go keepAlive(ctx, cfg.Socket, text)
 
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve %s: %w", cfg.Socket, err)
 	case <-ctx.Done():
 	}
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	tell(daemon.SdNotifyStopping, "Stopping; containers go on")
 	logger.Info("Stopping; containers go on")
 	drain(server, node)
 	return nil
