@@ -1,5 +1,6 @@
 // Berth is the operator's command line: what the daemon thinks of itself, of a
-// pod and of its settings. It asks through the CRI socket and changes nothing.
+// pod and of its settings. It asks through the CRI socket and changes nothing, but
+// for berth install, which puts berth on a node.
 package main
 
 import (
@@ -56,7 +57,7 @@ func command() *cobra.Command {
 	flags.StringVar(&to.settings, "config", "", "settings file that berthd runs with (default "+config.DefaultPath+", which may be absent)")
 	flags.StringVar(&to.socket, "socket", "", "unix socket of berthd (default: as in the settings)")
 	flags.DurationVar(&to.timeout, "timeout", 10*time.Second, "how long to wait for berthd")
-	root.AddCommand(statusCommand(to), whyCommand(to), configCommand(to), versionCommand())
+	root.AddCommand(statusCommand(to), whyCommand(to), configCommand(to), installCommand(), versionCommand())
 	return root
 }
 

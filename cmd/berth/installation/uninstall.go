@@ -1,0 +1,208 @@
+package installation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+
+	"github.com/berthd/berth/config"
+)
+
+// Uninstall takes away what Install wrote, and what the daemon keeps: images,
+// records, its bridge. Files that were changed since are left and named. It
+// refuses while pods are on record.
+func Uninstall(ctx context.Context, o Options, out io.Writer) error {
+	n, err := open(o, out)
+	if err != nil {
+		return err
+	}
+	at, err := securejoin.SecureJoin(n.root, config.DefaultPath)
+	if err != nil {
+		return err
+	}
+	if n.cfg, err = config.Load(at); errors.Is(err, os.ErrNotExist) {
+		n.cfg = config.Default()
+		n.cfg.Socket = filepath.Join(n.cfg.State, "berth.sock")
+	} else if err != nil {
+		return fmt.Errorf("which folders are berth's? %w", err)
+	}
+	if err := n.vacant(); err != nil {
+		return err
+	}
+	if err := n.end(ctx); err != nil {
+		return err
+	}
+	if err := n.removeData(); err != nil {
+		return err
+	}
+	if err := n.removeFiles(); err != nil {
+		return err
+	}
+	if n.here() && n.hasSystemd() && !o.DryRun {
+		_ = systemctl(ctx, "reset-failed", "berthd.service") // it need not have failed
+		return systemctl(ctx, "daemon-reload")
+	}
+	return nil
+}
+
+// vacant is an error while pods are on record.
+func (n *node) vacant() error {
+	dir, err := securejoin.SecureJoin(n.root, filepath.Join(n.cfg.Root, "pods"))
+	if err != nil {
+		return err
+	}
+	pods, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) || n.o.Force {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(pods) > 0 {
+		return fmt.Errorf("%d pods are on record in %s: drain the node, stop kubelet, and remove them with berthd running (crictl rmp -fa); "+
+			"--force uninstalls all the same and leaves their containers running until the machine reboots", len(pods), filepath.Join(n.cfg.Root, "pods"))
+	}
+	return nil
+}
+
+// end stops the daemon.
+func (n *node) end(ctx context.Context) error {
+	if !n.here() {
+		return nil
+	}
+	if n.hasSystemd() && n.rec.Files[unitDir+"/berthd.service"] != nil {
+		n.say("stop", "berthd.service", "")
+		if n.o.DryRun {
+			return nil
+		}
+		if err := systemctl(ctx, "stop", "berthd.service"); err != nil {
+			return err
+		}
+	}
+	if n.o.DryRun {
+		return nil
+	}
+	if conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", n.cfg.Socket); err == nil {
+		conn.Close()
+		return fmt.Errorf("berthd answers on %s still: stop it first", n.cfg.Socket)
+	}
+	return n.removeBridge()
+}
+
+// removeBridge removes the embedded network's bridge, which outlives its pods.
+func (n *node) removeBridge() error {
+	if !n.has("/sys/class/net/berth0/bridge") {
+		return nil
+	}
+	if n.has("/sys/class/net/berth0/brif") {
+		at := filepath.Join(n.root, "sys/class/net/berth0/brif")
+		if ports, err := os.ReadDir(at); err == nil && len(ports) > 0 {
+			n.say(leave, "berth0", fmt.Sprintf("%d interfaces are on it", len(ports)))
+			return nil
+		}
+	}
+	n.say("remove", "berth0", "")
+	return deleteLink("berth0")
+}
+
+// removeData removes the daemon's folders. One with something mounted in it is
+// left: what is mounted is not berth's to remove.
+func (n *node) removeData() error {
+	for _, dir := range []string{n.cfg.State, n.cfg.Root} {
+		at, err := securejoin.SecureJoin(n.root, dir)
+		if err != nil {
+			return err
+		}
+		if _, err := os.Stat(at); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		mounts, err := mountsBelow(at)
+		if err != nil {
+			return err
+		}
+		if len(mounts) > 0 {
+			n.say(leave, dir, fmt.Sprintf("%d file systems are mounted in it, as %s", len(mounts), mounts[0]))
+			continue
+		}
+		if err := n.removeFolder(dir, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kept are the names in root and state that are the daemon's.
+var kept = []string{
+	"berthd.lock", "images", "snapshots", "pods", "cni-cache", // root
+	"containers", "netns", "runc", "shims", "berth.sock", "self-test", // state
+}
+
+// removeFolder removes what is the daemon's in a folder, and the folder when that
+// was all: the settings may name one that has more in it.
+func (n *node) removeFolder(dir, at string) error {
+	if !n.o.DryRun {
+		for _, name := range kept {
+			if err := os.RemoveAll(filepath.Join(at, name)); err != nil {
+				return err
+			}
+		}
+		if err := os.Remove(at); err != nil {
+			n.say(leave, dir, "there is more in it than berth's")
+			return nil
+		}
+	}
+	n.say("remove", dir, "")
+	return nil
+}
+
+// removeFiles removes what the record names, last the record.
+func (n *node) removeFiles() error {
+	for _, path := range slices.Sorted(maps.Keys(n.rec.Files)) {
+		now, mode, err := n.read(path)
+		switch {
+		case err != nil:
+			return err
+		case now == nil:
+			continue
+		case mode.Perm()&0o111 == 0 && !n.rec.wrote(path, now) && !n.o.Force:
+			n.say(leave, path, "it was changed since it was installed")
+			continue
+		}
+		if err := n.remove(path); err != nil {
+			return err
+		}
+	}
+	if now, _, err := n.read(RecordPath); err != nil || now == nil {
+		return err
+	}
+	if err := n.remove(RecordPath); err != nil || n.o.DryRun {
+		return err
+	}
+	for _, dir := range slices.Backward(n.rec.Folders) {
+		if at, err := securejoin.SecureJoin(n.root, dir); err == nil {
+			_ = os.Remove(at) // somebody else may have put something in it
+		}
+	}
+	return nil
+}
+
+func (n *node) remove(path string) error {
+	n.say("remove", path, "")
+	if n.o.DryRun {
+		return nil
+	}
+	at, err := n.place(path)
+	if err != nil {
+		return err
+	}
+	return os.Remove(at)
+}
