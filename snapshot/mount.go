@@ -203,7 +203,11 @@ func joinSettings(settings []setting) string {
 	parts := make([]string, len(settings))
 	for i, s := range settings {
 		parts[i] = s.key
-		if !s.flag {
+		switch {
+		case s.flag:
+		case strings.Contains(s.value, ","): // a label (mount(8), context=)
+			parts[i] += `="` + s.value + `"`
+		default:
 			parts[i] += "=" + s.value
 		}
 	}

@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -158,6 +159,17 @@ func (m IDMap) host(id uint32) uint32 {
 		id = 0
 	}
 	return m.HostID + id
+}
+
+// WithLabel has all files of an overlay seen with that SELinux label, whatever the layers'
+// have: user:role:type:level, or "" for the layers' own. A bind mount keeps its own.
+func WithLabel(mounts []Mount, label string) []Mount {
+	for i, m := range mounts {
+		if label != "" && m.Type == "overlay" {
+			mounts[i].Options = append(slices.Clone(m.Options), "context="+label)
+		}
+	}
+	return mounts
 }
 
 // A RootOption adjusts what Prepare and View make.
