@@ -30,6 +30,7 @@ type Config struct {
 	Shim      Shim               `toml:"shim"`
 	Snapshot  Snapshot           `toml:"snapshot"`
 	Cgroup    Cgroup             `toml:"cgroup"`
+	SELinux   SELinux            `toml:"selinux"`
 	CDI       CDI                `toml:"cdi"`
 	Devices   Devices            `toml:"devices"`
 	Streaming Streaming          `toml:"streaming"`
@@ -72,6 +73,11 @@ type Cgroup struct {
 	Driver string `toml:"driver" comment:"\"cgroupfs\" or \"systemd\"; kubelet asks for it and follows. Empty: systemd where it runs the machine on cgroup v2."`
 }
 
+// SELinux is about labels, on a node whose kernel has SELinux.
+type SELinux struct {
+	Enable bool `toml:"enable" comment:"Confine containers with SELinux, where the kernel has it, and keep pods apart by levels.\nberthd does not start when the node's policy has no types for containers. false: they run with berthd's own label."`
+}
+
 // CDI is about devices of the Container Device Interface.
 type CDI struct {
 	SpecDirs []string `toml:"spec_dirs" comment:"Folders of CDI specifications (https://tags.cncf.io), read for each container that asks for a device.\nWhere two specify the same device, the later folder counts. Empty: no such devices."`
@@ -105,6 +111,7 @@ func Default() Config {
 		Shim:      Shim{PodsPerProcess: 64},
 		Streaming: Streaming{Address: "127.0.0.1:0"},
 		Snapshot:  Snapshot{Driver: "overlay"},
+		SELinux:   SELinux{Enable: true},
 		CDI:       CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		Handlers:  map[string]Handler{},
 	}

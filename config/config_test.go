@@ -97,6 +97,8 @@ pods_per_process = 1
 driver = "overlay"
 [cgroup]
 driver = "cgroupfs"
+[selinux]
+enable = false
 [cdi]
 spec_dirs = ["/cdi"]
 [streaming]

@@ -15,6 +15,7 @@ import (
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/netns"
 	"github.com/berthd/berth/sandbox"
+	"github.com/berthd/berth/sandbox/selinux"
 	"github.com/berthd/berth/sandbox/spec"
 	"github.com/berthd/berth/shim"
 	"github.com/berthd/berth/snapshot"
@@ -64,6 +65,7 @@ var codeOf = []struct {
 	{shim.ErrBelowUsage, codes.FailedPrecondition},    // as it is now; it may use less later
 	{snapshot.ErrInUse, codes.FailedPrecondition},
 	{sandbox.ErrClosed, codes.Unavailable},
+	{selinux.ErrNoLevel, codes.ResourceExhausted},
 	{sandbox.ErrSlow, codes.ResourceExhausted},
 	{netns.ErrNotReady, codes.Unavailable},
 	{shim.ErrUnavailable, codes.Unavailable},

@@ -49,7 +49,10 @@ func (cs *Containers) addSpec(ctx context.Context, c *Container) error {
 	if err := injectCDI(s, devices, cs.opts.CDIDirs); err != nil {
 		return err
 	}
-	if err := relabel(in.Container.GetMounts(), s); err != nil {
+	if err := cs.opts.relabel(in.Container.GetMounts(), s.Linux.MountLabel); err != nil {
+		return err
+	}
+	if err := cs.labelContainerFiles(c.Record(), c.pod.Record(), s.Linux.MountLabel); err != nil {
 		return err
 	}
 	cs.warnClamped(ctx, spec.Clamped(in))
@@ -92,6 +95,7 @@ func (cs *Containers) specInput(ctx context.Context, c *Container) (spec.Input, 
 	in := spec.Input{
 		ID: r.ID, PodID: r.PodID, Pod: pod.Config(), Container: r.Config(),
 		Image: hostileImage(img.Config), Identity: identity, SystemdCgroup: cs.opts.SystemdCgroup,
+		SELinux:      cs.opts.selinux(pod.Level),
 		ImageVolumes: cs.opts.volumeSources(r.ID, r.Config().GetMounts()),
 	}
 	if in.Host, err = spec.ProbeHost(); err != nil {

@@ -103,6 +103,10 @@ func (cs *Containers) addRoot(ctx context.Context, c *Container) error {
 	if err != nil {
 		return err
 	}
+	label, err := cs.mountLabel(ctx, c)
+	if err != nil {
+		return err
+	}
 	root := cs.opts.rootfs(r.ID)
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return fmt.Errorf("bundle: %w", err)
@@ -112,7 +116,7 @@ func (cs *Containers) addRoot(ctx context.Context, c *Container) error {
 			return fmt.Errorf("bundle: %w", err)
 		}
 	}
-	return snapshot.MountAll(mounts, root)
+	return snapshot.MountAll(snapshot.WithLabel(mounts, label), root)
 }
 
 func (cs *Containers) delRoot(ctx context.Context, c *Container) error {

@@ -10,6 +10,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berthd/berth/sandbox/selinux"
 	"github.com/berthd/berth/sandbox/spec"
 	"github.com/berthd/berth/shim"
 	"github.com/berthd/berth/snapshot/durable"
@@ -59,6 +60,13 @@ func (ps *Pods) holderBundle(r PodRecord, bundle string) error {
 			return fmt.Errorf("bundle: %w", err)
 		}
 	}
+	labels, err := ps.opts.selinux(r.Level).SELinuxLabels(r.Config(), nil)
+	if err == nil {
+		err = selinux.LabelFile(root, labels.Mount)
+	}
+	if err != nil {
+		return err
+	}
 	if err := bindFile(ps.opts.PauseBinary, filepath.Join(root, pauseName)); err != nil {
 		return err
 	}
@@ -67,7 +75,7 @@ func (ps *Pods) holderBundle(r PodRecord, bundle string) error {
 		return err
 	}
 	s, err := spec.Pause(spec.Input{
-		ID: r.ID, PodID: r.ID, Pod: r.Config(), Host: host, SystemdCgroup: ps.opts.SystemdCgroup,
+		ID: r.ID, PodID: r.ID, Pod: r.Config(), Host: host, SELinux: ps.opts.selinux(r.Level), SystemdCgroup: ps.opts.SystemdCgroup,
 		Namespaces: spec.Namespaces{Net: r.Namespaces.Net, IPC: r.Namespaces.IPC, UTS: r.Namespaces.UTS, User: r.Namespaces.User},
 	}, root)
 	if err != nil {

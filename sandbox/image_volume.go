@@ -93,7 +93,11 @@ func (cs *Containers) addImageVolume(ctx context.Context, c *Container, i int, m
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if err := snapshot.MountAll(mounts, filepath.Join(dir, volumeRoot)); err != nil {
+	label, err := cs.mountLabel(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := snapshot.MountAll(snapshot.WithLabel(mounts, label), filepath.Join(dir, volumeRoot)); err != nil {
 		return err
 	}
 	if m.GetImageSubPath() == "" {

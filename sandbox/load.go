@@ -29,6 +29,9 @@ func (n *Node) load(ctx context.Context) error {
 			n.spareMembers(d.Name())
 			continue
 		}
+		if rec.Level != "" {
+			n.Pods.levels.Keep(rec.ID, rec.Level)
+		}
 		read = append(read, newPod(rec, path, n.Events))
 	}
 	// A pod on its way out may have given up its name: it comes last, and a ready one,

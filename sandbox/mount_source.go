@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/opencontainers/selinux/go-selinux/label"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/sandbox/selinux"
 )
 
 // checkSources wants what is to be mounted from the host to be there and to propagate as
@@ -85,23 +84,20 @@ func checkPropagation(want runtimeapi.MountPropagation, point, tags string) erro
 
 // relabel gives the sources of mounts that ask for it the label of the container's files
 // (CRI, Mount.selinux_relabel), where SELinux is on: with the pod's own level, so that no
-// other pod gets at them. The library refuses folders of the system such as / and /usr.
-func relabel(mounts []*runtimeapi.Mount, s *specs.Spec) error {
-	return relabelBy(mounts, s.Linux.MountLabel, func(path, to string) error { return label.Relabel(path, to, false) })
+// other pod gets at them. Parts of the system and our own folders are refused.
+func (o Options) relabel(mounts []*runtimeapi.Mount, label string) error {
+	return relabelBy(mounts, label, func(path, label string) error { return selinux.Relabel(path, label, o.Root, o.State) })
 }
 
-func relabelBy(mounts []*runtimeapi.Mount, to string, do func(path, to string) error) error {
-	if to == "" {
+func relabelBy(mounts []*runtimeapi.Mount, label string, do func(path, label string) error) error {
+	if label == "" {
 		return nil
 	}
 	for _, m := range mounts {
 		if !m.GetSelinuxRelabel() || m.GetImage() != nil {
 			continue
 		}
-		source, err := filepath.EvalSymlinks(m.GetHostPath()) // what is mounted, not a link to it
-		if err == nil {
-			err = do(source, to)
-		}
+		err := do(m.GetHostPath(), label)
 		if err != nil && !isNoXattr(err) { // such a file system has one label for all its files
 			return fmt.Errorf("mount %s: host path %s: relabel: %w: %w", m.GetContainerPath(), m.GetHostPath(), err, ErrMountSource)
 		}

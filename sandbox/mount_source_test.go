@@ -11,6 +11,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/sandbox/selinux"
 )
 
 // TestSources: what is missing, and what does not propagate as asked for, is refused
@@ -68,11 +70,7 @@ func TestSources(t *testing.T) {
 
 func TestRelabel(t *testing.T) {
 	dir := t.TempDir()
-	link := filepath.Join(dir, "link")
-	if err := os.Symlink(dir, link); err != nil {
-		t.Fatal(err)
-	}
-	mounts := []*runtimeapi.Mount{{HostPath: "/not-asked"}, {HostPath: link, SelinuxRelabel: true}}
+	mounts := []*runtimeapi.Mount{{HostPath: "/not-asked"}, {HostPath: dir, SelinuxRelabel: true}}
 	var done []string
 	record := func(path, label string) error { done = append(done, path+" "+label); return nil }
 	if err := relabelBy(mounts, "", record); err != nil || done != nil {
@@ -86,6 +84,18 @@ func TestRelabel(t *testing.T) {
 	}
 	if err := relabelBy(mounts, "l", func(string, string) error { return syscall.EPERM }); !errors.Is(err, ErrMountSource) {
 		t.Errorf("refused: %v", err)
+	}
+	o := Options{Root: t.TempDir(), State: t.TempDir()}
+	for _, path := range []string{"/etc", o.Root, filepath.Join(o.State, "pods")} {
+		if path != "/etc" {
+			if err := os.MkdirAll(path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := o.relabel([]*runtimeapi.Mount{{HostPath: path, SelinuxRelabel: true}}, "l")
+		if !errors.Is(err, selinux.ErrRefused) || !errors.Is(err, ErrMountSource) {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 

@@ -29,6 +29,9 @@ type PodRecord struct {
 
 	PodConfig message[*runtimeapi.PodSandboxConfig] `json:"config"`
 
+	// Level is the pod's SELinux level; "" before it has one, and without SELinux.
+	Level string `json:"level,omitempty"`
+
 	// Namespaces are the pinned namespaces; "" for one that is the host's.
 	Namespaces netns.Paths `json:"namespaces"`
 	// PIDNamespace pins the PID namespace that the pod's containers share.

@@ -56,14 +56,15 @@ func (ps *Pods) addFiles(_ context.Context, p *Pod) error {
 			return fmt.Errorf("pod files: %w", err)
 		}
 	}
-	if r.namespaceOptions().GetIpc() == runtimeapi.NamespaceMode_NODE {
-		return nil
+	label, err := ps.labelPodFiles(r)
+	if err != nil || r.namespaceOptions().GetIpc() == runtimeapi.NamespaceMode_NODE {
+		return err
 	}
 	shm := filepath.Join(dir, shmDir)
 	if err := os.MkdirAll(shm, 0o700); err != nil {
 		return fmt.Errorf("pod files: %w", err)
 	}
-	return mountShm(shm, owner)
+	return mountShm(shm, owner, label)
 }
 
 func (ps *Pods) delFiles(_ context.Context, p *Pod) error {

@@ -27,11 +27,14 @@ func (ps *Pods) steps() []step[*Pod] {
 
 const firstLive = 2 // the namespaces step
 
-func (ps *Pods) record(_ context.Context, p *Pod) error {
+func (ps *Pods) record(ctx context.Context, p *Pod) error {
 	if err := os.MkdirAll(filepath.Join(ps.opts.podDir(p.Record().ID), "containers"), 0o700); err != nil {
 		return fmt.Errorf("pod folder: %w", err)
 	}
-	return p.note(func(*PodRecord) {})
+	if err := p.note(func(*PodRecord) {}); err != nil {
+		return err
+	}
+	return ps.level(ctx, p)
 }
 
 func (ps *Pods) unrecord(_ context.Context, p *Pod) error {
@@ -40,6 +43,7 @@ func (ps *Pods) unrecord(_ context.Context, p *Pod) error {
 		return fmt.Errorf("pod folder: %w", err)
 	}
 	p.gone.Store(true)
+	ps.levels.Release(r.ID)
 	ps.forget(p)
 	return nil
 }

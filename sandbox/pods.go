@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/sandbox/selinux"
 )
 
 // Options are what Open needs. Every field is required unless it says otherwise.
@@ -20,6 +22,8 @@ type Options struct {
 	CDIDirs       []string           // folders of CDI specifications, the last counting most
 	OwnDevices    bool               // device nodes are given to the container's run_as_user and run_as_group
 	PauseBinary   string             // static binary that stands still when called "pause"
+
+	SELinux *selinux.Policy // nil: nothing is labelled
 
 	Namespaces Namespaces
 	Network    Network
@@ -53,6 +57,7 @@ type Pods struct {
 	containers *Containers
 	userNS     userNSTrial
 	handlers   *handlers
+	levels     selinux.Levels // of pods, by ID
 	events     *Events
 	readiness  *Readiness
 	owing      sync.Map // pod ID to *Pod: those whose address is owed to the network

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/selinux/go-selinux/label"
 	"golang.org/x/sys/unix"
 
 	"github.com/berthd/berth/sandbox/cgroupstat"
@@ -23,13 +24,18 @@ const (
 // Docker give.
 const shmSize = "size=65536k"
 
-// mountShm mounts a tmpfs for POSIX shared memory at dir, once, for that user and group.
-func mountShm(dir string, owner int) error {
+// mountShm mounts a tmpfs for POSIX shared memory at dir, once, for that user and group,
+// with that SELinux label unless it is empty.
+func mountShm(dir string, owner int, context string) error {
 	mounted, err := isMount(dir)
 	if err != nil || mounted {
 		return err
 	}
-	err = unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, fmt.Sprintf("mode=1777,uid=%d,gid=%d,%s", owner, owner, shmSize))
+	options := fmt.Sprintf("mode=1777,uid=%d,gid=%d,%s", owner, owner, shmSize)
+	if context != "" {
+		options = label.FormatMountLabel(options, context)
+	}
+	err = unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, options)
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", dir, err)
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/netns"
 	"github.com/berthd/berth/sandbox"
+	"github.com/berthd/berth/sandbox/selinux"
 	"github.com/berthd/berth/shim"
 	"github.com/berthd/berth/snapshot"
 )
@@ -62,6 +63,10 @@ func serve(ctx context.Context, cfg config.Config) error {
 	go func() { failed <- server.GRPC().Serve(listener) }() // Unavailable until Attach
 
 	tell("", "Finding pods and containers")
+	policy, err := openSELinux(cfg)
+	if err != nil {
+		return err
+	}
 	layers, err := snapshot.Open(ctx, cfg.Snapshot.Driver, filepath.Join(cfg.Root, "snapshots"))
 	if err != nil {
 		return err
@@ -84,7 +89,8 @@ func serve(ctx context.Context, cfg config.Config) error {
 	}
 	defer shims.Close()
 	node, err := sandbox.Open(ctx, sandbox.Options{
-		Root: cfg.Root, State: cfg.State, Handlers: handlersOf(cfg),
+		SELinux: policy,
+		Root:    cfg.Root, State: cfg.State, Handlers: handlersOf(cfg),
 		SystemdCgroup: systemd, PauseBinary: binary, CDIDirs: cfg.CDI.SpecDirs, OwnDevices: cfg.Devices.Ownership,
 		Namespaces: netns.OpenNamespaces(cfg.State, binary), Network: network, Roots: layers,
 		Images: images, Tasks: shims, Processes: shims, Runtimes: &shim.Runtimes{}, CheckShim: shims.Check,
@@ -99,7 +105,9 @@ func serve(ctx context.Context, cfg config.Config) error {
 	defer closeStreams(ctx, server)
 	server.Attach(node, images)
 	logger.Info("Serving the CRI", "socket", cfg.Socket, "version", version, "pods", len(node.Pods.List()))
-	text := func() string { return fmt.Sprintf("Serving the CRI on %s; pods: %d", cfg.Socket, len(node.Pods.List())) }
+	text := func() string {
+		return fmt.Sprintf("Serving the CRI on %s; pods: %d", cfg.Socket, len(node.Pods.List()))
+	}
 	tell(daemon.SdNotifyReady, text())
 	go keepAlive(ctx, cfg.Socket, text)
 
@@ -121,6 +129,22 @@ func handlersOf(cfg config.Config) map[string]sandbox.Handler {
 		named[name] = sandbox.Handler{Path: h.Path}
 	}
 	return named
+}
+
+// openSELinux reads what the node's policy has for containers, nil without SELinux, and
+// has layers labelled for them.
+func openSELinux(cfg config.Config) (*selinux.Policy, error) {
+	if !cfg.SELinux.Enable {
+		return nil, nil
+	}
+	policy, err := selinux.Open()
+	if err != nil || policy == nil {
+		return nil, err
+	}
+	if err := selinux.LabelStore(filepath.Join(cfg.Root, "snapshots"), policy.ReadOnly); err != nil {
+		return nil, fmt.Errorf("selinux: layers of images: %w", err)
+	}
+	return policy, nil
 }
 
 // flushLimit is how long clients may take to fetch the last answers.

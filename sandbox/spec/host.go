@@ -28,14 +28,11 @@ type Host struct {
 	Seccomp           bool
 	RecursiveReadOnly bool // mount_setattr, Linux 5.12
 	AppArmor          bool
-	AppArmorProfiles  []string // that are loaded; nil when the kernel does not tell
-	SELinux           bool
-	// SELinuxProcess and SELinuxMount are the policy's labels for containers.
-	SELinuxProcess, SELinuxMount string
-	Capabilities                 []string            // that we can give, "CAP_…"
-	Devices                      []specs.LinuxDevice // of /dev, for privileged containers
-	OOMScoreAdjMin               int                 // lowest oom_score_adj we can set
-	Hostname                     string
+	AppArmorProfiles  []string            // that are loaded; nil when the kernel does not tell
+	Capabilities      []string            // that we can give, "CAP_…"
+	Devices           []specs.LinuxDevice // of /dev, for privileged containers
+	OOMScoreAdjMin    int                 // lowest oom_score_adj we can set
+	Hostname          string
 }
 
 // ProbeHost looks at the machine. It changes nothing, runs nothing and takes about a
@@ -45,7 +42,6 @@ func ProbeHost() (Host, error) {
 		Seccomp:           exists("/proc/sys/kernel/seccomp/actions_avail"),
 		RecursiveReadOnly: hasMountSetattr(),
 		AppArmor:          strings.HasPrefix(readSmall("/sys/module/apparmor/parameters/enabled"), "Y"),
-		SELinux:           isSELinux("/sys/fs/selinux"),
 	}
 	var err error
 	if h.CgroupV2, err = isCgroup2(cgroupRoot); err != nil {
@@ -66,9 +62,6 @@ func ProbeHost() (Host, error) {
 	}
 	if h.AppArmor {
 		h.AppArmorProfiles = loadedProfiles("/sys/kernel/security/apparmor/profiles")
-	}
-	if h.SELinux {
-		h.SELinuxProcess, h.SELinuxMount = containerLabels()
 	}
 	return h, nil
 }
@@ -162,25 +155,6 @@ func loadedProfiles(list string) []string {
 func (h Host) appArmorDefault() string {
 	if slices.Contains(h.AppArmorProfiles, AppArmorProfile) {
 		return AppArmorProfile
-	}
-	return ""
-}
-
-// containerLabels reads the policy's labels for containers (lxc_contexts(5)). A policy
-// without them leaves containers unlabelled.
-func containerLabels() (process, mount string) {
-	policy := value(readSmall("/etc/selinux/config"), "SELINUXTYPE")
-	contexts := readSmall(filepath.Join("/etc/selinux", policy, "contexts/lxc_contexts"))
-	return value(contexts, "process"), value(contexts, "file")
-}
-
-// value finds key = "value" in a file of such lines.
-func value(text, key string) string {
-	for line := range strings.Lines(text) {
-		k, v, ok := strings.Cut(line, "=")
-		if ok && strings.TrimSpace(k) == key {
-			return strings.Trim(strings.TrimSpace(v), `"`)
-		}
 	}
 	return ""
 }

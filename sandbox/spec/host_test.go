@@ -124,16 +124,3 @@ func TestLoadDeviceFolder(t *testing.T) {
 		t.Errorf("no null among %d nodes", len(nodes))
 	}
 }
-
-func TestValue(t *testing.T) {
-	const text = "# c\nSELINUXTYPE=targeted\nprocess = \"system_u:system_r:container_t:s0\"\n"
-	if got := value(text, "SELINUXTYPE"); got != "targeted" {
-		t.Errorf("%q", got)
-	}
-	if got := value(text, "process"); got != "system_u:system_r:container_t:s0" {
-		t.Errorf("%q", got)
-	}
-	if got := value(text, "file"); got != "" {
-		t.Errorf("%q", got)
-	}
-}

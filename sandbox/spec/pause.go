@@ -13,7 +13,7 @@ const pauseOOMScore = -998
 // Pause gives the OCI runtime spec of the process that is PID 1 of a PID namespace
 // which a whole pod shares: /pause in rootfs, an absolute path, mounted read-only.
 //
-// Of in it takes ID, PodID, Pod, Namespaces, Host and SystemdCgroup. The process has
+// Of in it takes ID, PodID, Pod, Namespaces, Host, SELinux and SystemdCgroup. The process has
 // no capability, the RuntimeDefault seccomp profile where the kernel has seccomp, and
 // next to no CPU; its memory is not limited, since the pod's cgroup is. Containers of
 // the pod can see it, and /proc/1/root with it: so its /proc is masked like a
@@ -64,7 +64,7 @@ func Pause(in Input, rootfs string) (*specs.Spec, error) {
 	if in.Host.CgroupV2 {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
-	if err := addSELinux(s, nil, in); err != nil {
+	if err := addSELinux(s, in); err != nil {
 		return nil, err
 	}
 	if in.Host.Seccomp {

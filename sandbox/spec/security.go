@@ -27,7 +27,7 @@ func addSecurity(s *specs.Spec, in Input) error {
 	if err := addAppArmor(s, sc, in.Host); err != nil {
 		return err
 	}
-	return addSELinux(s, sc, in)
+	return addSELinux(s, in)
 }
 
 // addPaths masks what kubelet says and nothing else: it always sends the lists, and

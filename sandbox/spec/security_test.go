@@ -2,7 +2,6 @@ package spec
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -194,7 +193,7 @@ func TestAppArmorProfiles(t *testing.T) {
 // TestPrivilegedIsUnconfined: neither AppArmor nor SELinux confines it (CRI).
 func TestPrivilegedIsUnconfined(t *testing.T) {
 	s := mustContainer(t, asPrivileged, apparmor, selinuxHost)
-	if s.Process.ApparmorProfile != "" || s.Process.SelinuxLabel != "" {
+	if s.Process.ApparmorProfile != "" || s.Process.SelinuxLabel != "system_u:system_r:spc_t:s0" {
 		t.Errorf("profile %q, label %q", s.Process.ApparmorProfile, s.Process.SelinuxLabel)
 	}
 	if s.Linux.MountLabel == "" {
@@ -205,21 +204,53 @@ func TestPrivilegedIsUnconfined(t *testing.T) {
 	}
 }
 
+// TestLevels: which labels a container has, by who says what.
 func TestLevels(t *testing.T) {
-	if levelOf("p1") != levelOf("p1") {
-		t.Error("a pod's level changes")
+	type options = runtimeapi.SELinuxOption
+	container := func(o *options) change {
+		return security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.SelinuxOptions = o })
 	}
-	seen := map[string]bool{}
-	for i := range 1000 {
-		var a, b int
-		level := levelOf(fmt.Sprint(i))
-		if _, err := fmt.Sscanf(level, "s0:c%d,c%d", &a, &b); err != nil || a >= b || a < 0 || b > 1023 {
-			t.Fatalf("level %q", level)
+	pod := func(o *options) change {
+		return func(in *Input) { in.Pod.Linux.SecurityContext.SelinuxOptions = o }
+	}
+	shares := func(edit func(*runtimeapi.NamespaceOption)) change {
+		return security(func(s *runtimeapi.LinuxContainerSecurityContext) {
+			s.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_CONTAINER}
+			edit(s.NamespaceOptions)
+		})
+	}
+	node := runtimeapi.NamespaceMode_NODE
+	hostPID := shares(func(o *runtimeapi.NamespaceOption) { o.Pid = node })
+	hostIPC := shares(func(o *runtimeapi.NamespaceOption) { o.Ipc = node })
+	for name, c := range map[string]struct {
+		changes        []change
+		process, mount string
+	}{
+		"the pod's":          {nil, "system_u:system_r:container_t:s0:c7,c9", "system_u:object_r:container_file_t:s0:c7,c9"},
+		"level":              {[]change{container(&options{Level: "s0"})}, "system_u:system_r:container_t:s0", "system_u:object_r:container_file_t:s0"},
+		"type":               {[]change{container(&options{Type: "a_t"})}, "system_u:system_r:a_t:s0:c7,c9", "system_u:object_r:container_file_t:s0:c7,c9"},
+		"all":                {[]change{container(&options{User: "a_u", Role: "a_r", Type: "a_t", Level: "s0-s0:c0.c1023"})}, "a_u:a_r:a_t:s0-s0:c0.c1023", "a_u:object_r:container_file_t:s0-s0:c0.c1023"},
+		"of the pod":         {[]change{pod(&options{Level: "s0:c1"})}, "system_u:system_r:container_t:s0:c1", "system_u:object_r:container_file_t:s0:c1"},
+		"the container's":    {[]change{pod(&options{Level: "s0:c1"}), container(&options{Level: "s0:c2"})}, "system_u:system_r:container_t:s0:c2", "system_u:object_r:container_file_t:s0:c2"},
+		"privileged":         {[]change{asPrivileged}, "system_u:system_r:spc_t:s0", "system_u:object_r:container_file_t:s0:c7,c9"},
+		"privileged, typed":  {[]change{asPrivileged, container(&options{Type: "a_t"})}, "system_u:system_r:spc_t:s0", "system_u:object_r:container_file_t:s0:c7,c9"},
+		"node's PIDs":        {[]change{hostPID}, "system_u:system_r:spc_t:s0", "system_u:object_r:container_file_t:s0:c7,c9"},
+		"node's IPC":         {[]change{hostIPC}, "system_u:system_r:spc_t:s0", "system_u:object_r:container_file_t:s0:c7,c9"},
+		"node's PIDs, typed": {[]change{hostPID, container(&options{Type: "a_t"})}, "system_u:system_r:a_t:s0:c7,c9", "system_u:object_r:container_file_t:s0:c7,c9"},
+		"node's network":     {[]change{inHostNetwork}, "system_u:system_r:container_t:s0:c7,c9", "system_u:object_r:container_file_t:s0:c7,c9"},
+	} {
+		s := mustContainer(t, append([]change{selinuxHost}, c.changes...)...)
+		if s.Process.SelinuxLabel != c.process || s.Linux.MountLabel != c.mount {
+			t.Errorf("%s: process %s, mount %s", name, s.Process.SelinuxLabel, s.Linux.MountLabel)
 		}
-		seen[level] = true
 	}
-	if len(seen) < 990 {
-		t.Errorf("%d levels for 1000 pods", len(seen))
+	if s := mustContainer(t, container(&options{Level: "s0:c1"})); s.Process.SelinuxLabel != "" || s.Linux.MountLabel != "" {
+		t.Errorf("without SELinux: process %s, mount %s", s.Process.SelinuxLabel, s.Linux.MountLabel)
+	}
+	for _, bad := range []string{"s0,c4,c5", "c1", "s0:", "s0:c1,", "s0-", "s0:c1\",x=\"", "s0 ", "x"} {
+		if _, err := Container(request(selinuxHost, container(&options{Level: bad}))); !errors.Is(err, ErrInvalid) {
+			t.Errorf("level %q: %v", bad, err)
+		}
 	}
 }
 

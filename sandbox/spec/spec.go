@@ -50,6 +50,7 @@ type Input struct {
 	// by their paths in it: in a user namespace the runtime can make none.
 	DeviceNodes   map[string]string
 	Host          Host
+	SELinux       SELinux
 	SystemdCgroup bool // the node's cgroup driver is systemd
 }
 

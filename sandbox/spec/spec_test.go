@@ -181,9 +181,8 @@ func apparmor(in *Input) {
 }
 
 func selinuxHost(in *Input) {
-	in.Host.SELinux = true
-	in.Host.SELinuxProcess = "system_u:system_r:container_t:s0"
-	in.Host.SELinuxMount = "system_u:object_r:container_file_t:s0"
+	in.SELinux = SELinux{Process: "system_u:system_r:container_t:s0", Privileged: "system_u:system_r:spc_t:s0",
+		File: "system_u:object_r:container_file_t:s0", Level: "s0:c7,c9"}
 }
 
 // clampedHost is one without CAP_SYS_RESOURCE.

@@ -23,12 +23,6 @@ func isCgroup2(path string) (bool, error) {
 	return st.Type == unix.CGROUP2_SUPER_MAGIC, nil
 }
 
-// isSELinux tells whether selinuxfs is mounted on path.
-func isSELinux(path string) bool {
-	var st unix.Statfs_t
-	return unix.Statfs(path, &st) == nil && st.Type == unix.SELINUX_MAGIC
-}
-
 // hasMountSetattr asks with a descriptor that is none: a kernel that has the call
 // says so.
 func hasMountSetattr() bool {

@@ -30,6 +30,7 @@ var leaves = map[string][]string{
 	"shim/api":              {},
 	"sandbox/spec":          {},
 	"sandbox/cgroupstat":    {},
+	"sandbox/selinux":       {},
 	"cri/stream":            {},
 	"shim/keeper":           {"shim/api", "shim/keeper"},
 	"cmd/berth":             {"config"},
@@ -42,6 +43,7 @@ var sharedWith = map[string][]string{
 	"snapshot/durable":   {"imageservice", "sandbox"},
 	"sandbox/spec":       {"cri"},
 	"sandbox/cgroupstat": {"cri"},
+	"sandbox/selinux":    {"cmd", "cri"},
 	"shim/api":           {"cmd"},
 	"shim/keeper":        {"cmd"},
 }
