@@ -136,9 +136,20 @@ func TestReadRefuses(t *testing.T) {
 		{"a misspelt table", "[netwrk]\nembedded = true", []string{`"netwrk`, `"network`}},
 		{"a misspelt empty table", "[shimm]", []string{`"shimm"`, `"shim"`}},
 		{"the right key in the wrong table", "conf_dir = \"/x\"", []string{`"conf_dir"`, `"network.conf_dir"`}},
-		{"an unknown key of a handler", "[handlers.kata]\npth = \"/x\"", []string{`"handlers.kata.pth"`, `"handlers.NAME.path"`}},
+		{"an unknown key of a handler", "[handlers.kata]\npth = \"/x\"", []string{`"handlers.kata.pth"`, `"handlers.kata.path"`}},
+		{"a handler in a misspelt table", "[handler.crun]\npath = \"/x\"", []string{`"handler.crun": did you mean "handlers.crun"?`}},
+		{"a key of a handler in another's table", "[runtimes.crun]\nx = 1\n[runtimes]\npath = \"/x\"", []string{`"runtimes": `}},
+		{"a key that is like none", "[plugins.\"io.containerd\"]\nx = 1", []string{`"plugins.io.containerd": berth config default prints`}},
+		{"a handler that is no table", "[handlers]\ncrun = \"/usr/bin/crun\"", []string{"line 2, column 8: handlers.crun: a table is wanted: [handlers.crun]"}},
+		{"a handler without a name", "[handlers]\npath = \"/usr/bin/crun\"", []string{"handlers.path: it belongs below a table [handlers.NAME]"}},
+		{"handlers in a list", "[[handlers]]\npath = \"/usr/bin/crun\"", []string{"handlers: tables are wanted: [handlers.NAME]"}},
+		{"a table that is none", "log = 3", []string{"log: a table is wanted: [log]"}},
+		{"a string that is none", "root = 3", []string{`line 1, column 8: root: a string is wanted, in quotes`}},
+		{"a list that is none", "[network]\nbin_dirs = \"/x\"", []string{`network.bin_dirs: a list of strings is wanted`}},
+		{"a list of something else", "[network]\nbin_dirs = [3]", []string{`network.bin_dirs: a list of strings is wanted`}},
+		{"yes", "[network]\nembedded = \"yes\"", []string{"network.embedded: true or false is wanted"}},
 		{"every one of them", "a = 1\n[shim]\nb = 2", []string{`"a"`, `"shim.b"`}},
-		{"a wrong type", "[shim]\npods_per_process = \"many\"", []string{"line 2", "shim.pods_per_process"}},
+		{"a wrong type", "[shim]\npods_per_process = \"many\"", []string{"line 2, column 20: shim.pods_per_process: a whole number is wanted"}},
 		{"no TOML", "root = \n", []string{"line 1"}},
 		{"a key twice", "root = \"/a\"\nroot = \"/b\"", []string{"root"}},
 		{"a number that is too large", "[shim]\npods_per_process = 99999999999999999999", []string{"line 2"}},
@@ -169,6 +180,11 @@ func TestReadRefuses(t *testing.T) {
 			for _, want := range tt.want {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("%q is not in: %v", want, err)
+				}
+			}
+			for _, ours := range []string{"struct", "config.", "[]string", "of type"} {
+				if strings.Contains(err.Error(), ours) {
+					t.Errorf("in words of the program: %v", err)
 				}
 			}
 			if strings.Contains(err.Error(), "\n") {
