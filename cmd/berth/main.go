@@ -89,37 +89,9 @@ func configCommand(to *target) *cobra.Command {
 				return err
 			},
 		},
-		&cobra.Command{
-			Use:   "check [FILE]",
-			Short: "Check a settings file as berthd does at its start",
-			Long: "Check a settings file as berthd does at its start: exit 0 and say so when berthd\n" +
-				"would take it, exit 1 and name the keys that are wrong when it would not.",
-			Args: cobra.MaximumNArgs(1),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				path := to.settings
-				if len(args) > 0 {
-					path = args[0]
-				}
-				return checkSettings(cmd, path)
-			},
-		},
+		checkCommand(to),
 	)
 	return parent
-}
-
-func checkSettings(cmd *cobra.Command, path string) error {
-	if _, err := config.Load(path); err != nil {
-		return err
-	}
-	text := path + ": in order"
-	if path == "" {
-		text = config.DefaultPath + ": in order"
-		if _, err := os.Stat(config.DefaultPath); errors.Is(err, os.ErrNotExist) {
-			text = config.DefaultPath + ": absent: the defaults are in force (berth config default)"
-		}
-	}
-	_, err := fmt.Fprintln(cmd.OutOrStdout(), text)
-	return err
 }
 
 // clean keeps text from talking to the terminal: it may come from a registry or

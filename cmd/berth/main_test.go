@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -280,14 +281,65 @@ func TestConfig(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if out, err := run(t, "config", "check", ok); err != nil || out != ok+": in order\n" {
+	if out, err := run(t, "config", "check", "--file-only", ok); err != nil || out != ok+": in order\n" {
 		t.Errorf("%v: %s", err, out)
 	}
 	if _, err := run(t, "config", "check", bad); err == nil || !strings.Contains(err.Error(), bad+": line 2: unknown key \"network.conf_dri\": did you mean \"network.conf_dir\"?") {
 		t.Errorf("%v", err)
 	}
-	if out, err := run(t, "config", "check"); err != nil || !strings.HasPrefix(out, config.DefaultPath) {
+	if out, err := run(t, "config", "check", "--file-only"); err != nil || !strings.HasPrefix(out, config.DefaultPath) {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestConfigCheckNode: what the settings name is looked for on the machine.
+func TestConfigCheckNode(t *testing.T) {
+	dir := t.TempDir()
+	path, shim, plugins := filepath.Join(dir, "berth.toml"), filepath.Join(dir, "berth-shim"), filepath.Join(dir, "cni")
+	text := fmt.Sprintf("shim.binary = %q\nhandlers.crun.path = %q\nnetwork.bin_dirs = [%q]\n", shim, filepath.Join(dir, "crun"), plugins)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := run(t, "config", "check", path)
+	if !errors.Is(err, errAnswered) {
+		t.Errorf("%v", err)
+	}
+	contains(t, out, path+": in order\n", "this node: shim.binary: "+shim+": no such program\n",
+		"this node: handlers.crun.path: "+dir+"/crun: no such program\n", "this node: network.bin_dirs: there are no CNI plugins in "+plugins)
+
+	for _, name := range []string{"crun", "berth-shim", "cni/any"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err = run(t, "config", "check", path)
+	if !errors.Is(err, errAnswered) {
+		t.Errorf("%v", err)
+	}
+	contains(t, out, "this node: handlers.crun.path: "+dir+"/crun: is not a program (-rw-r--r--)\n", "shim.binary: "+shim+": is not a program")
+
+	for _, name := range []string{"crun", "berth-shim"} {
+		if err := os.Chmod(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err = run(t, "config", "check", path); err != nil || strings.Contains(out, "plugins") {
+		t.Errorf("%v: %s", err, out)
+	}
+
+	text += "network.embedded = true\ncgroup.driver = \"systemd\"\nstreaming.tls_cert = \"/none\"\nstreaming.tls_key = \"/none\"\n"
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err = run(t, "config", "check", path); !errors.Is(err, errAnswered) {
+		t.Errorf("%v", err)
+	}
+	contains(t, out, "network.embedded: the plugins bridge, host-local, portmap are in none of", "streaming.tls_cert: stat /none: no such file", "streaming.tls_key: ")
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		contains(t, out, "cgroup.driver: systemd does not run this machine")
 	}
 }
 

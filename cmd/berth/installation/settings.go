@@ -171,13 +171,7 @@ func (n *node) sayNetwork() {
 	if n.o.Plugins != "" {
 		return
 	}
-	var lacks []string
-	for _, plugin := range []string{"bridge", "host-local", "portmap"} {
-		if !slices.ContainsFunc(n.cfg.Network.BinDirs, func(dir string) bool { return n.has(filepath.Join(dir, plugin)) }) {
-			lacks = append(lacks, plugin)
-		}
-	}
-	if len(lacks) > 0 {
+	if lacks := config.MissingPlugins(n.cfg.Network, n.has); len(lacks) > 0 {
 		fmt.Fprintf(n.out, "network: the plugins %s are not in %s: install the CNI reference plugins there (--cni-plugins copies them)\n", strings.Join(lacks, ", "), dirs)
 	}
 }
