@@ -23,6 +23,7 @@ type suite struct {
 // suites are in the order in which they run; those of one profile share a machine.
 func suites() []suite {
 	return []suite{
+		{name: "install", profile: "apparmor", pkg: "test/install", doc: "berth install, under systemd, and away again"},
 		{name: "shim", profile: "apparmor", pkg: "shim", doc: "the shim's own contract"},
 		{name: "keeper", profile: "apparmor", pkg: "shim/keeper", doc: "the keeper's parts"},
 		{name: "stats", profile: "apparmor", pkg: "test/stats", doc: "stats and metrics of pods"},

@@ -40,7 +40,10 @@ func (i *image) file(path, text string, mode os.FileMode) {
 	}
 }
 
-func (i *image) put(path, text string) { i.t.Helper(); i.file(filepath.Join(i.root, path), text, 0o644) }
+func (i *image) put(path, text string) {
+	i.t.Helper()
+	i.file(filepath.Join(i.root, path), text, 0o644)
+}
 
 func (i *image) get(path string) string {
 	i.t.Helper()

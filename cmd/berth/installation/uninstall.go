@@ -84,7 +84,11 @@ func (n *node) end(ctx context.Context) error {
 		if n.o.DryRun {
 			return nil
 		}
-		if err := systemctl(ctx, "stop", "berthd.service"); err != nil {
+		units := []string{"stop", "berthd.service"}
+		if n.rec.Files[unitDir+"/berth.slice"] != nil && !n.o.Force { // whose shims may keep containers
+			units = append(units, "berth.slice")
+		}
+		if err := systemctl(ctx, units...); err != nil {
 			return err
 		}
 	}
