@@ -36,8 +36,8 @@ type Runtimes interface {
 // handlerAge is how old may be what Status is told of a program.
 const handlerAge = 15 * time.Second
 
-// handlerLimit bounds asking all programs at the start.
-const handlerLimit = 20 * time.Second
+// handlerLimit is how long the start waits for what programs say.
+const handlerLimit = time.Second
 
 // handlers are the runtime handlers of the node. Pods ask the program itself; Status,
 // which waits for nothing, gets what it said last.
@@ -115,11 +115,23 @@ func (h *handlers) askAll(ctx context.Context) {
 	h.at, h.under = time.Now(), false
 }
 
-// first asks all programs and waits for the answers.
-func (h *handlers) first(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, handlerLimit)
-	defer cancel()
-	h.askAll(ctx)
+// first asks all programs and waits a little for the answers, so that the first Status
+// tells them. One that hangs holds up nothing.
+func (h *handlers) first() {
+	h.mu.Lock()
+	h.under = true
+	h.mu.Unlock()
+	done := make(chan struct{})
+	h.background(func(ctx context.Context) {
+		defer close(done)
+		h.askAll(ctx)
+	})
+	timer := time.NewTimer(handlerLimit)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
 }
 
 // status is what is known of a handler. It waits for nothing; what is old is asked

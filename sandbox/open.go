@@ -58,7 +58,7 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	ps.userNS.first(ctx, cs.background, ps.tryUserNamespaces)
-	ps.handlers.first(ctx)
+	ps.handlers.first()
 	n.Readiness.first(ctx)
 	return n, nil
 }

@@ -341,6 +341,13 @@ func (b *box) withoutPIDs() *box {
 
 func (b *box) create() (int, error) {
 	b.h.t.Helper()
+	b.write()
+	return b.h.Create(b.h.t.Context(), b.req)
+}
+
+// write makes the bundle.
+func (b *box) write() {
+	b.h.t.Helper()
 	if err := os.MkdirAll(b.req.Bundle, 0o700); err != nil {
 		b.h.t.Fatal(err)
 	}
@@ -351,7 +358,6 @@ func (b *box) create() (int, error) {
 	if err := os.WriteFile(filepath.Join(b.req.Bundle, "config.json"), data, 0o600); err != nil {
 		b.h.t.Fatal(err)
 	}
-	return b.h.Create(b.h.t.Context(), b.req)
 }
 
 // start creates and starts the container.

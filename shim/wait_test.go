@@ -36,7 +36,7 @@ func waitFile(t *testing.T, path string) {
 
 // eventually waits for what the kernel does at a moment of its own choosing and
 // tells nobody of.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !ok(); {
 		if time.Now().After(deadline) {

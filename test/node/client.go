@@ -22,7 +22,11 @@ func (n *Node) Client() (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{runtimeapi.NewRuntimeServiceClient(conn), runtimeapi.NewImageServiceClient(conn), conn}, nil
+	runtime := runtimeapi.NewRuntimeServiceClient(conn)
+	if otherRuntime() != "" && n.Name == "berth" {
+		runtime = otherHandler{runtime}
+	}
+	return &Client{runtime, runtimeapi.NewImageServiceClient(conn), conn}, nil
 }
 
 // Close drops the connection.

@@ -52,7 +52,7 @@ bin_dirs = [%q]
 certs_dir = %q
 [shim]
 binary = %q
-%s`, w.ConfDir, w.BinDir, w.Certs, w.program("berth-shim"), extra))
+%s`, w.ConfDir, w.BinDir, w.Certs, w.program("berth-shim"), extra+"\n"+handlerConfig()))
 }
 
 // Containerd makes a node that runs containerd with runc.

@@ -122,6 +122,19 @@ func (s *suite) exec(t *testing.T, id, script string) string {
 	return strings.TrimSpace(string(resp.GetStdout()))
 }
 
+// scoresBeside expects a new command to have an oom_score_adj. Another runtime's program
+// starts it with the container's first, and the shim sees to it a moment later.
+func (s *suite) scoresBeside(t *testing.T, id string, want int64) {
+	t.Helper()
+	script := "cat /proc/self/oom_score_adj"
+	if os.Getenv("BERTH_TEST_RUNTIME") != "" {
+		script = fmt.Sprintf("for i in $(seq 1000); do read s < /proc/$$/oom_score_adj; [ $s = %d ] && break; sleep 0.01; done; echo $s", want)
+	}
+	if got := s.exec(t, id, script); got != strconv.FormatInt(want, 10) {
+		t.Errorf("a command beside it: oom_score_adj %s, want %d", got, want)
+	}
+}
+
 // ended waits for a container's end.
 func (s *suite) ended(t *testing.T, id string) *runtimeapi.ContainerStatus {
 	t.Helper()

@@ -3,7 +3,6 @@ package resources
 import (
 	"encoding/json"
 	"maps"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -134,9 +133,7 @@ func TestUpdate(t *testing.T) {
 					s.start(t, id)
 					check("after the start")
 				}
-				if got := s.exec(t, id, "cat /proc/self/oom_score_adj"); got != strconv.FormatInt(want[id].GetOomScoreAdj(), 10) {
-					t.Errorf("a command beside it: oom_score_adj %s, want %d", got, want[id].GetOomScoreAdj())
-				}
+				s.scoresBeside(t, id, want[id].GetOomScoreAdj())
 			})
 		}
 	}
@@ -198,9 +195,7 @@ func TestUpdateRefused(t *testing.T) {
 			if got := number(t, "/proc/"+pid+"/oom_score_adj"); got != before.GetOomScoreAdj() {
 				t.Errorf("oom_score_adj %d", got)
 			}
-			if got := s.exec(t, id, "cat /proc/self/oom_score_adj"); got != strconv.FormatInt(before.GetOomScoreAdj(), 10) {
-				t.Errorf("a command beside it: oom_score_adj %s", got)
-			}
+			s.scoresBeside(t, id, before.GetOomScoreAdj())
 		})
 	}
 	err := s.update(t, id, &limits{Unified: map[string]string{"memory.high": fortyMiB}})

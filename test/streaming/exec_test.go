@@ -45,7 +45,7 @@ func TestExec(t *testing.T) {
 		})
 		t.Run(p+"/resize", func(t *testing.T) {
 			w := wants{in: true, out: true, tty: true}
-			c := join(t, p, s.exec(t, id, "until [ \"$(stty size)\" = '31 97' ]; do sleep 0.05; done; echo sized", w), w)
+			c := join(t, p, s.exec(t, id, "until [ \"$(stty size 2>/dev/null)\" = '31 97' ]; do sleep 0.05; done; echo sized", w), w)
 			fmt.Fprint(c.resize, `{"Width":97,"Height":31}`)
 			if o := c.rest(); o.out != "sized\r\n" || o.code(t) != 0 {
 				t.Errorf("%+v", o)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -221,23 +222,23 @@ func (p *Process) kill() {
 }
 
 // simple runs a command that leaves nothing.
-func (c *Container) simple(ctx context.Context, command ...string) error {
+func (c *Container) simple(ctx context.Context, limit time.Duration, command ...string) error {
 	run, err := newCall(c.rec.Runtime, c.dir)
 	if err != nil {
 		return err
 	}
 	defer run.end()
-	return run.run(ctx, callLimit, append(c.args(command...), c.rec.ID)...)
+	return run.run(ctx, limit, append(c.args(command...), c.rec.ID)...)
 }
 
 // Start lets the first process execute its command.
-func (c *Container) Start(ctx context.Context) error { return c.simple(ctx, "start") }
+func (c *Container) Start(ctx context.Context) error { return c.simple(ctx, callLimit, "start") }
 
 // Pause freezes the container's processes.
-func (c *Container) Pause(ctx context.Context) error { return c.simple(ctx, "pause") }
+func (c *Container) Pause(ctx context.Context) error { return c.simple(ctx, callLimit, "pause") }
 
 // Resume lets them go on.
-func (c *Container) Resume(ctx context.Context) error { return c.simple(ctx, "resume") }
+func (c *Container) Resume(ctx context.Context) error { return c.simple(ctx, callLimit, "resume") }
 
 // Delete has the program forget the container, whose processes have ended. Remove is
 // still to be called, whatever this returns.
@@ -245,7 +246,7 @@ func (c *Container) Delete(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(c.root(), c.rec.ID)); errors.Is(err, os.ErrNotExist) {
 		return nil // it never knew of it, or has forgotten it
 	}
-	return c.simple(ctx, "delete", "--force")
+	return c.simple(ctx, deleteLimit, "delete", "--force")
 }
 
 // Remove removes the container's folder. It may be repeated.

@@ -35,6 +35,8 @@ const (
 	startLimit = 2 * time.Minute
 	// callLimit bounds every other call.
 	callLimit = 30 * time.Second
+	// deleteLimit bounds delete, which the caller does the rest of in any case.
+	deleteLimit = 3 * time.Second
 	// maxLog is how much of what a program says is read, in bytes, and maxSaid how
 	// much of that is repeated when it makes no sense.
 	maxLog, maxSaid = 64 << 10, 200
