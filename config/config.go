@@ -97,7 +97,7 @@ type Streaming struct {
 
 // A Handler is one way to run containers.
 type Handler struct {
-	Path string `toml:"path" comment:"The program of another OCI runtime, as in path = \"/usr/bin/crun\". Empty: the built-in runtime under another name.\nIt may be replaced while berthd runs. One that does not work fails its own pods and no others: see berth status."`
+	Path string `toml:"path" comment:"The program of another OCI runtime, as in path = \"/usr/bin/crun\". Empty: the built-in runtime under another name.\nIt may be replaced while berthd runs. One that does not work fails its own pods and no others (docs/operations.md)."`
 }
 
 // Default is what an empty file means. docs/config.toml is written from it.
