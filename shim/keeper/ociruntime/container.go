@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -35,6 +36,10 @@ const (
 	rootDir    = "root" // the program's own state
 )
 
+// subgroup is crun's annotation for the cgroup that it makes in a scope of systemd's;
+// empty, it makes none (crun(1)).
+const subgroup = "run.oci.systemd.subgroup"
+
 // A Bundle is what a container is made of.
 type Bundle struct {
 	ID            string
@@ -53,6 +58,13 @@ func Create(dir string, b Bundle) (*Container, error) {
 	}
 	spec := *b.Spec
 	spec.Version = b.Features.OCIVersion
+	if b.SystemdCgroup { // the processes belong into the scope itself, where they are looked for
+		spec.Annotations = maps.Clone(spec.Annotations)
+		if spec.Annotations == nil {
+			spec.Annotations = map[string]string{}
+		}
+		spec.Annotations[subgroup] = ""
+	}
 	// The record last: without it there is no container, and nothing but this folder.
 	if err := errors.Join(writeJSON(filepath.Join(dir, configFile), spec), writeJSON(filepath.Join(dir, recordFile), c.rec)); err != nil {
 		return nil, err
