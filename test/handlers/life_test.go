@@ -50,8 +50,18 @@ func TestLife(t *testing.T) {
 				t.Errorf("stopped: code %d, %s", st.GetExitCode(), st.GetReason())
 			}
 
-			s.outOfMemory(t)
 			s.noCommand(t)
+			s.Done(t)
+		})
+	}
+}
+
+// TestOutOfMemory: the kernel's kill is told as one, whatever runs the container.
+func TestOutOfMemory(t *testing.T) {
+	for _, path := range append(programs(t), "") {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			s := open(t, map[string]string{"other": path})
+			s.outOfMemory(t)
 			s.Done(t)
 		})
 	}
