@@ -14,7 +14,7 @@ func TestCgroupDir(t *testing.T) {
 			"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podX.slice/berth-c1.scope"},
 		{"kubepods-burstable-podX.slice", true,
 			"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podX.slice/berth-c1.scope"},
-		{"", true, "/system.slice/berth-c1.scope"},
+		{"", true, "/berth.slice/berth-c1.scope"},
 		{"/-.slice", true, "/berth-c1.scope"},
 	} {
 		p, err := CgroupsPath(c.parent, "c1", c.systemd)

@@ -153,7 +153,7 @@ func oomScoreAdj(v int64, host Host) (int, error) {
 //	cgroupfs  /kubepods/podX         /kubepods/podX/<id>         the same
 //	cgroupfs  (none)                 /berth-<id>                 the same
 //	systemd   /kubepods.slice/p.slice p.slice:berth:<id>         …/p.slice/berth-<id>.scope
-//	systemd   (none)                 system.slice:berth:<id>     /system.slice/berth-<id>.scope
+//	systemd   (none)                 berth.slice:berth:<id>      /berth.slice/berth-<id>.scope
 //
 // Without a parent the container's own cgroup is all there is, so that nothing stays
 // behind when it is deleted. A parent in the form of the other driver means that
@@ -164,7 +164,7 @@ func CgroupsPath(parent, id string, systemd bool) (string, error) {
 	}
 	if parent == "" {
 		if systemd {
-			return "system.slice:berth:" + id, nil
+			return "berth.slice:berth:" + id, nil
 		}
 		return "/berth-" + id, nil
 	}

@@ -55,7 +55,7 @@ func TestCgroupsPath(t *testing.T) {
 		want    string
 	}{
 		{"", false, "/berth-c1"},
-		{"", true, "system.slice:berth:c1"},
+		{"", true, "berth.slice:berth:c1"},
 		{"/kubepods/burstable/podx", false, "/kubepods/burstable/podx/c1"},
 		{"kubepods//podx/", false, "/kubepods/podx/c1"},
 		{"/", false, "/c1"},

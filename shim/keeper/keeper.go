@@ -14,6 +14,7 @@ import (
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/container"
 	"github.com/berthd/berth/shim/keeper/ociruntime"
+	"github.com/berthd/berth/shim/keeper/scope"
 )
 
 // Options say where a Keeper lives.
@@ -29,6 +30,7 @@ type Keeper struct {
 	nursery  *nursery
 	filters  *container.Filters
 	programs ociruntime.Programs
+	systemd  scope.Systemd
 	pools    *pools
 	idle     chan struct{} // closed when there is nothing left to live for
 

@@ -41,7 +41,7 @@ func (k *Keeper) newContainer(ctx context.Context, program string, b container.B
 	if program != "" {
 		return k.newProgram(ctx, program, b)
 	}
-	b.Filters = k.filters
+	b.Filters, b.Systemd = k.filters, &k.systemd
 	c, err := container.Create(ctx, api.RuncDir(k.o.State), b)
 	if err != nil {
 		return nil, err // and no container that is not nil

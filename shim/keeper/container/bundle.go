@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/berthd/berth/shim/keeper/scope"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -24,7 +25,8 @@ type Bundle struct {
 	Dir           string // relative paths of Spec are taken from here
 	SystemdCgroup bool
 	Spec          *specs.Spec
-	Filters       *Filters // nil: each start compiles its seccomp filter
+	Filters       *Filters       // nil: each start compiles its seccomp filter
+	Systemd       *scope.Systemd // who makes scopes, where cgroups are systemd's; nil: libcontainer asks for itself
 }
 
 // MakeAbsolute makes the root and the sources of bind mounts absolute paths, in b's own

@@ -35,11 +35,16 @@ type Container struct {
 	cgroups map[string]string
 	ownPIDs bool
 	filter  *os.File // the compiled seccomp filter, or nil; not ours
+	scope   *inScope // or nil
 }
 
 // Create makes the container's state in runcDir, not yet a process.
 func Create(ctx context.Context, runcDir string, b Bundle) (*Container, error) {
 	config, err := convert(b)
+	if err != nil {
+		return nil, err
+	}
+	in, err := scopeOf(b, config.Cgroups)
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +56,7 @@ func Create(ctx context.Context, runcDir string, b Bundle) (*Container, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.scope = in
 	profile, err := profileOf(config.Seccomp)
 	if err != nil {
 		return nil, err
@@ -258,13 +264,20 @@ func (p process) Wait() *os.ProcessState {
 
 // Start starts cmd in c. An init stops before it executes its command, until Run.
 // A command that cannot be one is ErrProcess.
-func (c *Container) Start(_ context.Context, cmd Command) (Process, error) {
+func (c *Container) Start(ctx context.Context, cmd Command) (Process, error) {
 	lp, err := newProcess(cmd)
 	if err != nil {
 		return nil, err
 	}
 	if c.filter != nil {
 		lp.ExtraFiles = []*os.File{c.filter} // filter.c looks for it there, and closes it
+	}
+	if cmd.Init {
+		leave, err := c.scope.enter(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
 	}
 	if err := c.lc.Start(lp); err != nil {
 		return nil, err
@@ -298,11 +311,18 @@ func (c *Container) SetResources(b Bundle) (undo func() error, err error) {
 	cg.Resources = next.Cgroups.Resources
 	cg.Resources.Devices = former.Cgroups.Resources.Devices
 	config.Cgroups, config.OomScoreAdj = &cg, next.OomScoreAdj
-	err = c.lc.Set(config)
+	dir := c.cgroups[""]
+	if err = c.scope.set(dir, cg.Resources); err == nil {
+		err = c.lc.Set(config)
+	}
 	if errors.Is(err, libcontainer.ErrNotRunning) {
 		err = errors.Join(ErrNotRunning, err)
 	}
-	return func() error { return c.lc.Set(former) }, err
+	undo = func() error { return errors.Join(c.scope.set(dir, former.Cgroups.Resources), c.lc.Set(former)) }
+	if err != nil && c.scope != nil {
+		_ = c.scope.set(dir, former.Cgroups.Resources) // the files are the caller's to restore
+	}
+	return undo, err
 }
 
 // Destroy removes the cgroups and libcontainer's state. No process may be left.

@@ -3,6 +3,9 @@ package container
 import (
 	"fmt"
 	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -63,4 +66,20 @@ func rlimitKind(name string) (int, bool) {
 		return unix.RLIMIT_RTTIME, true
 	}
 	return 0, false
+}
+
+// holder starts a process that does nothing, to be the first of a scope, until leave
+// has killed and reaped it. It dies with this process.
+func holder() (pid int, leave func(), err error) {
+	runtime.LockOSThread() // what Pdeathsig takes for the parent is the thread
+	cmd := exec.Cmd{Path: "/proc/self/exe", Args: []string{"pause"}, Dir: "/", Env: []string{}, SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
+	if err := cmd.Start(); err != nil {
+		runtime.UnlockOSThread()
+		return 0, nil, fmt.Errorf("a scope's first process: %w", err)
+	}
+	return cmd.Process.Pid, func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed: that is no failure
+		runtime.UnlockOSThread()
+	}, nil
 }

@@ -1,0 +1,80 @@
+package container
+
+import (
+	"context"
+	"path"
+
+	"github.com/berthd/berth/shim/keeper/scope"
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/fs2"
+	"github.com/opencontainers/cgroups/systemd"
+)
+
+// An inScope is the scope of systemd's that a container's cgroup is. libcontainer sees a
+// cgroup like any other.
+type inScope struct {
+	systemd     *scope.Systemd
+	name, slice string
+	limits      []scope.Property
+}
+
+// scopeTasks is the least TasksMax of a scope: the first steps of a container are a few
+// processes. The file has the limit itself once they are done.
+const scopeTasks = 16
+
+// scopeOf has c, which is systemd's, be the cgroup of a scope that Start makes. It is nil
+// for one that libcontainer is to ask systemd for itself: where the hierarchy is not v2.
+func scopeOf(b Bundle, c *cgroups.Cgroup) (*inScope, error) {
+	if !c.Systemd || b.Systemd == nil || !cgroups.IsCgroup2UnifiedMode() {
+		return nil, nil
+	}
+	in := &inScope{systemd: b.Systemd, name: c.ScopePrefix + "-" + c.Name + ".scope", slice: c.Parent}
+	dir, err := systemd.ExpandSlice(in.slice)
+	if err != nil {
+		return nil, err
+	}
+	r := *c.Resources
+	if r.PidsLimit != nil && *r.PidsLimit >= 0 {
+		r.PidsLimit = new(max(*r.PidsLimit, scopeTasks))
+	}
+	if in.limits, err = scope.Limits(&r); err != nil {
+		return nil, err
+	}
+	c.Resources.CpuQuota = r.CpuQuota
+	c.Systemd, c.Parent, c.ScopePrefix, c.Name = false, "", "", ""
+	c.Path = path.Join(dir, in.name)
+	return in, nil
+}
+
+// enter makes the scope. It holds a process of ours until the container's has entered
+// it, when the caller calls leave; it ends with its last process.
+func (in *inScope) enter(ctx context.Context) (leave func(), err error) {
+	if in == nil {
+		return func() {}, nil
+	}
+	pid, leave, err := holder()
+	if err != nil {
+		return nil, err
+	}
+	if err := in.systemd.Start(ctx, in.name, in.slice, pid, in.limits); err != nil {
+		leave()
+		return nil, err
+	}
+	return leave, nil
+}
+
+// set has systemd know the limits of r, which are then to be applied. dir is the cgroup.
+func (in *inScope) set(dir string, r *cgroups.Resources) error {
+	if in == nil {
+		return nil
+	}
+	if err := fs2.CheckMemoryUsage(dir, r); err != nil {
+		return err
+	}
+	limits, err := scope.Limits(r)
+	if err != nil {
+		return err
+	}
+	ctx := context.Background() // Systemd has a limit of its own
+	return in.systemd.Set(ctx, in.name, limits)
+}
