@@ -126,7 +126,7 @@ func (p *program) Pause(ctx context.Context) error { return p.c.Pause(ctx) }
 
 func (p *program) Resume(ctx context.Context) error { return p.c.Resume(ctx) }
 
-func (p *program) SetResources(b container.Bundle) (undo func() error, err error) {
+func (p *program) SetResources(_ context.Context, b container.Bundle) (undo func() error, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	former, formerScore := p.bundle, p.score

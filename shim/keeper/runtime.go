@@ -29,7 +29,7 @@ type runtimeContainer interface {
 	// SetResources applies those of b, and gives what is started from now on its
 	// oom_score_adj. Device rules stay. undo applies the former ones again; a limit
 	// that there was none of before stays. One that has ended: container.ErrNotRunning.
-	SetResources(b container.Bundle) (undo func() error, err error)
+	SetResources(ctx context.Context, b container.Bundle) (undo func() error, err error)
 	// Destroy removes the cgroups and what is on record of the container, and may be
 	// repeated. No process may be left.
 	Destroy(ctx context.Context) error

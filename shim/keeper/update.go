@@ -34,19 +34,19 @@ func (t *task) update(ctx context.Context, r *specs.LinuxResources, score *int) 
 	if score != nil {
 		spec.Process.OOMScoreAdj = score
 	}
-	if err := t.apply(spec, score); err != nil {
+	if err := t.apply(ctx, spec, score); err != nil {
 		return fmt.Errorf("container %s: update: %w", t.rec.ID, err)
 	}
 	return nil
 }
 
 // apply gives the task the resources of spec. When that fails, all is as before.
-func (t *task) apply(spec *specs.Spec, score *int) error {
+func (t *task) apply(ctx context.Context, spec *specs.Spec, score *int) error {
 	before := readLimits(t.c.Cgroups(), spec.Linux.Resources.Unified)
 	if err := t.cg.lowerMemory(spec.Linux.Resources); err != nil {
 		return undone(kindOf(err), before.restore())
 	}
-	undo, err := t.c.SetResources(t.rec.bundle(spec))
+	undo, err := t.c.SetResources(ctx, t.rec.bundle(spec))
 	if err != nil {
 		return undone(kindOf(err), before.restore())
 	}

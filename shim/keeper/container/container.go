@@ -301,7 +301,7 @@ func (c *Container) Resume(context.Context) error { return c.lc.Resume() }
 // SetResources applies the resources of b, and gives what is started from now on
 // its oom_score_adj. Device rules stay as they are. undo applies the former ones
 // again; a limit that there was none of before stays.
-func (c *Container) SetResources(b Bundle) (undo func() error, err error) {
+func (c *Container) SetResources(ctx context.Context, b Bundle) (undo func() error, err error) {
 	next, err := convert(b.cgroupsOnly())
 	if err != nil {
 		return nil, err
@@ -312,15 +312,17 @@ func (c *Container) SetResources(b Bundle) (undo func() error, err error) {
 	cg.Resources.Devices = former.Cgroups.Resources.Devices
 	config.Cgroups, config.OomScoreAdj = &cg, next.OomScoreAdj
 	dir := c.cgroups[""]
-	if err = c.scope.set(dir, cg.Resources); err == nil {
+	if err = c.scope.set(ctx, dir, cg.Resources); err == nil {
 		err = c.lc.Set(config)
 	}
 	if errors.Is(err, libcontainer.ErrNotRunning) {
 		err = errors.Join(ErrNotRunning, err)
 	}
-	undo = func() error { return errors.Join(c.scope.set(dir, former.Cgroups.Resources), c.lc.Set(former)) }
+	undo = func() error {
+		return errors.Join(c.scope.set(context.WithoutCancel(ctx), dir, former.Cgroups.Resources), c.lc.Set(former))
+	}
 	if err != nil && c.scope != nil {
-		_ = c.scope.set(dir, former.Cgroups.Resources) // the files are the caller's to restore
+		_ = c.scope.set(context.WithoutCancel(ctx), dir, former.Cgroups.Resources) // the files are the caller's to restore
 	}
 	return undo, err
 }

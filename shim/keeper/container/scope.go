@@ -64,7 +64,7 @@ func (in *inScope) enter(ctx context.Context) (leave func(), err error) {
 }
 
 // set has systemd know the limits of r, which are then to be applied. dir is the cgroup.
-func (in *inScope) set(dir string, r *cgroups.Resources) error {
+func (in *inScope) set(ctx context.Context, dir string, r *cgroups.Resources) error {
 	if in == nil {
 		return nil
 	}
@@ -75,6 +75,5 @@ func (in *inScope) set(dir string, r *cgroups.Resources) error {
 	if err != nil {
 		return err
 	}
-	ctx := context.Background() // Systemd has a limit of its own
 	return in.systemd.Set(ctx, in.name, limits)
 }
