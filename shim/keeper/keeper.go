@@ -164,7 +164,7 @@ func (k *Keeper) adopt(t *task, pid int) error {
 	if err == nil {
 		err = t.io.adopt()
 	}
-	t.oomBefore = t.cg.oomKills()
+	t.oomBefore, t.oomAbove = t.cg.oomKills(), t.cg.oomKillsAbove()
 	t.begin(pid, h)
 	t.io.logTo(t.log, k.pools, t.ended)
 	go k.watch(t)

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,9 +22,12 @@ func (t *task) oomKilled(code int32, bySignal bool) bool {
 	}
 	t.mu.Lock()
 	ours := bySignal && t.killed
-	before := t.oomBefore
+	before, above := t.oomBefore, t.oomAbove
 	t.mu.Unlock()
-	return !ours && t.cg.oomKills() > before
+	if ours || !t.cg.isGone() {
+		return !ours && t.cg.oomKills() > before
+	}
+	return t.cg.oomKillsAbove() > above
 }
 
 // killedBeside is told how a command beside the init has ended, and what the counter
@@ -39,6 +43,7 @@ func (t *task) killedBeside(code int32, before uint64) {
 	defer t.mu.Unlock()
 	if t.oomBefore < kills {
 		t.oomBefore++
+		t.oomAbove++
 	}
 }
 
@@ -95,6 +100,27 @@ func (g cgroup) oomKills() uint64 {
 		return nil
 	})
 	return sum
+}
+
+// isGone tells whether g has been removed with its counter. systemd does that to a scope
+// when the last process has ended, before anybody can have looked.
+func (g cgroup) isGone() bool {
+	if g.controller != "" || g.memory == "" {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(g.memory, "memory.events"))
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// oomKillsAbove is what the cgroup above, the pod's, has counted of g and its
+// neighbours, and keeps when g is removed. It is 0 on cgroup v1, which does not count so.
+// A neighbour's kill may be taken for one of g, when g was removed and its init killed
+// by somebody else than us and the kernel.
+func (g cgroup) oomKillsAbove() uint64 {
+	if g.controller != "" || g.memory == "" {
+		return 0
+	}
+	return oomKillsIn(filepath.Join(filepath.Dir(g.memory), "memory.events"))
 }
 
 // oomKillsIn reads one counter.

@@ -56,6 +56,7 @@ type task struct {
 	io        *stdio
 	log       *logFile
 	oomBefore uint64 // kills for want of memory that are not its end; guarded by mu when it is created
+	oomAbove  uint64 // the same of the cgroup above; see oomKillsAbove
 
 	ended chan struct{} // closed when it has been waited for
 	done  chan struct{} // closed when the status is exited

@@ -328,4 +328,9 @@ func (c *Container) SetResources(ctx context.Context, b Bundle) (undo func() err
 }
 
 // Destroy removes the cgroups and libcontainer's state. No process may be left.
-func (c *Container) Destroy(context.Context) error { return c.lc.Destroy() }
+func (c *Container) Destroy(ctx context.Context) error {
+	if err := endScope(ctx, c.scope, c.cgroups[""]); err != nil {
+		return err
+	}
+	return c.lc.Destroy()
+}

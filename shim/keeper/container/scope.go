@@ -2,7 +2,11 @@ package container
 
 import (
 	"context"
+	"os"
 	"path"
+	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/berthd/berth/shim/keeper/scope"
 	"github.com/opencontainers/cgroups"
@@ -76,4 +80,38 @@ func (in *inScope) set(ctx context.Context, dir string, r *cgroups.Resources) er
 		return err
 	}
 	return in.systemd.Set(ctx, in.name, limits)
+}
+
+// endLimit is how long systemd may take to see that a scope is empty.
+const endLimit = 2 * time.Second
+
+// endScope waits until systemd has removed the empty cgroup of a scope. Were it removed
+// by us, systemd might never hear that it was empty, and keep the scope. One that systemd
+// does not remove in time is stopped by a call. What is not a scope, or is not empty, is
+// left alone. in is nil where the shim that made the scope is dead.
+func endScope(ctx context.Context, in *inScope, dir string) error {
+	if !strings.HasSuffix(dir, ".scope") {
+		return nil
+	}
+	deadline := time.NewTimer(endLimit)
+	defer deadline.Stop()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		events, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
+		if err != nil || !strings.Contains(string(events), "populated 0") {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-deadline.C:
+			s := &scope.Systemd{}
+			if in != nil {
+				s = in.systemd
+			}
+			return s.Stop(ctx, filepath.Base(dir))
+		}
+	}
 }

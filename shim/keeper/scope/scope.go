@@ -115,6 +115,22 @@ func (s *Systemd) Set(ctx context.Context, name string, limits []Property) error
 	return nil
 }
 
+// Stop stops the scope name, for when systemd has missed its end. Unknown is fine.
+func (s *Systemd) Stop(ctx context.Context, name string) error {
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	p, err := s.connect(ctx)
+	if err != nil {
+		return fail("stop "+name, err)
+	}
+	err = s.call(ctx, p, "StopUnit", name, "replace")
+	var refusal dbus.Error
+	if err == nil || errors.As(err, &refusal) && refusal.Name == "org.freedesktop.systemd1.NoSuchUnit" {
+		return nil
+	}
+	return fail("stop "+name, err)
+}
+
 func fail(what string, err error) error { return fmt.Errorf("%w: %s: %w", ErrSystemd, what, err) }
 
 // silent is the error for an answer that does not come.
