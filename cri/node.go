@@ -102,6 +102,9 @@ func (n node) info() (map[string]string, error) {
 		return nil, fmt.Errorf("status: %w", err)
 	}
 	info := map[string]string{"config": conf, "version": string(data)}
+	if profile := n.node.AppArmor(); profile != "" {
+		info["apparmor"] = profile
+	}
 	if owed := n.pods.Owed(); len(owed) > 0 {
 		if data, err = json.Marshal(owed); err != nil {
 			return nil, fmt.Errorf("status: %w", err)

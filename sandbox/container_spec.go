@@ -98,7 +98,7 @@ func (cs *Containers) specInput(ctx context.Context, c *Container) (spec.Input, 
 		SELinux:      cs.opts.selinux(pod.Level),
 		ImageVolumes: cs.opts.volumeSources(r.ID, r.Config().GetMounts()),
 	}
-	if in.Host, err = spec.ProbeHost(); err != nil {
+	if in.Host, err = cs.opts.probeHost(ctx, r.Config().GetLinux().GetSecurityContext()); err != nil {
 		return spec.Input{}, err
 	}
 	_, can, err := cs.pods.handlers.use(ctx, pod.Handler)

@@ -30,7 +30,7 @@ func (ps *Pods) hold(ctx context.Context, p *Pod) error {
 		return nil
 	}
 	bundle := ps.opts.bundle(r.ID)
-	if err := ps.holderBundle(r, bundle); err != nil {
+	if err := ps.holderBundle(ctx, r, bundle); err != nil {
 		return fmt.Errorf("holder: %w", err)
 	}
 	pid, err := ps.opts.Tasks.Create(ctx, shim.CreateRequest{
@@ -50,7 +50,7 @@ func (ps *Pods) hold(ctx context.Context, p *Pod) error {
 }
 
 // holderBundle writes what the shim starts the holder from.
-func (ps *Pods) holderBundle(r PodRecord, bundle string) error {
+func (ps *Pods) holderBundle(ctx context.Context, r PodRecord, bundle string) error {
 	root := filepath.Join(bundle, "rootfs")
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return fmt.Errorf("bundle: %w", err)
@@ -70,7 +70,7 @@ func (ps *Pods) holderBundle(r PodRecord, bundle string) error {
 	if err := bindFile(ps.opts.PauseBinary, filepath.Join(root, pauseName)); err != nil {
 		return err
 	}
-	host, err := spec.ProbeHost()
+	host, err := ps.opts.probeHost(ctx, nil)
 	if err != nil {
 		return err
 	}

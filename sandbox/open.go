@@ -59,6 +59,7 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 	}
 	ps.userNS.first(ctx, cs.background, ps.tryUserNamespaces)
 	ps.handlers.first()
+	cs.replaceAppArmor()
 	n.Readiness.first(ctx)
 	return n, nil
 }

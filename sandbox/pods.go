@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/berthd/berth/sandbox/apparmor"
 	"github.com/berthd/berth/sandbox/selinux"
 )
 
@@ -23,7 +24,8 @@ type Options struct {
 	OwnDevices    bool               // device nodes are given to the container's run_as_user and run_as_group
 	PauseBinary   string             // static binary that stands still when called "pause"
 
-	SELinux *selinux.Policy // nil: nothing is labelled
+	SELinux  *selinux.Policy   // nil: nothing is labelled
+	AppArmor *apparmor.Default // spec.AppArmorProfile; nil: nobody loads it
 
 	Namespaces Namespaces
 	Network    Network

@@ -19,6 +19,7 @@ type nodeStatus struct {
 	Ready      bool            `json:"ready"`
 	Conditions []nodeCondition `json:"conditions"`
 	Handlers   []string        `json:"handlers"` // "" is the default one
+	AppArmor   string          `json:"apparmor,omitempty"`
 }
 
 type nodeCondition struct {
@@ -61,13 +62,13 @@ func (c *client) status(ctx context.Context) (nodeStatus, error) {
 	if err != nil {
 		return nodeStatus{}, c.explain(err)
 	}
-	resp, err := c.Status(ctx, &runtimeapi.StatusRequest{})
+	resp, err := c.Status(ctx, &runtimeapi.StatusRequest{Verbose: true})
 	if err != nil {
 		return nodeStatus{}, c.explain(err)
 	}
 	s := nodeStatus{
 		Socket: c.socket, Version: v.GetRuntimeName() + " " + v.GetRuntimeVersion(), API: v.GetRuntimeApiVersion(),
-		Ready: true, Conditions: []nodeCondition{}, Handlers: []string{},
+		Ready: true, Conditions: []nodeCondition{}, Handlers: []string{}, AppArmor: resp.GetInfo()["apparmor"],
 	}
 	seen := map[string]bool{}
 	for _, cond := range resp.GetStatus().GetConditions() {
@@ -110,6 +111,9 @@ func (s nodeStatus) print(out io.Writer, asJSON bool) error {
 		fmt.Fprint(w, clean(h))
 	}
 	fmt.Fprintln(w)
+	if s.AppArmor != "" {
+		fmt.Fprintf(w, "AppArmor\t%s\n", clean(s.AppArmor))
+	}
 	return w.Flush()
 }
 

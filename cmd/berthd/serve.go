@@ -21,7 +21,9 @@ import (
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/netns"
 	"github.com/berthd/berth/sandbox"
+	"github.com/berthd/berth/sandbox/apparmor"
 	"github.com/berthd/berth/sandbox/selinux"
+	"github.com/berthd/berth/sandbox/spec"
 	"github.com/berthd/berth/shim"
 	"github.com/berthd/berth/snapshot"
 )
@@ -89,8 +91,8 @@ func serve(ctx context.Context, cfg config.Config) error {
 	}
 	defer shims.Close()
 	node, err := sandbox.Open(ctx, sandbox.Options{
-		SELinux: policy,
-		Root:    cfg.Root, State: cfg.State, Handlers: handlersOf(cfg),
+		SELinux: policy, AppArmor: apparmor.NewDefault(spec.AppArmorProfile),
+		Root: cfg.Root, State: cfg.State, Handlers: handlersOf(cfg),
 		SystemdCgroup: systemd, PauseBinary: binary, CDIDirs: cfg.CDI.SpecDirs, OwnDevices: cfg.Devices.Ownership,
 		Namespaces: netns.OpenNamespaces(cfg.State, binary), Network: network, Roots: layers,
 		Images: images, Tasks: shims, Processes: shims, Runtimes: &shim.Runtimes{}, CheckShim: shims.Check,

@@ -22,9 +22,8 @@ func Clamped(in Input) []string {
 		out = append(out, "capabilities: not ours to give: "+strings.Join(slices.Compact(missing), ", "))
 	}
 	out = append(out, ClampedResources(r, in.Host)...)
-	if sc.GetApparmor() != nil && sc.GetApparmor().GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault &&
-		in.Host.AppArmor && in.Host.appArmorDefault() == "" && !sc.GetPrivileged() {
-		out = append(out, "apparmor: RuntimeDefault: no default profile is loaded")
+	if in.Host.AppArmor && in.Host.appArmorDefault() == "" && GetsAppArmorDefault(sc) {
+		out = append(out, fmt.Sprintf("apparmor: not confined: %v", in.Host.appArmorLack()))
 	}
 	return out
 }

@@ -16,10 +16,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// AppArmorProfile is the name of the profile that RuntimeDefault means, when an
-// administrator has loaded one of that name.
-const AppArmorProfile = "berth-default"
-
 // A Host is what a spec depends on of the machine. The zero Host can do nothing.
 type Host struct {
 	CgroupV2          bool
@@ -29,6 +25,7 @@ type Host struct {
 	RecursiveReadOnly bool // mount_setattr, Linux 5.12
 	AppArmor          bool
 	AppArmorProfiles  []string            // that are loaded; nil when the kernel does not tell
+	AppArmorLack      error               // why AppArmorProfile could not be loaded, nil when nobody tried
 	Capabilities      []string            // that we can give, "CAP_…"
 	Devices           []specs.LinuxDevice // of /dev, for privileged containers
 	OOMScoreAdjMin    int                 // lowest oom_score_adj we can set
@@ -149,14 +146,6 @@ func loadedProfiles(list string) []string {
 		}
 	}
 	return names
-}
-
-// appArmorDefault is the profile for RuntimeDefault, "" when none is loaded.
-func (h Host) appArmorDefault() string {
-	if slices.Contains(h.AppArmorProfiles, AppArmorProfile) {
-		return AppArmorProfile
-	}
-	return ""
 }
 
 // readSmall reads a file of the kernel's or of the administrator's, "" when there is none.

@@ -14,8 +14,8 @@ const pauseOOMScore = -998
 // which a whole pod shares: /pause in rootfs, an absolute path, mounted read-only.
 //
 // Of in it takes ID, PodID, Pod, Namespaces, Host, SELinux and SystemdCgroup. The process has
-// no capability, the RuntimeDefault seccomp profile where the kernel has seccomp, and
-// next to no CPU; its memory is not limited, since the pod's cgroup is. Containers of
+// no capability, the RuntimeDefault seccomp profile where the kernel has seccomp, the
+// default AppArmor profile where that is loaded, whatever the pod's containers have, and next to no CPU; its memory is not limited, since the pod's cgroup is. Containers of
 // the pod can see it, and /proc/1/root with it: so its /proc is masked like a
 // container's, there is no /sys, and nothing of the host is mounted.
 func Pause(in Input, rootfs string) (*specs.Spec, error) {
@@ -84,6 +84,7 @@ func pauseProcess(host Host) *specs.Process {
 		Cwd:             "/",
 		NoNewPrivileges: true,
 		OOMScoreAdj:     &oom,
+		ApparmorProfile: host.appArmorDefault(),
 		Capabilities: &specs.LinuxCapabilities{
 			Bounding: none(), Effective: none(), Permitted: none(), Inheritable: none(), Ambient: none(),
 		},

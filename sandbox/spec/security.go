@@ -1,7 +1,6 @@
 package spec
 
 import (
-	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -108,35 +107,6 @@ func checkProfile(what string, p *runtimeapi.SecurityProfile) error {
 		}
 	default:
 		return invalid("%s: profile type %d is unknown", what, p.GetProfileType())
-	}
-	return nil
-}
-
-// addAppArmor names the profile. Without one from kubelet it is the default one, when
-// that is loaded (kubernetes#51746). A profile by name must be loaded, where the kernel
-// tells which are, and cannot be had from a kernel without AppArmor; the default then
-// means none, as in all of the field.
-func addAppArmor(s *specs.Spec, sc *runtimeapi.LinuxContainerSecurityContext, host Host) error {
-	p := sc.GetApparmor()
-	if err := checkProfile("apparmor", p); err != nil {
-		return err
-	}
-	localhost := p.GetProfileType() == runtimeapi.SecurityProfile_Localhost
-	switch {
-	case localhost && !host.AppArmor:
-		return invalid("apparmor: profile %s: the kernel has no AppArmor", p.GetLocalhostRef())
-	case !host.AppArmor, sc.GetPrivileged(), p.GetProfileType() == runtimeapi.SecurityProfile_Unconfined:
-	case localhost:
-		name := strings.TrimPrefix(p.GetLocalhostRef(), "localhost/")
-		if name == "" || strings.ContainsAny(name, "\n\x00") {
-			return invalid("apparmor: profile %q: not a name", p.GetLocalhostRef())
-		}
-		if host.AppArmorProfiles != nil && !slices.Contains(host.AppArmorProfiles, name) {
-			return fmt.Errorf("apparmor: profile %s: not loaded; load it with apparmor_parser: %w", name, ErrNoProfile)
-		}
-		s.Process.ApparmorProfile = name
-	default:
-		s.Process.ApparmorProfile = host.appArmorDefault()
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -85,9 +86,9 @@ func TestClamped(t *testing.T) {
 	}
 	unloaded := func(in *Input) {
 		in.Host.AppArmor = true
-		in.Container.Linux.SecurityContext.Apparmor = &runtimeapi.SecurityProfile{}
+		in.Host.AppArmorLack = errors.New("no parser")
 	}
-	if got := Clamped(request(unloaded)); len(got) != 1 || !strings.Contains(got[0], "apparmor") {
+	if got := Clamped(request(unloaded)); len(got) != 1 || !strings.Contains(got[0], "apparmor: not confined: berth-default: no parser") {
 		t.Errorf("no AppArmor profile: %v", got)
 	}
 }
@@ -265,5 +266,54 @@ func TestUnknownCapabilities(t *testing.T) {
 	}
 	if err := checkCapabilities(&runtimeapi.Capability{AddCapabilities: []string{"all", "cap_net_raw"}, DropCapabilities: []string{"CAP_KILL"}}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAppArmorDefault: the default profile for whoever names none, and an error for
+// who asks for it where it is not loaded. The deprecated field says the same as the newer
+// one, and nothing beside it.
+func TestAppArmorDefault(t *testing.T) {
+	profile := func(kind runtimeapi.SecurityProfile_ProfileType) *runtimeapi.SecurityProfile {
+		return &runtimeapi.SecurityProfile{ProfileType: kind}
+	}
+	named := &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "mine"}
+	none := func(in *Input) { in.Host.AppArmor, in.Host.AppArmorProfiles = true, []string{"mine"} }
+	lack := func(in *Input) { none(in); in.Host.AppArmorLack = fs.ErrPermission }
+	off := func(*Input) {}
+	for _, tt := range []struct {
+		name string
+		new  *runtimeapi.SecurityProfile
+		old  string
+		host change
+		want string
+		err  error
+	}{
+		{"nothing said", nil, "", apparmor, AppArmorProfile, nil},
+		{"nothing said, not loaded", nil, "", lack, "", nil},
+		{"nothing said, off", nil, "", off, "", nil},
+		{"default", profile(0), "", apparmor, AppArmorProfile, nil},
+		{"default, not loaded", profile(0), "", none, "", ErrNoProfile},
+		{"default, cannot be loaded", profile(0), "", lack, "", fs.ErrPermission},
+		{"default, off", profile(0), "", off, "", nil},
+		{"unconfined", profile(runtimeapi.SecurityProfile_Unconfined), "", apparmor, "", nil},
+		{"old default", nil, "runtime/default", apparmor, AppArmorProfile, nil},
+		{"old default, not loaded", nil, "runtime/default", none, "", ErrNoProfile},
+		{"old unconfined", nil, "unconfined", apparmor, "", nil},
+		{"old name", nil, "localhost/mine", apparmor, "mine", nil},
+		{"old name, not loaded", nil, "localhost/other", apparmor, "", ErrNoProfile},
+		{"old name, off", nil, "localhost/mine", off, "", ErrInvalid},
+		{"old, empty name", nil, "localhost/", apparmor, "", ErrInvalid},
+		{"old, no prefix", nil, "mine", apparmor, "", ErrInvalid},
+		{"old beside new", named, "localhost/other", apparmor, "mine", nil},
+		{"old nonsense beside new", named, "?", apparmor, "mine", nil},
+	} {
+		in := request(tt.host, security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.Apparmor, s.ApparmorProfile = tt.new, tt.old }))
+		s, err := Container(in)
+		if !errors.Is(err, tt.err) || err == nil && s.Process.ApparmorProfile != tt.want {
+			t.Errorf("%s: %+v, %v", tt.name, s, err)
+		}
+		if gets := GetsAppArmorDefault(in.Container.GetLinux().GetSecurityContext()); tt.want == AppArmorProfile && !gets || tt.want == "mine" && gets {
+			t.Errorf("%s: gets the default: %t", tt.name, gets)
+		}
 	}
 }

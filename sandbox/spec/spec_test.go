@@ -194,9 +194,10 @@ func clampedHost(in *Input) {
 
 func TestGoldenPause(t *testing.T) {
 	for name, changes := range map[string][]change{
-		"pause":         nil,
-		"pause-clamped": {clampedHost},
-		"pause-host":    {hostEverything},
+		"pause":          nil,
+		"pause-clamped":  {clampedHost},
+		"pause-host":     {hostEverything},
+		"pause-apparmor": {apparmor},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := Pause(request(changes...), "/run/berth/p1/rootfs")
