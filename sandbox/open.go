@@ -10,7 +10,9 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/berthd/berth/sandbox/apparmor"
 	"github.com/berthd/berth/sandbox/cgroupstat"
+	"github.com/berthd/berth/sandbox/spec"
 )
 
 // A Node is the pods and containers of this node.
@@ -42,6 +44,9 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 		if o.Cgroups, err = cgroupstat.Find(); err != nil {
 			return nil, err
 		}
+	}
+	if o.AppArmor {
+		o.appArmor = apparmor.NewDefault(spec.AppArmorProfile)
 	}
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	cs := &Containers{opts: o, bootID: boot, base: base, cancel: cancel}

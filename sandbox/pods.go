@@ -24,8 +24,8 @@ type Options struct {
 	OwnDevices    bool               // device nodes are given to the container's run_as_user and run_as_group
 	PauseBinary   string             // static binary that stands still when called "pause"
 
-	SELinux  *selinux.Policy   // nil: nothing is labelled
-	AppArmor *apparmor.Default // spec.AppArmorProfile; nil: nobody loads it
+	SELinux  *selinux.Policy // nil: nothing is labelled
+	AppArmor bool            // spec.AppArmorProfile is loaded where the kernel has AppArmor
 
 	Namespaces Namespaces
 	Network    Network
@@ -39,6 +39,7 @@ type Options struct {
 	// CheckShim tells whether the next pod would get a shim; nil: it is not asked.
 	CheckShim func(context.Context) error
 
+	appArmor   *apparmor.Default           // nil: nobody loads it; made by Open
 	noSelfTest bool                        // nothing is tried out; false in use
 	pause      func(try int) time.Duration // in place of owedPause; nil in use
 }

@@ -21,9 +21,7 @@ import (
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/netns"
 	"github.com/berthd/berth/sandbox"
-	"github.com/berthd/berth/sandbox/apparmor"
 	"github.com/berthd/berth/sandbox/selinux"
-	"github.com/berthd/berth/sandbox/spec"
 	"github.com/berthd/berth/shim"
 	"github.com/berthd/berth/snapshot"
 )
@@ -91,7 +89,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	}
 	defer shims.Close()
 	node, err := sandbox.Open(ctx, sandbox.Options{
-		SELinux: policy, AppArmor: apparmor.NewDefault(spec.AppArmorProfile),
+		SELinux: policy, AppArmor: true,
 		Root: cfg.Root, State: cfg.State, Handlers: handlersOf(cfg),
 		SystemdCgroup: systemd, PauseBinary: binary, CDIDirs: cfg.CDI.SpecDirs, OwnDevices: cfg.Devices.Ownership,
 		Namespaces: netns.OpenNamespaces(cfg.State, binary), Network: network, Roots: layers,

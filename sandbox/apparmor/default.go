@@ -37,8 +37,9 @@ type Default struct {
 	limit    time.Duration // for one Load
 	install  func(name string) error
 
-	mu  sync.Mutex
-	run *loading // the one under way
+	mu   sync.Mutex
+	run  *loading // the one under way
+	last error    // of the last run
 }
 
 // loading is one run of the parser; err is there when done is closed.
@@ -111,7 +112,7 @@ func (d *Default) begin() *loading {
 	go func() {
 		run.err = d.load()
 		d.mu.Lock()
-		d.run = nil
+		d.run, d.last = nil, run.err
 		d.mu.Unlock()
 		close(run.done)
 	}()
@@ -150,6 +151,12 @@ func (d *Default) State() string {
 		return fmt.Sprintf("%s is not loaded: %v", d.name, err)
 	case loaded:
 		return d.name + " is loaded"
+	}
+	d.mu.Lock()
+	last := d.last
+	d.mu.Unlock()
+	if last != nil {
+		return fmt.Sprintf("%s is not loaded: %v", d.name, last)
 	}
 	if _, err := exec.LookPath(parser); err != nil {
 		return fmt.Sprintf("%s is not loaded, and cannot be: install %s, which the package apparmor has", d.name, parser)

@@ -63,6 +63,9 @@ func TestLoad(t *testing.T) {
 	if err := d.Load(t.Context()); !errors.Is(err, broken) {
 		t.Errorf("a parser that fails: %v", err)
 	}
+	if got := d.State(); !strings.Contains(got, "not loaded: syntax error") {
+		t.Errorf("state after that: %s", got)
+	}
 	if err := os.Remove(d.profiles); err != nil {
 		t.Fatal(err)
 	}

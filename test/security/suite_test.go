@@ -47,7 +47,7 @@ func openWith(t *testing.T, extra string) *suite {
 			t.Error(err)
 		}
 	})
-	n, err := w.Berth("berth", extra)
+	n, err := w.Berth("berth", "[cgroup]\ndriver = \"cgroupfs\"\n"+extra) // pods name their parents so
 	if err != nil {
 		t.Fatal(err)
 	}
