@@ -50,7 +50,7 @@ func systemMounts(in Input) []specs.Mount {
 	if m, err := UserNamespace(in.Pod); err == nil && m.has(ttyGroup) {
 		pts = append(pts, "gid="+decimal(ttyGroup))
 	}
-	return []specs.Mount{
+	mounts := []specs.Mount{
 		procMount(), devMount(),
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: pts},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
@@ -58,6 +58,12 @@ func systemMounts(in Input) []specs.Mount {
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
 			Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
 	}
+	if in.SELinux.Process != "" && inUserNamespace(in) {
+		// The queues of a user namespace cannot be labelled (setxattr(2) is refused there),
+		// which would keep the container from starting. mq_open(3) does without the mount.
+		mounts = slices.DeleteFunc(mounts, func(m specs.Mount) bool { return m.Type == "mqueue" })
+	}
+	return mounts
 }
 
 // ttyGroup is the group "tty" of all distributions.

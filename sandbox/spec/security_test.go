@@ -248,6 +248,12 @@ func TestLevels(t *testing.T) {
 	if s := mustContainer(t, container(&options{Level: "s0:c1"})); s.Process.SelinuxLabel != "" || s.Linux.MountLabel != "" {
 		t.Errorf("without SELinux: process %s, mount %s", s.Process.SelinuxLabel, s.Linux.MountLabel)
 	}
+	hasQueues := func(s *specs.Spec) bool {
+		return slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool { return m.Type == "mqueue" })
+	}
+	if hasQueues(mustContainer(t, inUserns, selinuxHost)) || !hasQueues(mustContainer(t, selinuxHost)) || !hasQueues(mustContainer(t, inUserns)) {
+		t.Error("/dev/mqueue: a user namespace's cannot be labelled, all others can")
+	}
 	for _, bad := range []string{"s0,c4,c5", "c1", "s0:", "s0:c1,", "s0-", "s0:c1\",x=\"", "s0 ", "x"} {
 		if _, err := Container(request(selinuxHost, container(&options{Level: bad}))); !errors.Is(err, ErrInvalid) {
 			t.Errorf("level %q: %v", bad, err)

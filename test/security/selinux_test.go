@@ -39,7 +39,7 @@ func TestSELinux(t *testing.T) {
 	if !selinux.GetEnabled() || selinux.EnforceMode() != selinux.Enforcing {
 		t.Skip("the kernel does not enforce SELinux; go run ./test/vm run selinux does")
 	}
-	s := open(t)
+	s := openWith(t, "[cgroup]\ndriver = \"cgroupfs\"\n")
 	confined, free := "system_u:system_r:container_t", "system_u:system_r:spc_t"
 	podA, confA := s.pod(t)
 	podB, confB := s.pod(t)
@@ -75,7 +75,8 @@ func TestSELinux(t *testing.T) {
 		}
 		unlabelled := s.container(t, podA, confA, at(dir, false))
 		s.says(t, unlabelled, "cat /data/f 2>/dev/null || echo denied", "denied")
-		all := s.container(t, podA, confA, at(dir, false), with(func(c *securityContext) { c.Privileged = true }))
+		podC, confC := s.pod(t, privileged)
+		all := s.container(t, podC, confC, at(dir, false), privileged)
 		s.says(t, all, "cat /data/f", "secret")
 		if base, level := s.labelOf(t, all); base != free || level != "s0" {
 			t.Errorf("privileged: %s:%s", base, level)
