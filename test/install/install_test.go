@@ -164,7 +164,10 @@ func TestInstall(t *testing.T) {
 	p := h.pod()
 	p.runsThrough("systemctl restart", func() { h.run("systemctl", "restart", "berthd") })
 	p.runsThrough("systemctl stop and start", func() { h.run("systemctl", "stop", "berthd"); h.run("systemctl", "start", "berthd") })
-	p.runsThrough("SIGKILL", func() { h.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "berthd"); h.startedAgain("NRestarts", "1") })
+	p.runsThrough("SIGKILL", func() {
+		h.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "berthd")
+		h.startedAgain("NRestarts", "1")
+	})
 	p.runsThrough("the watchdog", h.hang)
 	p.runsThrough("systemctl daemon-reload and daemon-reexec", func() { h.run("systemctl", "daemon-reload"); h.run("systemctl", "daemon-reexec") })
 

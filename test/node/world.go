@@ -95,6 +95,11 @@ func (w *World) BuildContainerd(ctx context.Context) error {
 	return w.build(ctx, "test/bench/tools/build.sh")
 }
 
+// BuildKubelet builds kubelet unless it is there.
+func (w *World) BuildKubelet(ctx context.Context) error {
+	return w.build(ctx, "test/vm/tools/build.sh")
+}
+
 // build runs a script that builds what tests run, unless BERTH_PREBUILT says that all
 // of it is there, on a machine without Go.
 func (w *World) build(ctx context.Context, script string) error {

@@ -46,6 +46,7 @@ func phases() []phase {
 		{"events", []string{"-count=1", "-timeout=10m"}, is("test/events")},
 		{"badinput", []string{"-count=1", "-timeout=5m"}, is("test/badinput")},
 		{"critest", []string{"-count=1", "-timeout=15m"}, is("test/critest")},
+		{"kubelet", []string{"-count=1", "-timeout=10m"}, is("test/kubelet")},
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), machine.StopSignals()...)
 	defer stop()
 	err := command(ctx, os.Args[1:])
 	if exit := (*machine.ExitError)(nil); errors.As(err, &exit) {
@@ -52,7 +52,7 @@ func command(ctx context.Context, args []string) error {
 		return h.runCommand(ctx, args[1:])
 	case verb == "suites":
 		for _, s := range suites() {
-			fmt.Printf("%-12s %-9s %s\n", s.name, s.profile, s.doc)
+			fmt.Printf("%-16s %-9s %-15s %s\n", s.name, s.profile, s.pkg, s.doc)
 		}
 		return nil
 	case name == "":
