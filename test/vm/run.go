@@ -95,23 +95,41 @@ const suiteWithin = 20 * time.Minute
 
 // runSuite runs a suite in the machine and counts its tests. What it printed goes
 // to .cache/vm/logs.
-func (h host) runSuite(ctx context.Context, m *machine.Machine, s suite) (t tally.Tally, err error) {
+func (h host) runSuite(ctx context.Context, m *machine.Machine, s suite) (total tally.Tally, err error) {
 	ctx, cancel := context.WithTimeout(ctx, suiteWithin)
 	defer cancel()
-	if s.host != nil {
-		return s.host(ctx, m)
-	}
 	logs := filepath.Join(h.cache, "logs")
 	if err := os.MkdirAll(logs, 0o755); err != nil {
-		return t, err
+		return total, err
 	}
 	log, err := os.Create(filepath.Join(logs, s.name+".log"))
 	if err != nil {
-		return t, err
+		return total, err
 	}
 	defer log.Close()
-	// The test speaks the framed form of its output, which test2json needs to tell
-	// a test's own words from go test's.
+	for _, l := range append([]leg{{run: s.run}}, s.legs...) {
+		if l.reboot != "" {
+			if err := m.Reboot(ctx, l.reboot); err != nil {
+				return total, err
+			}
+		}
+		t, err := runTests(ctx, m, s, l.run, log)
+		total.Add(t)
+		if err != nil {
+			fmt.Println(strings.TrimSpace(m.Tail(10)))
+			return total, err
+		}
+		if t.Failed > 0 {
+			break // what comes next relies on it
+		}
+	}
+	return total, nil
+}
+
+// runTests runs tests of a suite's package and counts them. The test speaks the
+// framed form of its output, which test2json needs to tell a test's own words from
+// go test's.
+func runTests(ctx context.Context, m *machine.Machine, s suite, run string, log io.Writer) (t tally.Tally, err error) {
 	conv := exec.CommandContext(ctx, "go", "tool", "test2json", "-t", "-p", s.pkg)
 	in, err := conv.StdinPipe()
 	if err != nil {
@@ -127,8 +145,8 @@ func (h host) runSuite(ctx context.Context, m *machine.Machine, s suite) (t tall
 	ran := make(chan error, 1)
 	go func() {
 		args := []string{"test/in", s.pkg, "-test.v=test2json", "-test.timeout=" + suiteWithin.String()}
-		if s.run != "" {
-			args = append(args, "-test.run", s.run)
+		if run != "" {
+			args = append(args, "-test.run", run)
 		}
 		ran <- m.Run(ctx, io.MultiWriter(in, log), machine.Command{Args: args, Env: s.env, Dir: "/berth"})
 		in.Close()
@@ -143,8 +161,5 @@ func (h host) runSuite(ctx context.Context, m *machine.Machine, s suite) (t tall
 		}
 		runErr = nil
 	}
-	if err = errors.Join(err, runErr); err != nil {
-		fmt.Println(strings.TrimSpace(m.Tail(10)))
-	}
-	return t, err
+	return t, errors.Join(err, runErr)
 }

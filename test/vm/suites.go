@@ -1,12 +1,5 @@
 package main
 
-import (
-	"context"
-
-	"github.com/berthd/berth/test/tally"
-	"github.com/berthd/berth/test/vm/machine"
-)
-
 // A suite is the tests of one package in one kind of machine.
 type suite struct {
 	name    string
@@ -16,14 +9,23 @@ type suite struct {
 	env     []string
 	short   bool // .ci/run runs it too
 	doc     string
-	// host, if it is set, is the suite: it runs on the host and reboots the machine, say.
-	host func(context.Context, *machine.Machine) (tally.Tally, error)
+	legs    []leg // what is done after it; each counts like the suite's own tests
+}
+
+// A leg is tests of the suite's package that follow a reboot of the machine.
+type leg struct {
+	reboot string // a shell's line that does it; empty: none
+	run    string
 }
 
 // suites are in the order in which they run; those of one profile share a machine.
 func suites() []suite {
 	return []suite{
-		{name: "install", profile: "apparmor", pkg: "test/install", doc: "berth install, under systemd, and away again"},
+		{name: "install", profile: "apparmor", pkg: "test/install", run: "TestInstall", doc: "berth install, under systemd, and away again"},
+		{name: "reboot", profile: "apparmor", pkg: "test/install", run: "TestBeforeReboot", env: []string{"BERTH_REBOOTS=/share"}, legs: []leg{
+			{"systemctl reboot", "TestAfterReboot$"}, {"echo b >/proc/sysrq-trigger", "TestAfterReboot$"}, {"", "TestAfterReboots"},
+		}, doc: "a node with kubelet and its pods, rebooted in good order and by force"},
+		{name: "kubelet", profile: "apparmor", pkg: "test/kubelet", doc: "kubelet's static pods through all of a pod's life"},
 		{name: "shim", profile: "apparmor", pkg: "shim", doc: "the shim's own contract"},
 		{name: "keeper", profile: "apparmor", pkg: "shim/keeper", doc: "the keeper's parts"},
 		{name: "crun", profile: "apparmor", pkg: "shim", env: []string{"BERTH_TEST_RUNTIME=/usr/bin/crun"}, doc: "the shim's contract with crun"},
