@@ -26,7 +26,7 @@ func Adopt(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(100 * time.Millisecond):
+			case <-time.After(500 * time.Millisecond): // reading of all is work, on a slow machine above all
 				dead = reap(dead)
 			}
 		}
@@ -34,7 +34,7 @@ func Adopt(ctx context.Context) error {
 	return nil
 }
 
-// reap takes away the children that were zombies five times in a row.
+// reap takes away the children that were zombies before and are still.
 func reap(before map[int]int) map[int]int {
 	now := map[int]int{}
 	lists, _ := filepath.Glob("/proc/self/task/*/children")
@@ -49,7 +49,7 @@ func reap(before map[int]int) map[int]int {
 				continue
 			}
 			pid := atoi(f)
-			if now[pid] = before[pid] + 1; now[pid] > 5 {
+			if now[pid] = before[pid] + 1; now[pid] > 1 {
 				var status unix.WaitStatus
 				_, _ = unix.Wait4(pid, &status, unix.WNOHANG, nil)
 			}
