@@ -19,7 +19,8 @@ import (
 const (
 	kubeletUnit = "/etc/systemd/system/kubelet.service"
 	kubernetes  = "/etc/kubernetes"
-	kept        = "/var/lib/berth-reboot" // what the pods keep
+	kept        = "/var/lib/berth-reboot"               // what the pods keep
+	store       = "/var/lib/berth/cni-cache/ipam/berth" // host-local's, of the embedded network
 )
 
 // notes is a file of the host's, which a reboot does not touch and for whose sake no
@@ -262,13 +263,13 @@ func (r *rebooted) traces(ids []string) (found []string) {
 			}
 		}
 	}
-	for _, dir := range []string{"/var/lib/berth", "/run/berth", "/var/lib/cni", "/sys/fs/cgroup", "/run/systemd/transient"} {
+	for _, dir := range []string{"/var/lib/berth", "/run/berth", "/sys/fs/cgroup", "/run/systemd/transient"} {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return nil // it has gone meanwhile
 			}
 			look(path, d.Name())
-			if strings.HasPrefix(path, "/var/lib/cni/") && d.Type().IsRegular() {
+			if strings.HasPrefix(path, store) && d.Type().IsRegular() {
 				data, _ := os.ReadFile(path)
 				look(path, string(data))
 			}
@@ -295,7 +296,7 @@ func (r *rebooted) exact() {
 		}
 	}
 	var owners []string
-	addresses, err := filepath.Glob("/var/lib/cni/networks/*/[0-9]*.*")
+	addresses, err := filepath.Glob(store + "/[0-9]*.*")
 	if err != nil {
 		r.t.Fatal(err)
 	}

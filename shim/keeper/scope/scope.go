@@ -26,6 +26,11 @@ const Address = "unix:path=/run/systemd/private"
 // Limit is how long systemd is given for a call, with the job that comes of it.
 const Limit = 20 * time.Second
 
+// stopWithin is how long a container may take to end when the machine shuts down, before
+// it is killed: a pod's grace period where it names none. systemd's own 90 s would hold
+// up the reboot of a node for every init that does not listen to SIGTERM.
+const stopWithin = 30 * time.Second
+
 // ErrSystemd is any failure of systemd's: it says no, or nothing.
 var ErrSystemd = errors.New("systemd")
 
@@ -72,6 +77,7 @@ func (s *Systemd) Start(ctx context.Context, name, slice string, pid int, limits
 		{"Delegate", dbus.MakeVariant(true)},
 		{"CollectMode", dbus.MakeVariant("inactive-or-failed")},
 		{"DefaultDependencies", dbus.MakeVariant(false)},
+		{"TimeoutStopUSec", dbus.MakeVariant(uint64(stopWithin.Microseconds()))},
 		{"MemoryAccounting", dbus.MakeVariant(true)},
 		{"CPUAccounting", dbus.MakeVariant(true)},
 		{"IOAccounting", dbus.MakeVariant(true)},

@@ -176,6 +176,7 @@ func TestOneCallForAScope(t *testing.T) {
 	}
 	for name, want := range map[string]any{
 		"Slice": "kubepods.slice", "Delegate": true, "CollectMode": "inactive-or-failed", "MemoryMax": uint64(64 << 20),
+		"TimeoutStopUSec": uint64(30e6), // what a reboot waits for it
 	} {
 		if f.props[name] != want {
 			t.Errorf("%s = %v, want %v", name, f.props[name], want)

@@ -28,8 +28,9 @@ func main() {
 		}
 	}
 	// Binaries that are being worked on come this way; a machine without the folder is fine.
-	// (busybox: SELinux lets mount(8) of the system mount less than us.)
-	_ = prepare("mountpoint -q /share || busybox mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /share")
+	// (busybox: SELinux lets mount(8) of the system mount less than us. modprobe waits
+	// for udev, which may be at it: before it is done there is no such device.)
+	_ = prepare("mountpoint -q /share || modprobe 9pnet_virtio && busybox mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /share")
 	// The disk with the programs has no labels.
 	_ = prepare("! selinuxenabled || chcon -R -t bin_t /berth/bin /berth/.cache /berth/test")
 	ln, err := net.Listen("tcp", fmt.Sprintf(":%d", machine.AgentPort))
