@@ -37,6 +37,10 @@ type kubelet struct {
 	done      chan error
 }
 
+// second is how often kubelet looks at something: on a slow machine all its time would
+// go into the looking otherwise.
+var second = node.Patience(time.Second)
+
 // configuration is what differs from kubelet's defaults: it works for itself alone,
 // in folders of its own, and fast.
 const configuration = `apiVersion: kubelet.config.k8s.io/v1beta1
@@ -57,12 +61,12 @@ failSwapOn: false
 makeIPTablesUtilChains: false
 seccompDefault: true
 oomScoreAdj: 0
-fileCheckFrequency: 1s
-syncFrequency: 1s
+fileCheckFrequency: %[6]s
+syncFrequency: %[6]s
 containerLogMaxSize: 16Ki
 containerLogMaxFiles: 5
 containerLogMonitorInterval: 3s
-crashLoopBackOff: {maxContainerRestartPeriod: 1s}
+crashLoopBackOff: {maxContainerRestartPeriod: %[6]s}
 imageGCHighThresholdPercent: 100
 evictionHard: {nodefs.available: 0%%, imagefs.available: 0%%, nodefs.inodesFree: 0%%, imagefs.inodesFree: 0%%, memory.available: 1Mi}
 featureGates: {KubeletCrashLoopBackOffMax: true, PodAndContainerStatsFromCRI: true}
@@ -79,7 +83,7 @@ func newKubelet(t *testing.T, n *node.Fresh) *kubelet {
 			t.Fatal(err)
 		}
 	}
-	text := fmt.Sprintf(configuration, n.Node.Socket, k.dir, k.port, k.readOnly, k.root)
+	text := fmt.Sprintf(configuration, n.Node.Socket, k.dir, k.port, k.readOnly, k.root, second)
 	if err := os.WriteFile(k.path("config.yaml"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +240,7 @@ func until(t *testing.T, what string, ask func() error) {
 		select {
 		case <-ctx.Done():
 			t.Fatalf("%s: not in time: %v", what, err)
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(second / 10):
 		}
 	}
 }

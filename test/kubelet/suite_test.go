@@ -134,7 +134,7 @@ func (s *suite) give(t *testing.T, name string) {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	if err := tmpl.Execute(&b, map[string]any{"Dir": s.dir, "Port": s.port}); err != nil {
+	if err := tmpl.Execute(&b, map[string]any{"Dir": s.dir, "Port": s.port, "Second": int(second.Seconds())}); err != nil {
 		t.Fatal(err)
 	}
 	to := filepath.Join(s.kubelet.manifests, name+".yaml")
