@@ -17,12 +17,16 @@ func CgroupDir(cgroupsPath string) string {
 }
 
 // PodCgroupDir is where the cgroup is that kubelet made for a pod, or "" for a pod
-// that has none of its own.
+// that has none of its own; the root is nobody's own. A slice may be named alone.
 func PodCgroupDir(parent string) string {
-	if parent == "" {
+	dir := path.Clean("/" + parent)
+	if slice := path.Base(dir); strings.HasSuffix(slice, ".slice") {
+		dir = sliceDir(slice)
+	}
+	if dir == "/" {
 		return ""
 	}
-	return path.Clean("/" + parent)
+	return dir
 }
 
 // sliceDir is the path of a slice: a-b.slice is /a.slice/a-b.slice.

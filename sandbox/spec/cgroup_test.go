@@ -25,7 +25,8 @@ func TestCgroupDir(t *testing.T) {
 			t.Errorf("parent %q, systemd %v: %q, want %q", c.parent, c.systemd, got, c.want)
 		}
 	}
-	for parent, want := range map[string]string{"": "", "kubepods/podX/": "/kubepods/podX", "/a.slice/a-b.slice": "/a.slice/a-b.slice"} {
+	for parent, want := range map[string]string{"": "", "/": "", "/-.slice": "", "kubepods/podX/": "/kubepods/podX",
+		"/a.slice/a-b.slice": "/a.slice/a-b.slice", "a-b.slice": "/a.slice/a-b.slice"} {
 		if got := PodCgroupDir(parent); got != want {
 			t.Errorf("pod %q: %q, want %q", parent, got, want)
 		}
