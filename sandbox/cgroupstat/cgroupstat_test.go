@@ -17,7 +17,7 @@ import (
 var filesV2 = map[string]string{
 	"cpu.stat":   "usage_usec 1500000\nuser_usec 1000000\nsystem_usec 500000\nnr_periods 20\nnr_throttled 3\nthrottled_usec 70\n",
 	"cpu.max":    "20000 100000\n",
-	"cpu.weight": "39\n",
+	"cpu.weight": "100\n",
 	"cpu.pressure": "some avg10=1.50 avg60=0.25 avg300=0.05 total=1234\n" +
 		"full avg10=0.50 avg60=0.10 avg300=0.01 total=234\n",
 	"memory.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=5\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=4\n",
@@ -39,7 +39,7 @@ var filesV2 = map[string]string{
 
 var wantV2 = Stats{
 	CPU: CPU{Usage: 1_500_000_000, User: 1_000_000_000, System: 500_000_000, Periods: 20, ThrottledPeriods: 3,
-		ThrottledTime: 70_000, Shares: 998, Period: 100000, Quota: 20000},
+		ThrottledTime: 70_000, Shares: 1024, Period: 100000, Quota: 20000},
 	Memory: Memory{Usage: 10000000, Limit: 67108864, WorkingSet: 7500000, RSS: 4000000, Faults: 700, MajorFaults: 30,
 		LocalFaults: 700, LocalMajorFaults: 30, Cache: 3000000, MappedFile: 100000, Kernel: 500000,
 		ActiveFile: 400000, InactiveFile: 2500000, ActiveAnon: 2, InactiveAnon: 1, Peak: 20000000, LimitHits: 9, OOMKills: 1, Reservation: 4096},
@@ -59,7 +59,7 @@ var filesV1 = map[string]string{
 	"cpuacct/cpuacct.usage": "1500000000\n",
 	"cpuacct/cpuacct.stat":  "user 100\nsystem 50\n",
 	"cpu/cpu.stat":          "nr_periods 20\nnr_throttled 3\nthrottled_time 70000\n",
-	"cpu/cpu.shares":        "998\n", "cpu/cpu.cfs_period_us": "100000\n", "cpu/cpu.cfs_quota_us": "20000\n",
+	"cpu/cpu.shares":        "1024\n", "cpu/cpu.cfs_period_us": "100000\n", "cpu/cpu.cfs_quota_us": "20000\n",
 	"memory/memory.usage_in_bytes": "10000000\n", "memory/memory.limit_in_bytes": "67108864\n",
 	"memory/memory.memsw.limit_in_bytes": "100663296\n", "memory/memory.soft_limit_in_bytes": "4096\n",
 	"memory/memory.max_usage_in_bytes": "20000000\n", "memory/memory.failcnt": "9\n", "memory/memory.kmem.usage_in_bytes": "500000\n",
@@ -312,5 +312,13 @@ func BenchmarkRead(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+func TestShares(t *testing.T) {
+	for weight, want := range map[uint64]uint64{1: 2, 59: 521, 100: 1024, 174: 2060, 10000: 262144} {
+		if got := shares(weight); got != want {
+			t.Errorf("weight %d: %d shares, want %d", weight, got, want)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package cgroupstat
 
 import (
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,8 +53,17 @@ func (r *reading) cpuLimitsV2(dir string) {
 		r.out.CPU.Quota, r.out.CPU.Period = value(quota), value(period)
 	}
 	if weight := r.maybe(dir, "cpu.weight"); weight > 0 {
-		r.out.CPU.Shares = 2 + (weight-1)*262142/9999 // the inverse of KEP-2254's conversion
+		r.out.CPU.Shares = shares(weight)
 	}
+}
+
+// shares are those that libcontainer makes a weight of, or near them: weights are
+// coarser. It is the inverse of the conversion that runc has since 1.3.2 and crun since
+// 1.23, in which the default of 1024 shares is the default weight of 100:
+// log10(weight) = (l² + 125 l) / 612 - 7/34, where l is log2(shares).
+func shares(weight uint64) uint64 {
+	l := (math.Sqrt(125*125+4*612*(math.Log10(float64(weight))+7.0/34)) - 125) / 2
+	return uint64(math.Round(math.Exp2(l)))
 }
 
 func (r *reading) memoryV2(dir string) {
