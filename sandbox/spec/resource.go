@@ -43,6 +43,13 @@ func Resources(r *runtimeapi.LinuxContainerResources, host Host) (*specs.LinuxRe
 	return out, nil
 }
 
+// The kernel's bounds of CPU quotas and periods, in microseconds. systemd would quietly
+// make something else of what is out of them.
+const (
+	minCPUTime   = 1000
+	maxCPUPeriod = 1_000_000
+)
+
 var cpuList = regexp.MustCompile(`^[0-9,-]*$`)
 
 func addCPU(out *specs.LinuxResources, r *runtimeapi.LinuxContainerResources, _ Host) error {
@@ -52,8 +59,12 @@ func addCPU(out *specs.LinuxResources, r *runtimeapi.LinuxContainerResources, _ 
 		return invalid("cpu_shares: %d is negative", shares)
 	case period < 0:
 		return invalid("cpu_period: %d is negative", period)
+	case period != 0 && (period < minCPUTime || period > maxCPUPeriod):
+		return invalid("cpu_period: %d is not between %d and %d", period, minCPUTime, maxCPUPeriod)
 	case quota < -1:
 		return invalid("cpu_quota: %d is neither -1 nor positive", quota)
+	case quota > 0 && quota < minCPUTime:
+		return invalid("cpu_quota: %d is less than %d, the least there is", quota, minCPUTime)
 	case !cpuList.MatchString(r.GetCpusetCpus()):
 		return invalid("cpuset_cpus: %q is no list of CPUs", r.GetCpusetCpus())
 	case !cpuList.MatchString(r.GetCpusetMems()):
