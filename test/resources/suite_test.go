@@ -3,6 +3,7 @@ package resources
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -25,7 +26,7 @@ type limits = runtimeapi.LinuxContainerResources
 // A suite is a node with one pod, whose cgroup is made and removed as kubelet does.
 type suite struct {
 	*node.Fresh
-	parent string // the pod's cgroup
+	cgroup *node.PodCgroup
 	podID  string
 	pod    *runtimeapi.PodSandboxConfig
 	made   int
@@ -33,33 +34,18 @@ type suite struct {
 
 func open(t *testing.T) *suite {
 	t.Helper()
-	s := &suite{parent: fmt.Sprintf("/berth-resources-%d", os.Getpid())}
-	t.Cleanup(func() { removeCgroup(t, s.parent) })
-	s.Fresh = node.Open(t, "[cgroup]\ndriver = \"cgroupfs\"\n", nil)
+	s := &suite{cgroup: node.MakePodCgroup(t, "berthresources")}
+	s.Fresh = node.Open(t, node.CgroupDriver(), nil)
 	if _, err := s.Pull(t.Context(), busybox); err != nil {
 		t.Fatal(err)
 	}
 	s.pod = node.Pod("pod", s.Logs)
-	s.pod.Linux.CgroupParent = s.parent
+	s.pod.Linux.CgroupParent = s.cgroup.Parent
 	var err error
 	if s.podID, err = s.RunPod(t.Context(), s.pod); err != nil {
 		t.Fatal(err)
 	}
 	return s
-}
-
-func removeCgroup(t *testing.T, path string) {
-	for _, pattern := range []string{"/sys/fs/cgroup" + path, "/sys/fs/cgroup/*" + path} {
-		dirs, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Error(err)
-		}
-		for _, dir := range dirs {
-			if err := os.Remove(dir); err != nil {
-				t.Error(err)
-			}
-		}
-	}
 }
 
 // create makes a container with those limits that runs args.
@@ -165,22 +151,13 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// onV2 tells whether the host has cgroup v2 alone.
-func onV2() bool { return exists("/sys/fs/cgroup/cgroup.controllers") }
-
 // hugeTLB tells whether huge pages can be limited.
 func hugeTLB() bool {
-	if !onV2() {
+	if !node.OnV2() {
 		return exists("/sys/fs/cgroup/hugetlb")
 	}
 	data, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
 	return err == nil && strings.Contains(string(data), "hugetlb")
-}
-
-// swapCounted tells whether the kernel counts swap.
-func swapCounted() bool {
-	found, err := filepath.Glob("/sys/fs/cgroup/*/memory.swap.max")
-	return err == nil && len(found) > 0 || exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
 }
 
 // lowestScore is the lowest oom_score_adj that we may give: any with
@@ -223,7 +200,7 @@ func number(t *testing.T, path string) int64 {
 type file struct{ v1, v1Value, v2, v2Value string }
 
 func (f file) want() string {
-	if onV2() {
+	if node.OnV2() {
 		return f.v2Value
 	}
 	return f.v1Value
@@ -231,11 +208,11 @@ func (f file) want() string {
 
 // path is where the file is for the container id; of the pod without one.
 func (s *suite) path(f file, id string) string {
-	if onV2() {
-		return filepath.Join("/sys/fs/cgroup", s.parent, id, f.v2)
+	if node.OnV2() {
+		return s.cgroup.File("", f.v2, id)
 	}
 	controller, name, _ := strings.Cut(f.v1, "/")
-	return filepath.Join("/sys/fs/cgroup", controller, s.parent, id, name)
+	return s.cgroup.File(controller, name, id)
 }
 
 func (s *suite) checkFiles(t *testing.T, when, id string, files []file) {
@@ -251,14 +228,21 @@ func (s *suite) checkFiles(t *testing.T, when, id string, files []file) {
 	}
 }
 
+// reload has systemd read everything anew, and write what it knows of its units.
+func (s *suite) reload(t *testing.T) {
+	t.Helper()
+	if out, err := exec.CommandContext(t.Context(), "systemctl", "daemon-reload").CombinedOutput(); err != nil {
+		t.Fatalf("systemctl daemon-reload: %v: %s", err, out)
+	}
+}
+
 // allFiles is what the container's cgroups say of limits.
 func (s *suite) allFiles(t *testing.T, id string) string {
 	t.Helper()
 	var all strings.Builder
-	at := filepath.Join(s.parent, id)
 	for _, pattern := range []string{"cpu/%s/cpu.shares", "cpu/%s/cpu.cfs_*_us", "cpuset/%s/cpuset.cpus", "cpuset/%s/cpuset.mems",
 		"memory/%s/memory*.limit_in_bytes", "%s/*.max", "%s/cpu.weight", "%s/cpuset.*"} {
-		found, err := filepath.Glob("/sys/fs/cgroup/" + fmt.Sprintf(pattern, at))
+		found, err := filepath.Glob("/sys/fs/cgroup/" + fmt.Sprintf(pattern, s.cgroup.Path(id)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berthd/berth/test/node"
 )
 
 // first are the limits of each container before it is updated.
@@ -39,8 +41,20 @@ const (
 	v1NoLimit                    = "9223372036854771712"
 )
 
+// perDriver is a value that a file has with each cgroup driver, where they differ.
+func perDriver(cgroupfs, systemd string) string {
+	if node.SystemdCgroup() {
+		return systemd
+	}
+	return cgroupfs
+}
+
+// onV1 are updates that cgroup v1 does not have, and how they are refused.
+var onV1 = map[string]codes.Code{"a file of cgroup v2": codes.InvalidArgument}
+
 // updates are requests, what the kernel has after each, and how the status differs
-// from the first limits. An update of hugepages has no file where nothing counts them.
+// from the first limits, on both versions of cgroups and with both drivers. An update of
+// hugepages has no file where nothing counts them.
 var updates = []struct {
 	name   string
 	r      *limits
@@ -51,6 +65,9 @@ var updates = []struct {
 	{"cpu shares", &limits{CpuShares: 1024}, []file{{"cpu/cpu.shares", "1024", "cpu.weight", "100"}}, func(r *limits) { r.CpuShares = 1024 }},
 	{"cpu quota", &limits{CpuQuota: 20000}, cpuMax("20000", "100000"), func(r *limits) { r.CpuQuota = 20000 }},
 	{"cpu period", &limits{CpuPeriod: 200000}, cpuMax("50000", "200000"), func(r *limits) { r.CpuPeriod = 200000 }},
+	// systemd keeps quotas in whole percents; kubelet is told the one that it asked for.
+	{"a quota of no whole percents", &limits{CpuPeriod: 50000, CpuQuota: 12345}, cpuMax(perDriver("12345", "12500"), "50000"),
+		func(r *limits) { r.CpuPeriod, r.CpuQuota = 50000, 12345 }},
 	{"no cpu limit", &limits{CpuQuota: -1}, cpuMax("max", "100000"), func(r *limits) { r.CpuQuota = -1 }},
 	{"cpuset", &limits{CpusetCpus: "0", CpusetMems: "0"},
 		[]file{{"cpuset/cpuset.cpus", "0", "cpuset.cpus", "0"}, {"cpuset/cpuset.mems", "0", "cpuset.mems", "0"}},
@@ -72,6 +89,8 @@ var updates = []struct {
 	{"huge pages", &limits{HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 2 * mib}}},
 		[]file{{"hugetlb/hugetlb.2MB.limit_in_bytes", "2097152", "hugetlb.2MB.max", "2097152"}},
 		func(r *limits) { r.HugepageLimits = []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 2 * mib}} }},
+	{"a file of cgroup v2", &limits{Unified: map[string]string{"memory.high": fortyMiB}}, []file{{"", "", "memory.high", fortyMiB}},
+		func(r *limits) { r.Unified = map[string]string{"memory.high": fortyMiB} }},
 	{"all at once", &limits{CpuShares: 1024, CpuPeriod: 200000, CpuQuota: 100000, CpusetCpus: "0", MemoryLimitInBytes: 30 * mib,
 		MemorySwapLimitInBytes: 30 * mib, OomScoreAdj: 700},
 		append(append(cpuMax("100000", "200000"), memoryMax(thirtyMiB, thirtyMiB, "0")...), file{"cpu/cpu.shares", "1024", "cpu.weight", "100"},
@@ -88,7 +107,7 @@ func given(t *testing.T, edit func(*limits)) *limits {
 	r := first()
 	edit(r)
 	r.OomScoreAdj = max(r.OomScoreAdj, lowestScore(t))
-	if !swapCounted() {
+	if !node.SwapCounted() {
 		r.MemorySwapLimitInBytes = 0
 	}
 	if !hugeTLB() {
@@ -97,44 +116,40 @@ func given(t *testing.T, edit func(*limits)) *limits {
 	return r
 }
 
+// An updated container is one with what its status and files are to say.
+type updated struct {
+	status *limits
+	files  []file
+}
+
 // TestUpdate updates every field of created and of running containers: the kernel has
 // it, the status says so, and the log once what cannot be had, also after a start and for the next daemon.
 func TestUpdate(t *testing.T) {
 	s := open(t)
-	want := map[string]*limits{}
-	for _, tt := range updates {
-		for _, running := range []bool{false, true} {
-			name := tt.name + ", created"
-			if running {
-				name = tt.name + ", running"
-			}
-			t.Run(name, func(t *testing.T) {
+	all := map[string]updated{}
+	for i, tt := range updates {
+		for _, state := range []string{"created", "running"} {
+			t.Run(tt.name+", "+state, func(t *testing.T) {
 				id := s.create(t, first(), "sleep", "100000")
 				s.reports(t, "before", id, given(t, func(*limits) {}))
-				if running {
+				if state == "running" {
 					s.start(t, id)
 				}
-				if err := s.update(t, id, tt.r); err != nil {
-					t.Fatal(err)
-				}
-				want[id] = given(t, tt.status)
-				check := func(when string) {
-					t.Helper()
-					s.reports(t, when, id, want[id])
-					if tt.r.GetHugepageLimits() == nil || hugeTLB() {
-						s.checkFiles(t, when, id, tt.files)
+				if code := onV1[tt.name]; code != codes.OK && !node.OnV2() {
+					if err := s.update(t, id, tt.r); status.Code(err) != code {
+						t.Errorf("%v, want %v", err, code)
 					}
-					if got := number(t, "/proc/"+s.status(t, id).GetInfo()["pid"]+"/oom_score_adj"); got != want[id].GetOomScoreAdj() {
-						t.Errorf("%s: oom_score_adj %d, want %d", when, got, want[id].GetOomScoreAdj())
-					}
+					s.reports(t, "after", id, given(t, func(*limits) {}))
+					return
 				}
-				check("after")
-				if !running {
-					s.start(t, id)
-					check("after the start")
-				}
-				s.scoresBeside(t, id, want[id].GetOomScoreAdj())
+				all[id] = s.updateBy(t, id, i)
 			})
+		}
+	}
+	if node.SystemdCgroup() { // which writes what it knows of
+		s.reload(t)
+		for id, want := range all {
+			s.checkFiles(t, "after systemd's reload", id, want.files)
 		}
 	}
 	told := strings.Count(s.Node.Tail(1<<20), "the kernel has no hugetlb controller")
@@ -142,17 +157,46 @@ func TestUpdate(t *testing.T) {
 		t.Errorf("the log speaks %d times of huge pages that are not counted", told)
 	}
 	s.restart(t)
-	for id, r := range want {
-		s.reports(t, "after a restart", id, r)
+	for id, want := range all {
+		s.reports(t, "after a restart", id, want.status)
 	}
 	// An update goes on from what the last one left.
-	for id, r := range want {
+	for id, want := range all {
 		if err := s.update(t, id, &limits{CpuShares: 256}); err != nil {
 			t.Error(err)
 		}
-		r.CpuShares = 256
-		s.reports(t, "after an update by the next daemon", id, r)
+		want.status.CpuShares = 256
+		s.reports(t, "after an update by the next daemon", id, want.status)
 	}
+}
+
+// updateBy makes the update i of a container, which is created or running and runs in
+// the end.
+func (s *suite) updateBy(t *testing.T, id string, i int) updated {
+	t.Helper()
+	tt := updates[i]
+	if err := s.update(t, id, tt.r); err != nil {
+		t.Fatal(err)
+	}
+	want := updated{status: given(t, tt.status)}
+	if tt.r.GetHugepageLimits() == nil || hugeTLB() {
+		want.files = tt.files
+	}
+	check := func(when string) {
+		t.Helper()
+		s.reports(t, when, id, want.status)
+		s.checkFiles(t, when, id, want.files)
+		if got := number(t, "/proc/"+s.status(t, id).GetInfo()["pid"]+"/oom_score_adj"); got != want.status.GetOomScoreAdj() {
+			t.Errorf("%s: oom_score_adj %d, want %d", when, got, want.status.GetOomScoreAdj())
+		}
+	}
+	check("after")
+	if s.status(t, id).GetStatus().GetState() == runtimeapi.ContainerState_CONTAINER_CREATED {
+		s.start(t, id)
+		check("after the start")
+	}
+	s.scoresBeside(t, id, want.status.GetOomScoreAdj())
+	return want
 }
 
 // TestUpdateRefused: what is refused changes nothing, in the kernel and in the status.
@@ -176,6 +220,7 @@ func TestUpdateRefused(t *testing.T) {
 		{"swap below memory", with(func(r *limits) { r.MemorySwapLimitInBytes = 10 * mib }), codes.InvalidArgument},
 		{"a CPU there is not", with(func(r *limits) { r.CpusetCpus = "4000" }), codes.InvalidArgument},
 		{"no list of CPUs", with(func(r *limits) { r.CpusetCpus = "a" }), codes.InvalidArgument},
+		{"too long a period", with(func(r *limits) { r.CpuPeriod = 2_000_000 }), codes.InvalidArgument},
 		{"too small a quota", with(func(r *limits) { r.CpuQuota = 1 }), codes.InvalidArgument},
 		{"negative shares", with(func(r *limits) { r.CpuShares = -1 }), codes.InvalidArgument},
 		{"a score there is not", with(func(r *limits) { r.OomScoreAdj = 1001 }), codes.InvalidArgument},
@@ -197,13 +242,6 @@ func TestUpdateRefused(t *testing.T) {
 			}
 			s.scoresBeside(t, id, before.GetOomScoreAdj())
 		})
-	}
-	err := s.update(t, id, &limits{Unified: map[string]string{"memory.high": fortyMiB}})
-	if !onV2() && status.Code(err) != codes.InvalidArgument || onV2() && err != nil {
-		t.Errorf("unified: %v", err)
-	}
-	if onV2() {
-		s.checkFiles(t, "unified", id, []file{{"", "", "memory.high", fortyMiB}})
 	}
 }
 
