@@ -39,7 +39,7 @@ func maybe(name string) bool {
 			return true
 		}
 	}
-	return strings.HasPrefix(name, "container_pressure_") && !pressureCounted()
+	return strings.HasPrefix(name, "container_pressure_") && !node.PressureCounted()
 }
 
 // descriptors checks and returns the label keys of all metrics.
@@ -105,7 +105,7 @@ func TestMetrics(t *testing.T) {
 	}
 	// A pod with a cgroup of its own has metrics of that too, which no sum over containers counts.
 	own := b.metrics(t, keys)[b.pods[0]]["container_cpu_usage_seconds_total"]
-	i := slices.IndexFunc(own, func(m *runtimeapi.Metric) bool { return m.GetLabelValues()[1] == b.parent })
+	i := slices.IndexFunc(own, func(m *runtimeapi.Metric) bool { return m.GetLabelValues()[1] == b.cgroup.Parent })
 	if i < 0 {
 		t.Fatalf("pod's own: %v", own)
 	}

@@ -37,7 +37,7 @@ func TestPods(t *testing.T) {
 		until(t, "nano cores", func() bool { return b.pod(t, id).GetLinux().GetCpu().GetUsageNanoCores().GetValue() > 0 })
 	}
 	// Pressure is a cgroup's own: only a pod that has one can tell.
-	if own := b.pod(t, b.pods[0]).GetLinux(); pressureCounted() && (own.GetIo().GetPsi() == nil || own.GetCpu().GetPsi() == nil) {
+	if own := b.pod(t, b.pods[0]).GetLinux(); node.PressureCounted() && (own.GetIo().GetPsi() == nil || own.GetCpu().GetPsi() == nil) {
 		t.Errorf("pod with a cgroup: %v", own)
 	}
 	b.checkPodList(t)

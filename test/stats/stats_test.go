@@ -3,7 +3,6 @@ package stats
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -23,62 +22,48 @@ var busy = []string{"sh", "-c", "dd if=/dev/zero of=/file bs=1M count=3; while :
 // and one without. Each has one busy container.
 type bench struct {
 	*node.Fresh
-	parent     string // cgroup of the first pod
+	cgroup     *node.PodCgroup // of the first pod
+	configs    [2]*runtimeapi.PodSandboxConfig
 	pods       [2]string
 	containers [2]string
 }
 
-func setUp(t *testing.T) *bench {
+// open starts the node and its pods; containers are the caller's.
+func open(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{parent: fmt.Sprintf("/berth-stats-%d/pod1", os.Getpid())}
-	t.Cleanup(func() { removeCgroup(t, filepath.Dir(b.parent)) })
-	b.Fresh = node.Open(t, "", nil)
-	ctx := t.Context()
-	if _, err := b.Pull(ctx, busybox); err != nil {
+	b := &bench{cgroup: node.MakePodCgroup(t, "berthstats")}
+	b.Fresh = node.Open(t, node.CgroupDriver(), nil)
+	if _, err := b.Pull(t.Context(), busybox); err != nil {
 		t.Fatal(err)
 	}
 	for i := range b.pods {
 		pod := node.Pod(fmt.Sprint("pod", i), b.Logs)
 		pod.Labels = map[string]string{"pod": fmt.Sprint(i)}
 		if i == 0 {
-			pod.Linux.CgroupParent = b.parent
+			pod.Linux.CgroupParent = b.cgroup.Parent
 		}
 		var err error
-		if b.pods[i], err = b.RunPod(ctx, pod); err != nil {
+		if b.pods[i], err = b.RunPod(t.Context(), pod); err != nil {
 			t.Fatal(err)
 		}
-		c := node.Container(fmt.Sprint("busy", i), busybox, busy...)
-		c.Labels = map[string]string{"container": fmt.Sprint(i)}
-		c.Annotations = map[string]string{"a": "b"}
-		if b.containers[i], err = b.Run(ctx, b.pods[i], pod, c); err != nil {
-			t.Fatal(err)
-		}
+		b.configs[i] = pod
 	}
 	return b
 }
 
-// removeCgroup removes what kubelet would: a pod's parents, in all hierarchies.
-func removeCgroup(t *testing.T, path string) {
-	for _, pattern := range []string{"/sys/fs/cgroup" + path, "/sys/fs/cgroup/*" + path} {
-		dirs, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Error(err)
-		}
-		for _, dir := range dirs {
-			var all []string
-			_ = filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
-				if err == nil && d.IsDir() {
-					all = append([]string{p}, all...)
-				}
-				return nil
-			})
-			for _, d := range all {
-				if err := os.Remove(d); err != nil {
-					t.Error(err)
-				}
-			}
+func setUp(t *testing.T) *bench {
+	t.Helper()
+	b := open(t)
+	for i := range b.pods {
+		c := node.Container(fmt.Sprint("busy", i), busybox, busy...)
+		c.Labels = map[string]string{"container": fmt.Sprint(i)}
+		c.Annotations = map[string]string{"a": "b"}
+		var err error
+		if b.containers[i], err = b.Run(t.Context(), b.pods[i], b.configs[i], c); err != nil {
+			t.Fatal(err)
 		}
 	}
+	return b
 }
 
 func (b *bench) stats(t *testing.T, id string) *runtimeapi.ContainerStats {
@@ -93,7 +78,7 @@ func (b *bench) stats(t *testing.T, id string) *runtimeapi.ContainerStats {
 // until repeats ask, which a busy container changes the answer of, for a while.
 func until(t *testing.T, what string, ask func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ask(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(node.Patience(20 * time.Second)); !ask(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("never: ", what)
 		}
@@ -156,30 +141,16 @@ func checkContainer(t *testing.T, s *runtimeapi.ContainerStats) {
 		m.GetAvailableBytes().GetValue() != limit-m.GetWorkingSetBytes().GetValue() || m.GetPageFaults().GetValue() == 0 {
 		t.Errorf("memory: %v", m)
 	}
-	if swap := s.GetSwap(); swapCounted() && (swap.GetTimestamp() <= 0 || swap.GetSwapAvailableBytes().GetValue() > 1<<62) {
+	if swap := s.GetSwap(); node.SwapCounted() && (swap.GetTimestamp() <= 0 || swap.GetSwapAvailableBytes().GetValue() > 1<<62) {
 		t.Errorf("swap: %v", swap)
 	}
-	if pressureCounted() && (c.GetPsi().GetSome() == nil || m.GetPsi() == nil || s.GetIo().GetPsi() == nil || s.GetIo().GetTimestamp() <= 0) {
+	if node.PressureCounted() && (c.GetPsi().GetSome() == nil || m.GetPsi() == nil || s.GetIo().GetPsi() == nil || s.GetIo().GetTimestamp() <= 0) {
 		t.Errorf("pressure: %v, %v, %v", c.GetPsi(), m.GetPsi(), s.GetIo())
 	}
 	w := s.GetWritableLayer()
 	if w.GetTimestamp() <= 0 || w.GetUsedBytes() == nil || w.GetInodesUsed().GetValue() == 0 {
 		t.Errorf("writable layer: %v", w)
 	}
-}
-
-func swapCounted() bool {
-	_, v1 := os.Stat("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
-	found, _ := filepath.Glob("/sys/fs/cgroup/*/memory.swap.max")
-	return v1 == nil || len(found) > 0
-}
-
-// pressureCounted: the kernel has PSI and a unified hierarchy to tell it in.
-func pressureCounted() bool {
-	_, on := os.Stat("/proc/pressure/cpu")
-	_, v2 := os.Stat("/sys/fs/cgroup/cgroup.controllers")
-	_, hybrid := os.Stat("/sys/fs/cgroup/unified/cgroup.controllers")
-	return on == nil && (v2 == nil || hybrid == nil)
 }
 
 func (b *bench) list(t *testing.T, f *runtimeapi.ContainerStatsFilter) (ids []string) {
