@@ -51,6 +51,11 @@ func TestOOMKills(t *testing.T) {
 	if n := (cgroup{memory: filepath.Join(dir, "none")}).oomKills(); n != 0 {
 		t.Errorf("none: %d", n)
 	}
+	for name, want := range map[string]bool{"": true, "none": false} {
+		if _, there := (cgroup{memory: filepath.Join(dir, name)}).lastOOMKills(); there != want {
+			t.Errorf("%q: its counter is there: %t", name, there)
+		}
+	}
 }
 
 func TestMerge(t *testing.T) {

@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -24,8 +23,11 @@ func (t *task) oomKilled(code int32, bySignal bool) bool {
 	ours := bySignal && t.killed
 	before, above := t.oomBefore, t.oomAbove
 	t.mu.Unlock()
-	if ours || !t.cg.isGone() {
-		return !ours && t.cg.oomKills() > before
+	if ours {
+		return false
+	}
+	if kills, there := t.cg.lastOOMKills(); there {
+		return kills > before
 	}
 	return t.cg.oomKillsAbove() > above
 }
@@ -102,14 +104,14 @@ func (g cgroup) oomKills() uint64 {
 	return sum
 }
 
-// isGone tells whether g has been removed with its counter. systemd does that to a scope
-// when the last process has ended, before anybody can have looked.
-func (g cgroup) isGone() bool {
+// lastOOMKills is oomKills and whether the counter is there. systemd removes that of a scope
+// when the last process has ended, before somebody looks or while: one reading tells both.
+func (g cgroup) lastOOMKills() (n uint64, there bool) {
 	if g.controller != "" || g.memory == "" {
-		return false
+		return g.oomKills(), true
 	}
-	_, err := os.Stat(filepath.Join(g.memory, "memory.events"))
-	return errors.Is(err, os.ErrNotExist)
+	data, err := os.ReadFile(filepath.Join(g.memory, "memory.events"))
+	return oomKillsOf(data), !gone(err)
 }
 
 // oomKillsAbove is what the cgroup above, the pod's, has counted of g and its
@@ -129,6 +131,10 @@ func oomKillsIn(file string) uint64 {
 	if err != nil {
 		return 0
 	}
+	return oomKillsOf(data)
+}
+
+func oomKillsOf(data []byte) uint64 {
 	for line := range strings.Lines(string(data)) {
 		if v, ok := strings.CutPrefix(line, "oom_kill "); ok {
 			n, _ := strconv.ParseUint(strings.TrimSpace(v), 10, 64)
