@@ -1,5 +1,5 @@
 // The vm program runs tests in a virtual machine with Debian 12's own kernel,
-// systemd and cgroup v2, with AppArmor or SELinux: what the machine that builds
+// systemd and cgroup v2 or v1, with AppArmor or SELinux: what the machine that builds
 // berth may lack.
 //
 //	go run ./test/vm run              all suites, one line each; make test-vm does it

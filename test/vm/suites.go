@@ -18,6 +18,13 @@ type leg struct {
 	run    string
 }
 
+// systemd has tests run with the systemd cgroup driver; without, it is cgroupfs.
+var systemd = []string{"BERTH_TEST_CGROUP_DRIVER=systemd"}
+
+// updates are the rows of test/resources' table, of running containers and, to see that
+// it makes no difference there, some of created ones.
+const updates = "TestUpdate$/(running|all_at_once|no_whole)|TestOOMKilledByPodLimit"
+
 // suites are in the order in which they run; those of one profile share a machine.
 func suites() []suite {
 	return []suite{
@@ -32,6 +39,8 @@ func suites() []suite {
 		{name: "handlers", profile: "apparmor", pkg: "test/handlers", doc: "other OCI runtimes, crun among them"},
 		{name: "stats", profile: "apparmor", pkg: "test/stats", doc: "stats and metrics of pods"},
 		{name: "resources", profile: "apparmor", pkg: "test/resources", doc: "updates of resources, OOM"},
+		{name: "stats-systemd", profile: "apparmor", pkg: "test/stats", run: "TestAnswers", env: systemd, doc: "the table of stats, cgroups by systemd"},
+		{name: "resources-systemd", profile: "apparmor", pkg: "test/resources", run: updates + "|TestUpdateRefused", env: systemd, doc: "the table of updates, cgroups by systemd"},
 		{name: "streaming", profile: "apparmor", pkg: "test/streaming", doc: "exec, attach, port-forward"},
 		{name: "crun-resources", profile: "apparmor", pkg: "test/resources", env: []string{"BERTH_TEST_RUNTIME=/usr/bin/crun"}, doc: "updates and OOM with crun"},
 		{name: "crun-streaming", profile: "apparmor", pkg: "test/streaming", run: "TestExec|TestAttach", env: []string{"BERTH_TEST_RUNTIME=/usr/bin/crun"}, doc: "exec and attach with crun"},
@@ -41,5 +50,9 @@ func suites() []suite {
 		{name: "critest", profile: "apparmor", pkg: "test/critest", run: "TestConformance", doc: "all of critest, AppArmor's specs too"},
 		{name: "selinux", profile: "selinux", pkg: "test/security", run: "TestSELinux", doc: "labels and levels where SELinux enforces"},
 		{name: "selinux-critest", profile: "selinux", pkg: "test/critest", run: "TestConformance", env: []string{"BERTH_CRITEST_FOCUS=SELinux"}, doc: "critest's SELinux specs"},
+		{name: "v1-stats", profile: "v1", pkg: "test/stats", run: "TestAnswers", doc: "the table of stats on cgroup v1"},
+		{name: "v1-resources", profile: "v1", pkg: "test/resources", run: updates, doc: "the table of updates on cgroup v1"},
+		{name: "v1-stats-systemd", profile: "v1", pkg: "test/stats", run: "TestAnswers", env: systemd, doc: "the same, cgroups by systemd"},
+		{name: "v1-resources-systemd", profile: "v1", pkg: "test/resources", run: updates, env: systemd, doc: "the same, cgroups by systemd"},
 	}
 }
