@@ -20,7 +20,12 @@ func Label(path, label string) error {
 	if label == "" {
 		return nil
 	}
-	if err := goselinux.Chcon(path, label, true); err != nil {
+	t, err := openTree(path, false)
+	if err != nil {
+		return fmt.Errorf("label: %w", err)
+	}
+	defer t.close()
+	if err := t.label(label); err != nil {
 		return fmt.Errorf("label %s: %w", path, err)
 	}
 	return nil
@@ -57,15 +62,30 @@ func LabelStore(dir, label string) error {
 // Relabel is Label for a path of kubelet's, links followed. It refuses with ErrRefused
 // what the system is made of, folders at the top, and what holds one of keep, the
 // runtime's own folders, or lies in one: a pod's label would lock the node out of it.
+//
+// What is labelled is what was looked at, whatever a container that has it mounted does.
 func Relabel(path, label string, keep ...string) error {
-	real, err := filepath.EvalSymlinks(path) // what is mounted, not a link to it
+	t, err := openTree(path, true)
 	if err != nil {
 		return err
+	}
+	defer t.close()
+	real, err := t.path()
+	if err != nil {
+		return err
+	}
+	for _, dir := range keep {
+		if at, err := filepath.EvalSymlinks(dir); err == nil {
+			keep = append(keep, at)
+		}
 	}
 	if err := refuse(real, keep); err != nil {
 		return err
 	}
-	return Label(real, label)
+	if err := t.label(label); err != nil {
+		return fmt.Errorf("label %s: %w", real, err)
+	}
+	return nil
 }
 
 // system are the trees that the system is made of.
