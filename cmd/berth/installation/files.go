@@ -16,7 +16,7 @@ type file struct {
 	path    string
 	content []byte // of a link: its target
 	mode    os.FileMode
-	program bool   // it is replaced whoever wrote it
+	program bool   // one of programs: it is replaced whoever wrote it
 	link    bool   // a symbolic link
 	instead string // what to do when somebody else's is left alone
 }

@@ -62,6 +62,9 @@ func open(o Options, out io.Writer) (*node, error) {
 	if !filepath.IsAbs(o.BinDir) {
 		return nil, fmt.Errorf("--bin-dir: %q is not an absolute path", o.BinDir)
 	}
+	if o.Now && root != "/" {
+		return nil, fmt.Errorf("--now: %s is not this machine's root: nothing can be started in it", root)
+	}
 	o.BinDir = filepath.Clean(o.BinDir)
 	n := &node{o: o, out: out, root: root}
 	return n, n.load()
@@ -142,7 +145,7 @@ func (n *node) files() (files []file, err error) {
 func (n *node) intend(files []file, whats []string) error {
 	need := []string{RecordPath}
 	for i, f := range files {
-		if whats[i] == leave {
+		if !n.ours(f, whats[i]) {
 			continue
 		}
 		need = append(need, f.path)
@@ -167,11 +170,17 @@ func (n *node) intend(files []file, whats []string) error {
 // settle leaves on record what is there now.
 func (n *node) settle(files []file, whats []string) error {
 	for i, f := range files {
-		if whats[i] != leave {
+		if n.ours(f, whats[i]) {
 			n.rec.Files[f.path] = []string{sum(f.content)}
 		}
 	}
 	return n.save()
+}
+
+// ours tells whether a file is on record, and so goes with the rest of berth: not one that
+// somebody else wrote with the same words.
+func (n *node) ours(f file, what string) bool {
+	return what != leave && (what != unchanged || f.program || n.rec.Files[f.path] != nil)
 }
 
 // say prints a line.

@@ -334,6 +334,7 @@ func TestNothingIsHalfDone(t *testing.T) {
 	for name, spoil := range map[string]func(*image){
 		"a program is missing":       func(i *image) { _ = os.Remove(filepath.Join(i.o.From, "berth-shim")) },
 		"no such root":               func(i *image) { i.o.Root += "/none" },
+		"a start in an image":        func(i *image) { i.o.Now = true },
 		"a relative folder":          func(i *image) { i.o.BinDir = "bin" },
 		"a folder in place of one":   func(i *image) { i.put("/usr/local/bin/berthd/x", "") },
 		"no plugins where they were": func(i *image) { i.o.Plugins = i.root },

@@ -125,7 +125,7 @@ func (n *node) plugins() (files []file, err error) {
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, file{path: filepath.Join(n.cfg.Network.BinDirs[0], e.Name()), content: content, mode: 0o755, program: true})
+		files = append(files, file{path: filepath.Join(n.cfg.Network.BinDirs[0], e.Name()), content: content, mode: 0o755})
 	}
 	if len(files) == 0 {
 		return nil, fmt.Errorf("--cni-plugins %s: there are no programs", n.o.Plugins)

@@ -119,9 +119,10 @@ func (n *node) removeBridge() error {
 }
 
 // removeData removes the daemon's folders. One with something mounted in it is
-// left: what is mounted is not berth's to remove.
+// left: what is mounted is not berth's to remove. It may have a disk of its own.
 func (n *node) removeData() error {
-	for _, dir := range []string{n.cfg.State, n.cfg.Root} {
+	for i, dir := range []string{n.cfg.State, n.cfg.Root} {
+		names := [][]string{inState, inRoot}[i]
 		at, err := securejoin.SecureJoin(n.root, dir)
 		if err != nil {
 			return err
@@ -133,34 +134,39 @@ func (n *node) removeData() error {
 		if err != nil {
 			return err
 		}
+		mounts = slices.DeleteFunc(mounts, func(m string) bool { return m == at })
 		if len(mounts) > 0 {
 			n.say(leave, dir, fmt.Sprintf("%d file systems are mounted in it, as %s", len(mounts), mounts[0]))
 			continue
 		}
-		if err := n.removeFolder(dir, at); err != nil {
+		if err := n.removeFolder(dir, at, names); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// kept are the names in root and state that are the daemon's.
-var kept = []string{
-	"berthd.lock", "images", "snapshots", "pods", "cni-cache", // root
-	"containers", "netns", "runc", "shims", "berth.sock", "self-test", // state
-}
+// What the daemon has in root and in state.
+var (
+	inRoot  = []string{"berthd.lock", "images", "snapshots", "pods", "cni-cache", "self-test"}
+	inState = []string{"berthd.lock", "containers", "netns", "pods", "runc", "shims", "berth.sock", "self-test"}
+)
 
 // removeFolder removes what is the daemon's in a folder, and the folder when that
 // was all: the settings may name one that has more in it.
-func (n *node) removeFolder(dir, at string) error {
+func (n *node) removeFolder(dir, at string, names []string) error {
 	if !n.o.DryRun {
-		for _, name := range kept {
+		for _, name := range names {
 			if err := os.RemoveAll(filepath.Join(at, name)); err != nil {
 				return err
 			}
 		}
 		if err := os.Remove(at); err != nil {
-			n.say(leave, dir, "there is more in it than berth's")
+			why := err.Error()
+			if entries, err := os.ReadDir(at); err == nil && len(entries) > 0 {
+				why = "there is more in it than berth's"
+			}
+			n.say(leave, dir, why)
 			return nil
 		}
 	}
@@ -177,7 +183,7 @@ func (n *node) removeFiles() error {
 			return err
 		case now == nil:
 			continue
-		case mode.Perm()&0o111 == 0 && !n.rec.wrote(path, now) && !n.o.Force:
+		case mode.IsRegular() && !slices.Contains(programs, filepath.Base(path)) && !n.rec.wrote(path, now) && !n.o.Force:
 			n.say(leave, path, "it was changed since it was installed")
 			continue
 		}
