@@ -21,7 +21,7 @@ const (
 	profilesFile = "/sys/kernel/security/apparmor/profiles"
 	// parser compiles profiles; the kernel takes them in no other form.
 	parser = "apparmor_parser"
-	// limit is how long a caller waits for the parser. It needs a tenth of a second on
+	// limit is how long callers wait for the parser. It needs a tenth of a second on
 	// a machine of today, and some seconds on an emulated one.
 	limit = 30 * time.Second
 )
@@ -34,7 +34,7 @@ type Default struct {
 	name     string
 	enabled  string        // a file
 	profiles string        // a file
-	limit    time.Duration // for one Load
+	limit    time.Duration // for one run of the parser
 	install  func(name string) error
 
 	mu   sync.Mutex
@@ -44,8 +44,9 @@ type Default struct {
 
 // loading is one run of the parser; err is there when done is closed.
 type loading struct {
-	done chan struct{}
-	err  error
+	began time.Time
+	done  chan struct{}
+	err   error
 }
 
 // NewDefault is the profile by that name, which Docker, containerd and podman have
@@ -78,8 +79,9 @@ func (d *Default) Loaded() (bool, error) {
 }
 
 // Load has the profile loaded unless it is, and says in its error what the node
-// lacks for that. Callers at the same time share one run of the parser; one that hangs
-// is left to itself, and nobody waits longer than half a minute for it, or than ctx.
+// lacks for that. Callers at the same time share one run of the parser, and wait no
+// longer than ctx, nor for one that has run for half a minute: it hangs, and is left to
+// itself, lest it cost each container that time.
 func (d *Default) Load(ctx context.Context) error {
 	if loaded, err := d.Loaded(); loaded || err != nil {
 		return err
@@ -89,9 +91,9 @@ func (d *Default) Load(ctx context.Context) error {
 
 // Replace is Load also when a profile of that name is there: an older berth's, perhaps.
 func (d *Default) Replace(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, d.limit, errSlow)
-	defer cancel()
 	run := d.begin()
+	ctx, cancel := context.WithDeadlineCause(ctx, run.began.Add(d.limit), errSlow)
+	defer cancel()
 	select {
 	case <-run.done:
 		return run.err
@@ -107,7 +109,7 @@ func (d *Default) begin() *loading {
 	if d.run != nil {
 		return d.run
 	}
-	run := &loading{done: make(chan struct{})}
+	run := &loading{began: time.Now(), done: make(chan struct{})}
 	d.run = run
 	go func() {
 		run.err = d.load()

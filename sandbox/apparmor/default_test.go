@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -106,6 +107,24 @@ func TestHangingParser(t *testing.T) {
 	if run.err != nil || runs.Load() != 1 {
 		t.Errorf("the parser went on: %v, %d runs", run.err, runs.Load())
 	}
+}
+
+// TestHangingParserIsKnown: who comes later does not wait again for a parser that hangs.
+func TestHangingParserIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs := make(chan struct{})
+		defer close(hangs)
+		d := fixture(t, others, func(string) error { <-hangs; return nil })
+		for i, want := range []time.Duration{d.limit, 0, 0} {
+			start := time.Now()
+			if err := d.Load(t.Context()); !errors.Is(err, errSlow) {
+				t.Errorf("a parser that hangs: %v", err)
+			}
+			if took := time.Since(start); took != want {
+				t.Errorf("load %d took %s, want %s", i, took, want)
+			}
+		}
+	})
 }
 
 // TestNoParser: the error says what to install.

@@ -11,7 +11,7 @@ import (
 )
 
 // AppArmorProfile is the name of the profile that RuntimeDefault means, and no profile
-// at all. An administrator may replace it by one of that name.
+// at all. Another one of that name counts until the daemon starts again and replaces it.
 const AppArmorProfile = "berth-default"
 
 // localhostPrefix is what kubelet wrote before a profile's name until 1.30, and writes
