@@ -34,7 +34,11 @@ func (cs *Containers) record(_ context.Context, c *Container) error {
 	if err := c.pod.admit(c); err != nil {
 		return err
 	}
-	return c.note(func(*ContainerRecord) {})
+	if err := c.note(func(*ContainerRecord) {}); err != nil {
+		return err
+	}
+	cs.keepLevel(c.Record())
+	return nil
 }
 
 func (cs *Containers) unrecord(_ context.Context, c *Container) error {
@@ -43,6 +47,7 @@ func (cs *Containers) unrecord(_ context.Context, c *Container) error {
 		return fmt.Errorf("record: %w", err)
 	}
 	c.gone.Store(true)
+	cs.pods.levels.Release(r.ID)
 	c.pod.forget(r.ID)
 	if cs.table.drop(r.ID, containerName(r.PodID, r.Config().GetMetadata()), c) {
 		c.announce(EventDeleted)

@@ -116,6 +116,7 @@ func (n *Node) loadContainers(ctx context.Context, p *Pod) {
 		if !n.usable(ctx, loadRecord(path, &rec), rec.ID, id) {
 			continue
 		}
+		n.Containers.keepLevel(rec)
 		c := newContainer(p, rec, path)
 		name := containerName(rec.PodID, rec.Config().GetMetadata())
 		_, _, _ = n.Containers.table.claim(name, func() (*Container, error) { return c, nil })

@@ -41,6 +41,14 @@ func (ps *Pods) level(_ context.Context, p *Pod) error {
 	return err
 }
 
+// keepLevel keeps other pods from a level that kubelet gives to this container alone,
+// until its record is gone.
+func (cs *Containers) keepLevel(r ContainerRecord) {
+	if level := r.Config().GetLinux().GetSecurityContext().GetSelinuxOptions().GetLevel(); level != "" {
+		cs.pods.levels.Keep(r.ID, level)
+	}
+}
+
 // selinux is what a spec needs to know of the node's policy, and nothing without one.
 func (o Options) selinux(level string) spec.SELinux {
 	p := o.SELinux

@@ -51,3 +51,47 @@ func TestPodLevels(t *testing.T) {
 		t.Errorf("without SELinux: %v, level %q", err, d.Record().Level)
 	}
 }
+
+// TestContainerLevels: a level that kubelet gives to one container is no other pod's,
+// until the container is removed, and the next daemon knows.
+func TestContainerLevels(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	p, err := n.Pods.Run(t.Context(), podSpec("pod", false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const level = "s0:c4,c5"
+	c := containerSpec("c", "image")
+	c.Config.Linux.SecurityContext.SelinuxOptions = &runtimeapi.SELinuxOption{Level: level}
+	rec, err := n.Containers.Create(t.Context(), p.ID, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	holds := func() bool {
+		t.Helper()
+		got, err := n.Pods.levels.Take(rec.ID) // the same when it has one
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got == level
+	}
+	if !holds() {
+		t.Error("the container's level is free")
+	}
+	n.Close()
+	n = f.open(t, dir)
+	defer n.Close()
+	if !holds() {
+		t.Error("the container's level is free after a restart")
+	}
+	if err := n.Containers.Remove(t.Context(), rec.ID); err != nil {
+		t.Fatal(err)
+	}
+	if holds() {
+		t.Error("the level of a container that is gone is not free")
+	}
+	if err := n.Pods.Remove(t.Context(), p.ID); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
+	"strings"
 	"sync"
 )
 
@@ -13,7 +15,8 @@ var ErrNoLevel = errors.New("selinux: no level is left for another pod")
 // categories is how many there are in every policy of the field, c0 to c1023.
 const categories = 1024
 
-// Levels are the levels of the node's pods, each two categories of sensitivity s0, as
+// Levels are the levels of the node's pods, and of containers that have one of their own,
+// each two categories of sensitivity s0, as
 // the field has them. The zero value is ready, and safe for concurrent use.
 type Levels struct {
 	mu     sync.Mutex
@@ -65,9 +68,23 @@ func (l *Levels) keep(holder, level string) {
 		l.holder, l.held = map[string]string{}, map[string]string{}
 	}
 	l.held[holder] = level
-	if _, taken := l.holder[level]; !taken {
-		l.holder[level] = holder
+	if _, taken := l.holder[plain(level)]; !taken {
+		l.holder[plain(level)] = holder
 	}
+}
+
+// plain is the level as Take writes it, when it is of two categories: kubelet's may be
+// s0:c2,c1 or s0:c1.c2, which are s0:c1,c2 to the kernel. Of a range it is the upper end.
+func plain(level string) string {
+	level = level[strings.LastIndexByte(level, '-')+1:]
+	of, list, _ := strings.Cut(level, ":")
+	a, b, two := strings.Cut(strings.ReplaceAll(list, ".", ","), ",")
+	first, err1 := strconv.Atoi(strings.TrimPrefix(a, "c"))
+	last, err2 := strconv.Atoi(strings.TrimPrefix(b, "c"))
+	if !two || err1 != nil || err2 != nil || strings.Contains(list, ".") && last != first+1 {
+		return level
+	}
+	return fmt.Sprintf("%s:c%d,c%d", of, min(first, last), max(first, last))
 }
 
 // Release gives the holder's level back. It may be repeated. A level that others hold
@@ -80,12 +97,13 @@ func (l *Levels) Release(holder string) {
 		return
 	}
 	delete(l.held, holder)
+	level = plain(level)
 	if l.holder[level] != holder {
 		return
 	}
 	delete(l.holder, level)
-	for other, its := range l.held { // seldom: pods share a level only when kubelet says so
-		if its == level {
+	for other, its := range l.held { // seldom: a level is shared only when kubelet says so
+		if plain(its) == level {
 			l.holder[level] = other
 			return
 		}

@@ -120,6 +120,28 @@ func TestLevelsShared(t *testing.T) {
 	}
 }
 
+// A level is the same however kubelet writes it.
+func TestLevelsWords(t *testing.T) {
+	for _, level := range []string{"s0:c1,c0", "s0:c0.c1", "s0:c00,c1", "s0-s0:c0,c1", "s0:c0-s0:c1,c0"} {
+		l := Levels{categories: 2} // one level
+		l.Keep("a", level)
+		if got, err := l.Take("b"); !errors.Is(err, ErrNoLevel) {
+			t.Errorf("%s is given away as %s: %v", level, got, err)
+		}
+		l.Release("a")
+		if _, err := l.Take("b"); err != nil {
+			t.Errorf("%s is not free again: %v", level, err)
+		}
+	}
+	l := Levels{categories: 2}
+	for _, level := range []string{"s0", "s0:c0", "s0:c0.c3", "s0:c0,c1,c2", "s0:c0.c1,c5", "s0:c0,c2", ""} {
+		l.Keep(level, level)
+	}
+	if got, err := l.Take("b"); err != nil {
+		t.Errorf("%s, %v", got, err)
+	}
+}
+
 func TestRefuse(t *testing.T) {
 	keep := []string{"/var/lib/berth", "/run/berth"}
 	for _, path := range []string{
