@@ -65,7 +65,7 @@ func TestScope(t *testing.T) {
 				Pids:   &specs.LinuxPids{Limit: new(int64(100))},
 			}
 			b.start()
-			want := map[string]string{"memory.max": "67108864", "cpu.max": "50000 100000", "pids.max": "100"}
+			want := map[string]string{"memory.max": "67108864", "memory.swap.max": "0", "cpu.max": "50000 100000", "pids.max": "100"}
 			check := func(when string) {
 				t.Helper()
 				for file, value := range want {

@@ -30,7 +30,7 @@ func Limits(r *cgroups.Resources) ([]Property, error) {
 	if err != nil {
 		return nil, err
 	}
-	if swap != 0 {
+	if swap != 0 || r.MemorySwap > 0 { // 0 is none; what was not said is libcontainer's 0 too
 		add("MemorySwapMax", uint64(swap))
 	}
 	if r.CpuWeight != 0 {

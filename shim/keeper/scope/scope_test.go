@@ -238,6 +238,21 @@ func TestSystemdComesBack(t *testing.T) {
 	}
 }
 
+// TestNoSwapIsSaid: systemd takes what it is not told for no limit.
+func TestNoSwapIsSaid(t *testing.T) {
+	limits, err := Limits(&cgroups.Resources{Memory: 64 << 20, MemorySwap: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := map[string]any{}
+	for _, l := range limits {
+		said[l.Name] = l.Value.Value()
+	}
+	if said["MemorySwapMax"] != uint64(0) {
+		t.Errorf("properties %v, want MemorySwapMax 0", said)
+	}
+}
+
 func TestQuotaIsWhatSystemdKeeps(t *testing.T) {
 	for _, tt := range []struct {
 		quota, want int64
