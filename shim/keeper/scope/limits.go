@@ -43,15 +43,11 @@ func Limits(r *cgroups.Resources) ([]Property, error) {
 		add("TasksMax", tasksMax(*r.PidsLimit))
 	}
 	r.CpuQuota = cpuQuota(r.CpuQuota, r.CpuPeriod, add)
-	for name, set := range map[string]string{"AllowedCPUs": r.CpusetCpus, "AllowedMemoryNodes": r.CpusetMems} {
-		if set == "" {
-			continue
-		}
-		bits, err := systemd.RangeToBits(set)
-		if err != nil {
-			return nil, fmt.Errorf("cpuset %q: %w", set, err)
-		}
-		add(name, bits)
+	if err := cpuset("AllowedCPUs", r.CpusetCpus, add); err != nil {
+		return nil, err
+	}
+	if err := cpuset("AllowedMemoryNodes", r.CpusetMems, add); err != nil {
+		return nil, err
 	}
 	return all, unified(r.Unified, add)
 }
@@ -66,6 +62,9 @@ func tasksMax(limit int64) uint64 {
 
 // cpuQuota adds a quota in µs per period, and returns it as systemd keeps it.
 func cpuQuota(quota int64, period uint64, add func(string, any)) int64 {
+	if period > 1_000_000 {
+		return quota // the kernel refuses it
+	}
 	if period != 0 {
 		add("CPUQuotaPeriodUSec", period)
 	}
@@ -86,27 +85,66 @@ func cpuQuota(quota int64, period uint64, add func(string, any)) int64 {
 	return quota
 }
 
+// cpuset adds a set of CPUs or memory nodes, "" being none.
+func cpuset(name, set string, add func(string, any)) error {
+	if set == "" {
+		return nil
+	}
+	bits, err := systemd.RangeToBits(set)
+	if err != nil {
+		return fmt.Errorf("cpuset %q: %w", set, err)
+	}
+	add(name, bits)
+	return nil
+}
+
 // unified adds the properties for files named by the caller. A value that the kernel
 // would not take is left to it to refuse.
 func unified(files map[string]string, add func(string, any)) error {
 	names := map[string]string{
 		"memory.min": "MemoryMin", "memory.low": "MemoryLow", "memory.high": "MemoryHigh", "memory.max": "MemoryMax",
-		"memory.swap.max": "MemorySwapMax", "pids.max": "TasksMax", "cpu.weight": "CPUWeight",
+		"memory.swap.max": "MemorySwapMax", "pids.max": "TasksMax", "cpu.weight": "CPUWeight", "io.weight": "IOWeight",
+		"cpuset.cpus": "AllowedCPUs", "cpuset.mems": "AllowedMemoryNodes",
 	}
 	for file, value := range files {
 		value = strings.TrimSpace(value)
 		name := names[file]
-		if name == "" {
-			continue
-		}
-		n := uint64(math.MaxUint64)
-		if value != "max" {
-			var err error
-			if n, err = strconv.ParseUint(value, 10, 64); err != nil {
-				return fmt.Errorf("unified resource %s: %w", file, err)
+		var err error
+		switch {
+		case file == "cpu.max":
+			err = cpuMax(value, add)
+		case name == "", file == "io.weight" && strings.Contains(value, ":"): // of one device
+		case strings.HasPrefix(file, "cpuset."):
+			err = cpuset(name, value, add)
+		default:
+			n := uint64(math.MaxUint64)
+			if value != "max" {
+				n, err = strconv.ParseUint(strings.TrimPrefix(value, "default "), 10, 64)
 			}
+			add(name, n)
 		}
-		add(name, n)
+		if err != nil {
+			return fmt.Errorf("unified resource %s: %w", file, err)
+		}
 	}
+	return nil
+}
+
+// cpuMax adds what a cpu.max file says: a quota or max, and perhaps a period.
+func cpuMax(value string, add func(string, any)) error {
+	said, after, _ := strings.Cut(value, " ")
+	quota, period := int64(-1), uint64(0)
+	var err error
+	if said != "max" {
+		if quota, err = strconv.ParseInt(said, 10, 64); err != nil {
+			return err
+		}
+	}
+	if after = strings.TrimSpace(after); after != "" {
+		if period, err = strconv.ParseUint(after, 10, 64); err != nil {
+			return err
+		}
+	}
+	cpuQuota(quota, period, add)
 	return nil
 }

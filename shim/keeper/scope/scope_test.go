@@ -253,6 +253,39 @@ func TestNoSwapIsSaid(t *testing.T) {
 	}
 }
 
+// TestUnifiedIsSaid: so is each file that systemd writes itself.
+func TestUnifiedIsSaid(t *testing.T) {
+	for _, tt := range []struct {
+		file, value, property string
+		want                  any
+	}{
+		{"memory.high", "1048576", "MemoryHigh", uint64(1 << 20)},
+		{"memory.max", "max", "MemoryMax", uint64(math.MaxUint64)},
+		{"cpu.max", "50000 100000", "CPUQuotaPerSecUSec", uint64(500_000)},
+		{"cpu.max", "1 1152921504606846976", "CPUQuotaPerSecUSec", nil}, // 1<<60, which must not overflow
+		{"cpu.max", "max", "CPUQuotaPerSecUSec", uint64(math.MaxUint64)},
+		{"io.weight", "default 55", "IOWeight", uint64(55)},
+		{"io.weight", "55", "IOWeight", uint64(55)},
+		{"io.weight", "8:0 55", "IOWeight", nil},
+		{"cpuset.cpus", "0-1", "AllowedCPUs", "[3]"},
+		{"memory.oom.group", "1", "OOMPolicy", nil},
+	} {
+		limits, err := Limits(&cgroups.Resources{Unified: map[string]string{tt.file: tt.value}})
+		if err != nil {
+			t.Errorf("%s %s: %v", tt.file, tt.value, err)
+		}
+		var got any
+		for _, l := range limits {
+			if l.Name == tt.property {
+				got = l.Value.Value()
+			}
+		}
+		if fmt.Sprint(got) != fmt.Sprint(tt.want) {
+			t.Errorf("%s %s: %s = %v, want %v", tt.file, tt.value, tt.property, got, tt.want)
+		}
+	}
+}
+
 func TestQuotaIsWhatSystemdKeeps(t *testing.T) {
 	for _, tt := range []struct {
 		quota, want int64
