@@ -15,7 +15,7 @@ import (
 )
 
 // limit is how long all specs may take.
-const limit = 12 * time.Minute
+var limit = min(node.Patience(12*time.Minute), 30*time.Minute)
 
 // A variant is one way to run the suite.
 type variant struct {
