@@ -2,7 +2,6 @@ package installation
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -164,7 +163,10 @@ func (n *node) intend(files []file, whats []string) error {
 			}
 		}
 	}
-	return errors.Join(n.makeFolders(), n.save())
+	if err := n.makeFolders(); err != nil {
+		return err
+	}
+	return n.save()
 }
 
 // settle leaves on record what is there now.

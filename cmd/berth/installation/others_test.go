@@ -98,3 +98,19 @@ func TestUninstallDisk(t *testing.T) {
 	}
 	i.get("/var/lib/berth/images/mnt/x")
 }
+
+// TestReadOnlyNode: what is said is what was in the way, and that alone.
+func TestReadOnlyNode(t *testing.T) {
+	i := newImage(t)
+	etc := filepath.Join(i.root, "etc")
+	if err := os.Mkdir(etc, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", etc, "tmpfs", unix.MS_RDONLY, ""); err != nil {
+		t.Skipf("mount: %v", err)
+	}
+	defer func() { _ = unix.Unmount(etc, unix.MNT_DETACH) }()
+	if _, err := i.install(); err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "read-only") {
+		t.Errorf("%v", err)
+	}
+}
