@@ -109,6 +109,21 @@ func TestScope(t *testing.T) {
 	}
 }
 
+// TestScopeUnlimited: what is not limited is not limited by systemd's own defaults.
+func TestScopeUnlimited(t *testing.T) {
+	needSystemd(t)
+	h := newHost(t)
+	b := h.box("sleep 1000")
+	_, dir := b.scoped()
+	b.start()
+	for _, file := range []string{"pids.max", "memory.max", "memory.swap.max"} {
+		data, err := os.ReadFile(filepath.Join(dir, file))
+		if got := strings.TrimSpace(string(data)); err != nil || got != "max" {
+			t.Errorf("%s = %q, want max (%v)", file, got, err)
+		}
+	}
+}
+
 // TestScopeOOM: the kill is seen although the scope ends with its last process.
 func TestScopeOOM(t *testing.T) {
 	needSystemd(t)

@@ -38,7 +38,9 @@ func scopeOf(b Bundle, c *cgroups.Cgroup) (*inScope, error) {
 		return nil, err
 	}
 	r := *c.Resources
-	if r.PidsLimit != nil && *r.PidsLimit >= 0 {
+	if r.PidsLimit == nil {
+		r.PidsLimit = new(int64(-1)) // or systemd takes its own default, DefaultTasksMax
+	} else if *r.PidsLimit >= 0 {
 		r.PidsLimit = new(max(*r.PidsLimit, scopeTasks))
 	}
 	if in.limits, err = scope.Limits(&r); err != nil {
