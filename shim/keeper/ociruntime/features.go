@@ -144,8 +144,8 @@ type Programs struct {
 
 // A program is one file, asked at most once at a time.
 type program struct {
-	mu       sync.Mutex
-	file     fs.FileInfo // that was asked; nil: none was, or it is broken
+	asking   chan struct{} // holds a token while the program is asked, and guards the rest: waited for with a context
+	file     fs.FileInfo   // that was asked; nil: none was, or it is broken
 	features Features
 	err      error // of the last time
 	at       time.Time
@@ -163,12 +163,16 @@ func (ps *Programs) Features(ctx context.Context, path string) (Features, error)
 		if ps.known == nil {
 			ps.known = map[string]*program{}
 		}
-		p = &program{}
+		p = &program{asking: make(chan struct{}, 1)}
 		ps.known[path] = p
 	}
 	ps.mu.Unlock()
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	select {
+	case p.asking <- struct{}{}:
+		defer func() { <-p.asking }()
+	case <-ctx.Done():
+		return Features{}, context.Cause(ctx)
+	}
 	file, err := os.Stat(path)
 	if err != nil {
 		p.file = nil
