@@ -109,11 +109,12 @@ func endScope(ctx context.Context, in *inScope, dir string) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-deadline.C:
-			s := &scope.Systemd{}
 			if in != nil {
-				s = in.systemd
+				return in.systemd.Stop(ctx, filepath.Base(dir))
 			}
-			return s.Stop(ctx, filepath.Base(dir))
+			once := &scope.Systemd{}
+			defer once.Close()
+			return once.Stop(ctx, filepath.Base(dir))
 		}
 	}
 }

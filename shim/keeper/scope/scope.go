@@ -137,6 +137,16 @@ func (s *Systemd) Stop(ctx context.Context, name string) error {
 	return fail("stop "+name, err)
 }
 
+// Close ends the connection, if there is one. The next call makes another.
+func (s *Systemd) Close() {
+	s.mu.Lock()
+	p := s.peer
+	s.mu.Unlock()
+	if p != nil {
+		s.drop(p)
+	}
+}
+
 func fail(what string, err error) error { return fmt.Errorf("%w: %s: %w", ErrSystemd, what, err) }
 
 // silent is the error for an answer that does not come.

@@ -238,6 +238,26 @@ func TestSystemdComesBack(t *testing.T) {
 	}
 }
 
+// TestClose: nothing stays open of one that was for a single call.
+func TestClose(t *testing.T) {
+	f := newFake(t)
+	s := f.systemd()
+	if err := s.Stop(t.Context(), "a.scope"); err != nil {
+		t.Fatal(err)
+	}
+	conn := s.peer.conn
+	s.Close()
+	s.Close()
+	select {
+	case <-conn.Context().Done():
+	case <-t.Context().Done():
+		t.Error("the connection is open")
+	}
+	if err := s.Stop(t.Context(), "a.scope"); err != nil {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
 // TestNoSwapIsSaid: systemd takes what it is not told for no limit.
 func TestNoSwapIsSaid(t *testing.T) {
 	limits, err := Limits(&cgroups.Resources{Memory: 64 << 20, MemorySwap: 64 << 20})
