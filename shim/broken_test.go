@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/shim"
+	"golang.org/x/sys/unix"
 )
 
 // program writes a shell script in the place of a runtime's program. In it $real is a
@@ -134,6 +135,31 @@ func TestHangingRuntime(t *testing.T) {
 			t.Errorf("create = %v", err)
 		}
 		b.checkGone("35100")
+	})
+	t.Run("create, and the shim dies", func(t *testing.T) {
+		h := newHost(t)
+		b := h.box("true")
+		dir := t.TempDir()
+		fifo(t, dir, "hangs")
+		b.req.Runtime = h.program(real, "[ $verb = create ] && { echo > "+filepath.Join(dir, "hangs")+"; exec sleep 35104; }")
+		b.write()
+		done := make(chan error, 1)
+		go func() {
+			_, err := h.Create(t.Context(), b.req)
+			done <- err
+		}()
+		readFifo(t, dir, "hangs")
+		shims := h.shimPids()
+		if err := unix.Kill(shims[0].pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err == nil {
+			t.Error("created")
+		}
+		if err := h.Delete(t.Context(), b.id); err != nil {
+			t.Error(err)
+		}
+		b.checkGone("35104") // it would go on, and make a container that nobody knows of
 	})
 	t.Run("start", func(t *testing.T) {
 		h := newHost(t)

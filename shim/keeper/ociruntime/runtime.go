@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 	"unicode"
@@ -113,6 +114,8 @@ func runLimited(ctx context.Context, limit time.Duration, path string, s Streams
 		cmd.Stderr = s.Stderr
 	}
 	ownGroup(cmd)
+	runtime.LockOSThread() // which the program is not to outlive
+	defer runtime.UnlockOSThread()
 	err := cmd.Run()
 	exit, exited := errors.AsType[*exec.ExitError](err)
 	switch {

@@ -12,10 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownGroup has a program killed with its helpers when its time is over. The container's
-// processes are in sessions of their own.
+// ownGroup has a program killed with its helpers when its time is over, and the program
+// when the calling thread ends: one that outlives us makes a container that nobody knows
+// of. The container's processes are in sessions of their own.
 func ownGroup(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 }
 
