@@ -63,11 +63,17 @@ func TestScope(t *testing.T) {
 				Memory: &specs.LinuxMemory{Limit: new(int64(64 * mib)), Swap: new(int64(64 * mib))},
 				CPU:    &specs.LinuxCPU{Shares: new(uint64(512)), Quota: new(int64(50000)), Period: new(uint64(100000))},
 				Pids:   &specs.LinuxPids{Limit: new(int64(100))},
+
+				Unified: map[string]string{"memory.oom.group": "1"},
 			}
 			b.start()
 			want := map[string]string{"memory.max": "67108864", "memory.swap.max": "0", "cpu.max": "50000 100000", "pids.max": "100"}
 			check := func(when string) {
 				t.Helper()
+				eventually(t, when+": memory.oom.group is not kept", func() bool { // a reload is heard of when it is over
+					data, err := os.ReadFile(filepath.Join(dir, "memory.oom.group"))
+					return err == nil && string(data) == "1\n"
+				})
 				for file, value := range want {
 					data, err := os.ReadFile(filepath.Join(dir, file))
 					if got := strings.TrimSpace(string(data)); err != nil || got != value {
@@ -89,8 +95,9 @@ func TestScope(t *testing.T) {
 				t.Fatal(err)
 			}
 			want["memory.max"] = "100663296"
-			systemctl(t, "daemon-reload")
-			check("after an update and a reload")
+			check("after an update")
+			systemctl(t, "daemon-reexec")
+			check("after an update and a new systemd")
 			if dead {
 				shims := h.shimPids()
 				if err := unix.Kill(shims[0].pid, unix.SIGKILL); err != nil {

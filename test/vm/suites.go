@@ -47,7 +47,7 @@ func suites() []suite {
 		{name: "security", profile: "apparmor", pkg: "test/security", doc: "what containers must not do"},
 		{name: "volumes", profile: "apparmor", pkg: "test/volumes", doc: "mounts, image volumes, devices"},
 		{name: "recovery", profile: "apparmor", pkg: "test/recovery", doc: "daemons and shims that are killed"},
-		{name: "critest", profile: "apparmor", pkg: "test/critest", run: "TestConformance", doc: "all of critest, AppArmor's specs too"},
+		{name: "critest", profile: "apparmor", pkg: "test/critest", run: "TestConformance", env: []string{"BERTH_CRITEST_PARALLEL=2"}, doc: "all of critest, AppArmor's specs too"},
 		{name: "selinux", profile: "selinux", pkg: "test/security", run: "TestSELinux", doc: "labels and levels where SELinux enforces"},
 		{name: "selinux-critest", profile: "selinux", pkg: "test/critest", run: "TestConformance", env: []string{"BERTH_CRITEST_FOCUS=SELinux"}, doc: "critest's SELinux specs"},
 		{name: "v1-stats", profile: "v1", pkg: "test/stats", run: "TestAnswers", doc: "the table of stats on cgroup v1"},

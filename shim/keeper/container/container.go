@@ -282,6 +282,9 @@ func (c *Container) Start(ctx context.Context, cmd Command) (Process, error) {
 	if err := c.lc.Start(lp); err != nil {
 		return nil, err
 	}
+	if cmd.Init {
+		c.scope.keep(c.cgroups[""], c.lc.Config().Cgroups.Resources)
+	}
 	pid, err := lp.Pid()
 	if err != nil {
 		return nil, err
@@ -332,5 +335,6 @@ func (c *Container) Destroy(ctx context.Context) error {
 	if err := endScope(ctx, c.scope, c.cgroups[""]); err != nil {
 		return err
 	}
+	c.scope.end()
 	return c.lc.Destroy()
 }

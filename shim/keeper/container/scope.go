@@ -6,6 +6,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/berthd/berth/shim/keeper/scope"
@@ -20,7 +21,12 @@ type inScope struct {
 	systemd     *scope.Systemd
 	name, slice string
 	limits      []scope.Property
+	group       atomic.Pointer[string] // memory.oom.group, while it is kept
+	drop        func()                 // ends that; nil before keep
 }
+
+// oomGroup is the file of a cgroup that no property of a scope is for.
+const oomGroup = "memory.oom.group"
 
 // scopeTasks is the least TasksMax of a scope: the first steps of a container are a few
 // processes. The file has the limit itself once they are done.
@@ -81,7 +87,33 @@ func (in *inScope) set(ctx context.Context, dir string, r *cgroups.Resources) er
 	if err != nil {
 		return err
 	}
-	return in.systemd.Set(ctx, in.name, limits)
+	if err := in.systemd.Set(ctx, in.name, limits); err != nil {
+		return err
+	}
+	if r.Unified[oomGroup] == "" {
+		return nil
+	}
+	in.group.Store(new(r.Unified[oomGroup]))
+	return in.systemd.Settle(ctx) // what is written now stays
+}
+
+// keep has memory.oom.group of a scope that there is, dir, outlive systemd's reloads,
+// which write 0 there. Destroy ends it.
+func (in *inScope) keep(dir string, r *cgroups.Resources) {
+	if in == nil || in.drop != nil || r.Unified[oomGroup] == "" {
+		return
+	}
+	in.group.Store(new(r.Unified[oomGroup]))
+	in.drop = in.systemd.OnReload(func() {
+		_ = os.WriteFile(filepath.Join(dir, oomGroup), []byte(*in.group.Load()), 0) // it may have ended
+	})
+}
+
+// end ends keep.
+func (in *inScope) end() {
+	if in != nil && in.drop != nil {
+		in.drop()
+	}
 }
 
 // endLimit is how long systemd may take to see that a scope is empty.

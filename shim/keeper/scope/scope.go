@@ -47,8 +47,10 @@ type Systemd struct {
 	Address string        // "" is Address
 	Limit   time.Duration // 0 is Limit
 
-	mu   sync.Mutex
-	peer *peer
+	mu      sync.Mutex
+	peer    *peer
+	reloads map[int]func() // of OnReload
+	next    int            // key of reloads
 }
 
 // A peer is one connection.
@@ -163,8 +165,7 @@ func (s *Systemd) limit(ctx context.Context) (context.Context, context.CancelFun
 }
 
 func (s *Systemd) call(ctx context.Context, p *peer, method string, args ...any) error {
-	systemd := p.conn.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
-	err := systemd.CallWithContext(ctx, "org.freedesktop.systemd1.Manager."+method, 0, args...).Err
+	err := s.object(p).CallWithContext(ctx, "org.freedesktop.systemd1.Manager."+method, 0, args...).Err
 	if ctx.Err() != nil {
 		return silent(ctx)
 	}
@@ -172,6 +173,10 @@ func (s *Systemd) call(ctx context.Context, p *peer, method string, args ...any)
 		s.drop(p)
 	}
 	return err
+}
+
+func (s *Systemd) object(p *peer) dbus.BusObject {
+	return p.conn.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
 }
 
 // connect returns the connection. Two first calls may both make one; one of them stays.
@@ -218,7 +223,10 @@ func (s *Systemd) dial(ctx context.Context) (*peer, error) {
 	p := &peer{conn: conn, waits: map[string]chan string{}}
 	signals := make(chan *dbus.Signal, 64)
 	conn.Signal(signals)
-	go p.read(signals)
+	go func() {
+		s.read(p, signals)
+		s.rejoin()
+	}()
 	return p, nil
 }
 
@@ -246,9 +254,13 @@ func (p *peer) forget(unit string) {
 	p.mu.Unlock()
 }
 
-// read hands on JobRemoved(id, job, unit, result) until the connection ends.
-func (p *peer) read(signals <-chan *dbus.Signal) {
+// read hands on JobRemoved(id, job, unit, result) and the ends of reloads until the
+// connection ends.
+func (s *Systemd) read(p *peer, signals <-chan *dbus.Signal) {
 	for sig := range signals {
+		if isReloaded(sig) {
+			s.reloaded()
+		}
 		if sig.Name != "org.freedesktop.systemd1.Manager.JobRemoved" || len(sig.Body) != 4 {
 			continue
 		}
