@@ -39,7 +39,7 @@ func TestSELinux(t *testing.T) {
 	if !selinux.GetEnabled() || selinux.EnforceMode() != selinux.Enforcing {
 		t.Skip("the kernel does not enforce SELinux; go run ./test/vm run selinux does")
 	}
-	s := openWith(t, "[cgroup]\ndriver = \"cgroupfs\"\n")
+	s := open(t)
 	confined, free := "system_u:system_r:container_t", "system_u:system_r:spc_t"
 	podA, confA := s.pod(t)
 	podB, confB := s.pod(t)
