@@ -161,5 +161,9 @@ func runTests(ctx context.Context, m *machine.Machine, s suite, run string, log 
 		}
 		runErr = nil
 	}
+	if runErr == nil && t.Passed+t.Failed == 0 {
+		t.Failed++
+		fmt.Println(s.name, run+": no test has run")
+	}
 	return t, errors.Join(err, runErr)
 }

@@ -55,13 +55,14 @@ func (e *ExitError) Error() string {
 type Profile struct {
 	Append string // added to the kernel's command line
 	Memory int    // MiB
+	Check  string // a shell's line: whether it is what it is for, since tests skip what they do not find
 }
 
 // Profiles are those there are, by name.
 var Profiles = map[string]Profile{
-	"apparmor": {Append: "security=apparmor", Memory: 3072},
-	"selinux":  {Append: "security=selinux enforcing=1", Memory: 3072},
-	"v1":       {Append: "security=apparmor systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=0", Memory: 3072},
+	"apparmor": {Append: "security=apparmor", Memory: 3072, Check: "grep -q Y /sys/module/apparmor/parameters/enabled"},
+	"selinux":  {Append: "security=selinux enforcing=1", Memory: 3072, Check: "test $(getenforce) = Enforcing"},
+	"v1":       {Append: "security=apparmor systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=0", Memory: 3072, Check: "test -d /sys/fs/cgroup/memory"},
 }
 
 // A Machine is a running one, or what is left of it.
@@ -106,6 +107,9 @@ func Start(ctx context.Context, cache, name, data string, p Profile) (*Machine, 
 	err = errors.Join(m.note("pid", cmd.Process.Pid), m.note("port", port))
 	if err == nil {
 		err = m.wait(ctx, ended)
+	}
+	if err == nil {
+		_, err = m.Output(ctx, p.Check)
 	}
 	if err != nil {
 		_ = cmd.Process.Kill()
