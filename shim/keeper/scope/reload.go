@@ -67,10 +67,11 @@ func isReloaded(sig *dbus.Signal) bool {
 
 // rejoin makes the connection anew after systemd has closed it, which it does when it
 // executes itself: all its units are read anew then.
-func (s *Systemd) rejoin() {
+// ctx is not to end.
+func (s *Systemd) rejoin(ctx context.Context) {
 	for wait := 100 * time.Millisecond; s.listened(); wait = min(2*wait, 10*time.Second) {
-		ctx, cancel := s.limit(context.Background())
-		_, err := s.connect(ctx)
+		limited, cancel := s.limit(ctx)
+		_, err := s.connect(limited)
 		cancel()
 		if err == nil {
 			s.reloaded()

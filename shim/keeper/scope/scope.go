@@ -223,9 +223,10 @@ func (s *Systemd) dial(ctx context.Context) (*peer, error) {
 	p := &peer{conn: conn, waits: map[string]chan string{}}
 	signals := make(chan *dbus.Signal, 64)
 	conn.Signal(signals)
+	lasting := context.WithoutCancel(ctx)
 	go func() {
 		s.read(p, signals)
-		s.rejoin()
+		s.rejoin(lasting)
 	}()
 	return p, nil
 }
