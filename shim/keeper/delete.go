@@ -69,7 +69,7 @@ func sweep(ctx context.Context, runcDir string, rec api.TaskRecord) error {
 	if err := newCgroup(set.Paths()).killAll(ctx); err != nil {
 		return err
 	}
-	if err := set.Destroy(); err != nil {
+	if err := set.Destroy(ctx); err != nil {
 		return err
 	}
 	return os.RemoveAll(dir)

@@ -22,9 +22,10 @@ type program struct {
 	paths   map[string]string
 	ownPIDs bool
 
-	mu     sync.Mutex
-	bundle container.Bundle // with the resources that were applied last
-	score  *int             // of what is started from now on, when an update has changed it
+	bundle container.Bundle // with the resources that were applied last; SetResources' own
+
+	mu    sync.Mutex
+	score *int // of what is started from now on, when an update has changed it
 }
 
 // newProgram makes a container of b that the program at path is to run.
@@ -126,21 +127,28 @@ func (p *program) Pause(ctx context.Context) error { return p.c.Pause(ctx) }
 
 func (p *program) Resume(ctx context.Context) error { return p.c.Resume(ctx) }
 
+// SetResources is called once at a time. No lock is held over it: systemd may be asked.
 func (p *program) SetResources(_ context.Context, b container.Bundle) (undo func() error, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	former, formerScore := p.bundle, p.score
 	err = p.set.SetResources(b)
-	p.bundle = b
+	score := formerScore
 	if b.Spec.Process != nil {
-		p.score = b.Spec.Process.OOMScoreAdj
+		score = b.Spec.Process.OOMScoreAdj
 	}
+	p.bundle = b
+	p.remember(score)
 	return func() error {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.bundle, p.score = former, formerScore
+		p.bundle = former
+		p.remember(formerScore)
 		return p.set.SetResources(former)
 	}, err
+}
+
+// remember notes the score of what is started from now on.
+func (p *program) remember(score *int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.score = score
 }
 
 // Destroy does itself what it can, so that a program that fails, hangs or has been
@@ -149,7 +157,7 @@ func (p *program) Destroy(ctx context.Context) error {
 	if err := p.c.Delete(ctx); err != nil {
 		klog.ErrorS(err, "A runtime's program does not delete a container; what is known of it is removed without", "container", p.c.ID())
 	}
-	if err := p.set.Destroy(); err != nil {
+	if err := p.set.Destroy(ctx); err != nil {
 		return err
 	}
 	return p.c.Remove()

@@ -151,8 +151,18 @@ func (s CgroupSet) SetResources(b Bundle) error {
 	return s.m.Set(config.Cgroups.Resources)
 }
 
-// Destroy removes the directories. No process may be left in them.
-func (s CgroupSet) Destroy() error { return s.m.Destroy() }
+// Destroy removes the directories. No process may be left in them. libcontainer would
+// stop a scope by a call that has no deadline; it ends without.
+func (s CgroupSet) Destroy(ctx context.Context) error {
+	dir := s.m.GetPaths()[""]
+	if !cgroups.IsCgroup2UnifiedMode() || !strings.HasSuffix(dir, ".scope") {
+		return s.m.Destroy()
+	}
+	if err := endScope(ctx, nil, dir); err != nil {
+		return err
+	}
+	return cgroups.RemovePath(dir)
+}
 
 // cgroupsOnly is b without namespaces and mounts. To convert a user namespace that is
 // joined, libcontainer looks into it, and it may be gone by now.
