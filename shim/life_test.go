@@ -208,9 +208,16 @@ func TestShimSignals(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if fds, err := os.ReadDir("/proc/" + strconv.Itoa(shims[0].pid) + "/fd"); err != nil || len(fds) > 24 {
+		t.Errorf("%d descriptors, %v", len(fds), err)
+	}
 	writeFifo(t, dir, "go")
 	if exit := b.wait(); exit.Code != 2 {
 		t.Errorf("exit = %+v", exit)
+	}
+	shims[0].waitGone(t) // SIGTERM had it end with its last container
+	if tasks, err := h.Tasks(t.Context()); err != nil || len(tasks) != 1 || tasks[0].Status != shim.StatusExited || tasks[0].Exit.Code != 2 {
+		t.Errorf("tasks of a shim that has retired: %+v, %v", tasks, err)
 	}
 	for _, r := range b.log() {
 		if strings.HasPrefix(r.text, "SigIgn") && strings.Trim(r.text[7:], "\t0") != "" {
@@ -226,10 +233,6 @@ func TestShimSignals(t *testing.T) {
 			t.Error(st.Mode(), err)
 		}
 	}
-	if fds, err := os.ReadDir("/proc/" + strconv.Itoa(shims[0].pid) + "/fd"); err != nil || len(fds) > 20 {
-		t.Errorf("%d descriptors, %v", len(fds), err)
-	}
-	unix.Close(shims[0].fd)
 }
 
 func TestPause(t *testing.T) {

@@ -33,12 +33,14 @@ type Keeper struct {
 	systemd  scope.Systemd
 	pools    *pools
 	idle     chan struct{} // closed when there is nothing left to live for
+	retired  chan struct{} // closed when no container runs after a SIGTERM
 
-	mu      sync.Mutex
-	tasks   map[string]*task
-	execs   map[string]context.CancelFunc // running ExecSyncs by the caller's name
-	conns   int
-	stopped bool
+	mu       sync.Mutex
+	tasks    map[string]*task
+	execs    map[string]context.CancelFunc // running ExecSyncs by the caller's name
+	conns    int
+	retiring bool // there was a SIGTERM
+	stopped  bool
 }
 
 // New returns a Keeper without tasks. The end of ctx means nothing to it.
@@ -54,6 +56,7 @@ func New(ctx context.Context, o Options) (*Keeper, error) {
 		filters: container.NewFilters(n.wait),
 		pools:   newPools(),
 		idle:    make(chan struct{}),
+		retired: make(chan struct{}),
 		tasks:   map[string]*task{},
 		execs:   map[string]context.CancelFunc{},
 	}, nil
@@ -186,6 +189,7 @@ func (k *Keeper) watch(t *task) {
 	t.joining.Unlock()
 	k.nursery.done(t.snapshot().pid)
 	t.finish(k.ctx, code, killed, at)
+	k.checkRetired()
 }
 
 // delete takes away all of a task.
@@ -228,6 +232,7 @@ func (k *Keeper) tearDown(ctx context.Context, t *task) error {
 		return err
 	}
 	k.forget(t)
+	k.checkRetired()
 	return nil
 }
 

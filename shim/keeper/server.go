@@ -18,16 +18,17 @@ import (
 const firstCall = time.Minute
 
 // Serve answers on ln until there is neither a task nor a connection left, then
-// removes the shim's folder. It makes this process the subreaper of its
+// removes the shim's folder; after a SIGTERM until no container runs. It makes this process the subreaper of its
 // containers; only one Keeper may serve in a process.
 func (k *Keeper) Serve(ctx context.Context, ln net.Listener) error {
-	died, err := becomeReaper()
+	died, asked, err := becomeReaper()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go k.nursery.run(ctx, died)
+	go k.retire(asked)
 
 	k.connected(1) // the first, which is expected
 	came := sync.OnceFunc(func() { k.connected(-1) })
@@ -51,6 +52,8 @@ func (k *Keeper) Serve(ctx context.Context, ln net.Listener) error {
 	select {
 	case err = <-failed:
 		return fmt.Errorf("serve: %w", err)
+	case <-k.retired: // the folder tells the daemon that there was a shim
+		return srv.Close()
 	case <-k.idle:
 	}
 	// Nothing of ours may outlive the folder, and nobody connects to a socket

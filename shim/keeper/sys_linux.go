@@ -175,17 +175,19 @@ func reapChild(pid int) {
 
 // becomeReaper makes orphans of containers our children, and gives this process
 // signal handlers, which unlike ignored signals are not inherited by the
-// containers, for the signals that must not end it. The result tells of dead
-// children.
-func becomeReaper() (died chan os.Signal, err error) {
+// containers, for the signals that must not end it. died tells of dead children,
+// asked of a SIGTERM.
+func becomeReaper() (died, asked chan os.Signal, err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return nil, os.NewSyscallError("prctl(PR_SET_CHILD_SUBREAPER)", err)
+		return nil, nil, os.NewSyscallError("prctl(PR_SET_CHILD_SUBREAPER)", err)
 	}
 	died = make(chan os.Signal, 1)
 	signal.Notify(died, unix.SIGCHLD)
+	asked = make(chan os.Signal, 1)
+	signal.Notify(asked, unix.SIGTERM)
 	unheard := make(chan os.Signal, 1)
-	signal.Notify(unheard, unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
-	return died, nil
+	signal.Notify(unheard, unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
+	return died, asked, nil
 }
 
 // readReady reads f into a buffer of pool's, which it takes only when there is

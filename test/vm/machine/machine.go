@@ -172,6 +172,9 @@ func (m *Machine) alive() bool {
 // bootWithin is how long a machine may take until its agent answers, on a busy host.
 const bootWithin = 4 * time.Minute
 
+// saidWithin is how long a machine may take to begin a reboot that cuts its answer off.
+const saidWithin = 20 * time.Second
+
 // wait waits until the agent answers.
 func (m *Machine) wait(ctx context.Context, ended <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, bootWithin)
@@ -245,7 +248,9 @@ func (m *Machine) Reboot(ctx context.Context, line string) error {
 	}
 	down, cancel := context.WithTimeout(ctx, bootWithin)
 	defer cancel()
-	_, _ = m.Output(down, line) // its answer is cut off
+	said, done := context.WithTimeout(down, saidWithin)
+	_, _ = m.Output(said, line) // its answer is cut off, or never comes
+	done()
 	for {
 		asked, cancel := context.WithTimeout(down, 5*time.Second)
 		now, err := m.BootID(asked)
