@@ -52,7 +52,11 @@ func command(ctx context.Context, args []string) error {
 		return h.runCommand(ctx, args[1:])
 	case verb == "suites":
 		for _, s := range suites() {
-			fmt.Printf("%-16s %-9s %-15s %s\n", s.name, s.profile, s.pkg, s.doc)
+			mark := ""
+			if s.byName {
+				mark = "+ "
+			}
+			fmt.Printf("%-20s %-9s %-15s %s%s\n", s.name, s.profile, s.pkg, mark, s.doc)
 		}
 		return nil
 	case name == "":

@@ -57,7 +57,7 @@ func (h host) run(ctx context.Context, short bool, names []string) (total tally.
 func choose(all []suite, short bool, names []string) ([]suite, error) {
 	var out []suite
 	for _, s := range all {
-		if len(names) == 0 && (s.short || !short) || slices.Contains(names, s.name) {
+		if len(names) == 0 && (short && s.short || !short && !s.byName) || slices.Contains(names, s.name) {
 			out = append(out, s)
 		}
 	}

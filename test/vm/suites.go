@@ -7,7 +7,8 @@ type suite struct {
 	pkg     string // relative to the repository
 	run     string // which tests; empty: all
 	env     []string
-	short   bool // .ci/run runs it too
+	short   bool // .ci/run runs it
+	byName  bool // it runs when it is named, or short ones are asked for, and not with all
 	doc     string
 	legs    []leg // what is done after it; each counts like the suite's own tests
 }
@@ -32,26 +33,27 @@ func suites() []suite {
 		{name: "reboot", profile: "apparmor", pkg: "test/install", run: "TestBeforeReboot", env: []string{"BERTH_REBOOTS=/share"}, legs: []leg{
 			{"systemctl reboot", "TestAfterReboot$"}, {"echo b >/proc/sysrq-trigger", "TestAfterReboot$"}, {"", "TestAfterReboots"},
 		}, doc: "a node with kubelet and its pods, rebooted in good order and by force"},
-		{name: "kubelet", profile: "apparmor", pkg: "test/kubelet", doc: "kubelet's static pods through all of a pod's life"},
-		{name: "shim", profile: "apparmor", pkg: "shim", doc: "the shim's own contract"},
-		{name: "keeper", profile: "apparmor", pkg: "shim/keeper", doc: "the keeper's parts"},
-		{name: "crun", profile: "apparmor", pkg: "shim", env: []string{"BERTH_TEST_RUNTIME=/usr/bin/crun"}, doc: "the shim's contract with crun"},
+		{name: "kubelet", profile: "apparmor", pkg: "test/kubelet", short: true, doc: "kubelet's static pods through all of a pod's life"},
+		{name: "shim", profile: "apparmor", pkg: "shim", byName: true, doc: "the shim's own contract"},
+		{name: "keeper", profile: "apparmor", pkg: "shim/keeper", byName: true, doc: "the keeper's parts"},
+		{name: "crun", profile: "apparmor", pkg: "shim", env: []string{"BERTH_TEST_RUNTIME=/usr/bin/crun"}, byName: true, doc: "the shim's contract with crun"},
 		{name: "handlers", profile: "apparmor", pkg: "test/handlers", doc: "other OCI runtimes, crun among them"},
-		{name: "stats", profile: "apparmor", pkg: "test/stats", doc: "stats and metrics of pods"},
-		{name: "resources", profile: "apparmor", pkg: "test/resources", doc: "updates of resources, OOM"},
+		{name: "stats", profile: "apparmor", pkg: "test/stats", run: "TestAnswers", doc: "the table of stats"},
+		{name: "resources", profile: "apparmor", pkg: "test/resources", run: updates, doc: "the table of updates"},
 		{name: "stats-systemd", profile: "apparmor", pkg: "test/stats", run: "TestAnswers", env: systemd, doc: "the table of stats, cgroups by systemd"},
 		{name: "resources-systemd", profile: "apparmor", pkg: "test/resources", run: updates + "|TestUpdateRefused", env: systemd, doc: "the table of updates, cgroups by systemd"},
-		{name: "streaming", profile: "apparmor", pkg: "test/streaming", doc: "exec, attach, port-forward"},
-		{name: "crun-resources", profile: "apparmor", pkg: "test/resources", env: []string{"BERTH_TEST_RUNTIME=/usr/bin/crun"}, doc: "updates and OOM with crun"},
-		{name: "crun-streaming", profile: "apparmor", pkg: "test/streaming", run: "TestExec|TestAttach", env: []string{"BERTH_TEST_RUNTIME=/usr/bin/crun"}, doc: "exec and attach with crun"},
-		{name: "security", profile: "apparmor", pkg: "test/security", doc: "what containers must not do"},
-		{name: "volumes", profile: "apparmor", pkg: "test/volumes", doc: "mounts, image volumes, devices"},
-		{name: "recovery", profile: "apparmor", pkg: "test/recovery", doc: "daemons and shims that are killed"},
+		{name: "streaming", profile: "apparmor", pkg: "test/streaming", byName: true, doc: "exec, attach, port-forward"},
+		{name: "crun-resources", profile: "apparmor", pkg: "test/resources", env: []string{"BERTH_TEST_RUNTIME=/usr/bin/crun"}, byName: true, doc: "updates and OOM with crun"},
+		{name: "crun-streaming", profile: "apparmor", pkg: "test/streaming", run: "TestExec|TestAttach", env: []string{"BERTH_TEST_RUNTIME=/usr/bin/crun"}, byName: true, doc: "exec and attach with crun"},
+		{name: "security", profile: "apparmor", pkg: "test/security", run: "TestAppArmor|TestNoAppArmorParser|TestLocalhostProfiles", doc: "AppArmor and seccomp profiles"},
+		{name: "volumes", profile: "apparmor", pkg: "test/volumes", byName: true, doc: "mounts, image volumes, devices"},
+		{name: "recovery", profile: "apparmor", pkg: "test/recovery", byName: true, doc: "daemons and shims that are killed"},
 		{name: "critest", profile: "apparmor", pkg: "test/critest", run: "TestConformance", env: []string{"BERTH_CRITEST_PARALLEL=2"}, doc: "all of critest, AppArmor's specs too"},
+		{name: "critest-apparmor", profile: "apparmor", pkg: "test/critest", run: "TestConformance", env: []string{"BERTH_CRITEST_FOCUS=AppArmor"}, short: true, byName: true, doc: "critest's AppArmor specs"},
 		{name: "selinux", profile: "selinux", pkg: "test/security", run: "TestSELinux", doc: "labels and levels where SELinux enforces"},
 		{name: "selinux-critest", profile: "selinux", pkg: "test/critest", run: "TestConformance", env: []string{"BERTH_CRITEST_FOCUS=SELinux"}, doc: "critest's SELinux specs"},
-		{name: "v1-stats", profile: "v1", pkg: "test/stats", run: "TestAnswers", doc: "the table of stats on cgroup v1"},
-		{name: "v1-resources", profile: "v1", pkg: "test/resources", run: updates, doc: "the table of updates on cgroup v1"},
+		{name: "v1-stats", profile: "v1", pkg: "test/stats", run: "TestAnswers", byName: true, doc: "the table of stats on cgroup v1"},
+		{name: "v1-resources", profile: "v1", pkg: "test/resources", run: updates, byName: true, doc: "the table of updates on cgroup v1"},
 		{name: "v1-stats-systemd", profile: "v1", pkg: "test/stats", run: "TestAnswers", env: systemd, doc: "the same, cgroups by systemd"},
 		{name: "v1-resources-systemd", profile: "v1", pkg: "test/resources", run: updates, env: systemd, doc: "the same, cgroups by systemd"},
 	}
