@@ -90,6 +90,9 @@ func conform(t *testing.T, v variant) {
 	if err := n.Close(); err != nil {
 		t.Error(err)
 	}
+	if err := w.ClearSlice(ctx, "test.slice"); err != nil { // critest has pods there and leaves it
+		t.Error(err)
+	}
 	left, err := w.Leaks(ctx)
 	if err != nil {
 		t.Error(err)

@@ -181,26 +181,26 @@ func (w *World) clear(ctx context.Context) error {
 	if _, err := os.Stat("/sys/class/net/" + w.Bridge); err == nil {
 		errs = append(errs, run(ctx, "ip", "link", "del", w.Bridge))
 	}
-	errs = append(errs, w.clearSlice(ctx))
+	errs = append(errs, w.ClearSlice(ctx, "berth.slice")) // of pods without a parent
 	for _, tool := range []string{"iptables", "ip6tables"} {
 		errs = append(errs, w.clearChains(ctx, tool))
 	}
 	return errors.Join(errs...)
 }
 
-// clearSlice has systemd remove the slice of pods without a parent, which it keeps when
-// it is empty, unless it was there before.
-func (w *World) clearSlice(ctx context.Context) error {
+// ClearSlice has systemd remove a slice, which it keeps when it is empty, unless it was
+// there before.
+func (w *World) ClearSlice(ctx context.Context, name string) error {
 	for k := range w.before {
-		if strings.HasPrefix(k, "cgroup: ") && strings.HasSuffix(k, "/berth.slice") {
+		if strings.HasPrefix(k, "cgroup: ") && strings.HasSuffix(k, "/"+name) {
 			return nil
 		}
 	}
-	found, err := filepath.Glob("/sys/fs/cgroup/*/berth.slice")
-	if _, v2 := os.Stat("/sys/fs/cgroup/berth.slice"); w.before == nil || v2 != nil && len(found) == 0 {
+	found, err := filepath.Glob("/sys/fs/cgroup/*/" + name)
+	if _, v2 := os.Stat("/sys/fs/cgroup/" + name); w.before == nil || v2 != nil && len(found) == 0 {
 		return err
 	}
-	return run(ctx, "systemctl", "stop", "berth.slice")
+	return run(ctx, "systemctl", "stop", name)
 }
 
 // clearChains removes the chains that portmap makes once and keeps, unless they

@@ -49,7 +49,7 @@ func suites() []suite {
 		{name: "volumes", profile: "apparmor", pkg: "test/volumes", byName: true, doc: "mounts, image volumes, devices"},
 		{name: "recovery", profile: "apparmor", pkg: "test/recovery", byName: true, doc: "daemons and shims that are killed"},
 		{name: "critest", profile: "apparmor", pkg: "test/critest", run: "TestConformance", env: []string{"BERTH_CRITEST_PARALLEL=2"}, doc: "all of critest, AppArmor's specs too"},
-		{name: "critest-apparmor", profile: "apparmor", pkg: "test/critest", run: "TestConformance", env: []string{"BERTH_CRITEST_FOCUS=AppArmor"}, short: true, byName: true, doc: "critest's AppArmor specs"},
+		{name: "critest-apparmor", profile: "apparmor", pkg: "test/critest", run: "TestConformance", env: []string{"BERTH_CRITEST_FOCUS=AppArmor"}, byName: true, doc: "critest's AppArmor specs"},
 		{name: "selinux", profile: "selinux", pkg: "test/security", run: "TestSELinux", doc: "labels and levels where SELinux enforces"},
 		{name: "selinux-critest", profile: "selinux", pkg: "test/critest", run: "TestConformance", env: []string{"BERTH_CRITEST_FOCUS=SELinux"}, doc: "critest's SELinux specs"},
 		{name: "v1-stats", profile: "v1", pkg: "test/stats", run: "TestAnswers", byName: true, doc: "the table of stats on cgroup v1"},
