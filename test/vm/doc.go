@@ -2,7 +2,7 @@
 // systemd and cgroup v2 or v1, with AppArmor or SELinux: what the machine that builds
 // berth may lack.
 //
-//	go run ./test/vm run              suites in under 30 minutes, one line each; make test-vm does it
+//	go run ./test/vm run              suites chosen for half an hour, one line each; make test-vm does it
 //	go run ./test/vm run -short       those that .ci/run runs
 //	go run ./test/vm run NAME...      the suites named; go run ./test/vm suites lists them,
 //	                                  and marks those that run by their names alone with a +
