@@ -256,6 +256,9 @@ func (h *host) nothingLeft(ctx context.Context, before leaks.Snapshot) {
 		}
 		return true
 	})
+	if list, err := os.ReadFile("/sys/kernel/security/apparmor/profiles"); err == nil && strings.Contains("\n"+string(list), "\nberth-default (") {
+		h.t.Error("left: the AppArmor profile berth-default")
+	}
 	if units := h.run("systemctl", "list-units", "--all", "--no-legend", "--plain", "berthd*", "berth-*", "berth.slice"); units != "" {
 		h.t.Errorf("left units:\n%s", units)
 	}

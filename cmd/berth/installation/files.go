@@ -30,7 +30,7 @@ const (
 )
 
 // done are the words for what has been done.
-var done = map[string]string{write: "wrote", replace: "replaced", unchanged: "unchanged", leave: "left alone", "remove": "removed", "stop": "stopped"}
+var done = map[string]string{write: "wrote", replace: "replaced", unchanged: "unchanged", leave: "left alone", "remove": "removed", "stop": "stopped", "unload": "unloaded"}
 
 // place is where a path of the node is on this machine. Links in it are followed
 // inside the root, except the last name's own.

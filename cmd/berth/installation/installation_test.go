@@ -381,7 +381,21 @@ func TestUninstallData(t *testing.T) {
 		t.Errorf("with a pod: %v", err)
 	}
 	i.same(installed)
-	if err := os.RemoveAll(filepath.Join(i.root, "var/lib/berth/pods/p")); err != nil {
+	i.put("/var/lib/berth/pods/gone/pod.json", `{"sha256":"","record":{"state":"removing","owed":"ipam: no answer"}}`)
+	i.put("/var/lib/berth/pods/stopped/pod.json", `{"sha256":"","record":{"state":"notready","owed":"ipam: another"}}`)
+	if err := Uninstall(t.Context(), i.o, &bytes.Buffer{}); err == nil {
+		t.Error("uninstalled with pods that owe their addresses")
+	} else {
+		contains(t, err.Error(), "2 pods are on record", "1 pods were removed, and the CNI plugin has not taken their addresses back (ipam: no answer)")
+	}
+	if err := os.RemoveAll(filepath.Join(i.root, "var/lib/berth/pods")); err != nil {
+		t.Fatal(err)
+	}
+	i.put("/var/lib/berth/pods/gone/pod.json", `{"record":{"state":"removing","owed":"ipam: no answer"}}`)
+	if err := Uninstall(t.Context(), i.o, &bytes.Buffer{}); err == nil || strings.Contains(err.Error(), "crictl") || !strings.Contains(err.Error(), "mend it") {
+		t.Errorf("with a removed pod alone: %v", err)
+	}
+	if err := os.RemoveAll(filepath.Join(i.root, "var/lib/berth/pods/gone")); err != nil {
 		t.Fatal(err)
 	}
 	i.put("/var/lib/berth/mine", "")

@@ -10,11 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 
 	"github.com/berthd/berth/config"
+	"github.com/berthd/berth/sandbox/spec"
 )
 
 // Uninstall takes away what Install wrote, and what the daemon keeps: images,
@@ -54,26 +56,6 @@ func Uninstall(ctx context.Context, o Options, out io.Writer) error {
 	return nil
 }
 
-// vacant is an error while pods are on record.
-func (n *node) vacant() error {
-	dir, err := securejoin.SecureJoin(n.root, filepath.Join(n.cfg.Root, "pods"))
-	if err != nil {
-		return err
-	}
-	pods, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) || n.o.Force {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if len(pods) > 0 {
-		return fmt.Errorf("%d pods are on record in %s: drain the node, stop kubelet, and remove them with berthd running (crictl rmp -fa); "+
-			"--force uninstalls all the same and leaves their containers running until the machine reboots", len(pods), filepath.Join(n.cfg.Root, "pods"))
-	}
-	return nil
-}
-
 // end stops the daemon.
 func (n *node) end(ctx context.Context) error {
 	if !n.here() {
@@ -99,7 +81,7 @@ func (n *node) end(ctx context.Context) error {
 		conn.Close()
 		return fmt.Errorf("berthd answers on %s still: stop it first", n.cfg.Socket)
 	}
-	return n.removeBridge()
+	return errors.Join(n.removeBridge(), n.unloadProfile())
 }
 
 // removeBridge removes the embedded network's bridge, which outlives its pods.
@@ -116,6 +98,24 @@ func (n *node) removeBridge() error {
 	}
 	n.say("remove", "berth0", "")
 	return deleteLink("berth0")
+}
+
+// profiles is where the kernel takes names of AppArmor profiles to remove.
+const profiles = "sys/kernel/security/apparmor"
+
+// unloadProfile takes the default AppArmor profile from the kernel, unless containers
+// may still run: without it nothing would confine them.
+func (n *node) unloadProfile() error {
+	list, err := os.ReadFile(filepath.Join(n.root, profiles, "profiles"))
+	if err != nil || n.o.Force || !strings.Contains("\n"+string(list), "\n"+spec.AppArmorProfile+" (") {
+		return nil // no AppArmor, or nothing to do
+	}
+	n.say("unload", "AppArmor profile "+spec.AppArmorProfile, "")
+	at := filepath.Join(n.root, profiles, ".remove")
+	if err := os.WriteFile(at, []byte(spec.AppArmorProfile), 0); err != nil {
+		return fmt.Errorf("unload the AppArmor profile %s: %w", spec.AppArmorProfile, err)
+	}
+	return nil
 }
 
 // removeData removes the daemon's folders. One with something mounted in it is
