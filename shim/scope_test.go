@@ -40,6 +40,7 @@ func (b *box) scoped() (name, dir string) {
 	name = fmt.Sprintf("%s-%s.scope", prefix, b.id)
 	b.spec.Linux.CgroupsPath = "berthtest.slice:" + prefix + ":" + b.id
 	b.req.SystemdCgroup = true
+	b.h.t.Cleanup(func() { systemctl(b.h.t, "stop", "berthtest.slice") })
 	return name, filepath.Join("/sys/fs/cgroup/berthtest.slice", name)
 }
 
@@ -63,8 +64,10 @@ func TestScope(t *testing.T) {
 				Memory: &specs.LinuxMemory{Limit: new(int64(64 * mib)), Swap: new(int64(64 * mib))},
 				CPU:    &specs.LinuxCPU{Shares: new(uint64(512)), Quota: new(int64(50000)), Period: new(uint64(100000))},
 				Pids:   &specs.LinuxPids{Limit: new(int64(100))},
-
-				Unified: map[string]string{"memory.oom.group": "1"},
+			}
+			grouped, group := map[string]string{"memory.oom.group": "1"}, "0"
+			if !dead { // else it comes with the update
+				b.spec.Linux.Resources.Unified, group = grouped, "1"
 			}
 			b.start()
 			want := map[string]string{"memory.max": "67108864", "memory.swap.max": "0", "cpu.max": "50000 100000", "pids.max": "100"}
@@ -72,7 +75,7 @@ func TestScope(t *testing.T) {
 				t.Helper()
 				eventually(t, when+": memory.oom.group is not kept", func() bool { // a reload is heard of when it is over
 					data, err := os.ReadFile(filepath.Join(dir, "memory.oom.group"))
-					return err == nil && string(data) == "1\n"
+					return err == nil && string(data) == group+"\n"
 				})
 				for file, value := range want {
 					data, err := os.ReadFile(filepath.Join(dir, file))
@@ -90,11 +93,11 @@ func TestScope(t *testing.T) {
 			if res, err := b.exec("true"); err != nil || res.Code != 0 {
 				t.Errorf("exec = %+v, %v", res, err)
 			}
-			more := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(96 * mib)), Swap: new(int64(96 * mib))}}
+			more := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(96 * mib)), Swap: new(int64(96 * mib))}, Unified: grouped}
 			if err := h.Update(t.Context(), shim.UpdateRequest{ID: b.id, Resources: more}); err != nil {
 				t.Fatal(err)
 			}
-			want["memory.max"] = "100663296"
+			want["memory.max"], group = "100663296", "1"
 			check("after an update")
 			systemctl(t, "daemon-reexec")
 			check("after an update and a new systemd")

@@ -93,17 +93,20 @@ func (in *inScope) set(ctx context.Context, dir string, r *cgroups.Resources) er
 	if r.Unified[oomGroup] == "" {
 		return nil
 	}
-	in.group.Store(new(r.Unified[oomGroup]))
+	in.keep(dir, r)
 	return in.systemd.Settle(ctx) // what is written now stays
 }
 
 // keep has memory.oom.group of a scope that there is, dir, outlive systemd's reloads,
-// which write 0 there. Destroy ends it.
+// which write 0 there: with its last value, as often as it is called. Destroy ends it.
 func (in *inScope) keep(dir string, r *cgroups.Resources) {
-	if in == nil || in.drop != nil || r.Unified[oomGroup] == "" {
+	if in == nil || r.Unified[oomGroup] == "" {
 		return
 	}
 	in.group.Store(new(r.Unified[oomGroup]))
+	if in.drop != nil {
+		return
+	}
 	in.drop = in.systemd.OnReload(func() {
 		_ = os.WriteFile(filepath.Join(dir, oomGroup), []byte(*in.group.Load()), 0) // it may have ended
 	})
