@@ -122,7 +122,7 @@ func Start(ctx context.Context, cache, name, data string, p Profile) (*Machine, 
 func (m *Machine) args(cache, data string, port int, p Profile) []string {
 	drive := func(path string) string { return "format=raw,if=virtio,snapshot=on,cache=unsafe,file=" + path }
 	return []string{
-		"-accel", "tcg,thread=multi,tb-size=512", "-smp", "2", "-cpu", "max,la57=off", "-m", strconv.Itoa(p.Memory), "-nographic", "-no-user-config", "-nodefaults",
+		"-accel", "tcg,thread=multi,tb-size=512", "-smp", "2", "-cpu", "max,la57=off,erms=off,smap=off,smep=off", "-m", strconv.Itoa(p.Memory), "-nographic", "-no-user-config", "-nodefaults",
 		"-serial", "stdio", "-kernel", filepath.Join(cache, "vmlinuz"), "-initrd", filepath.Join(cache, "initrd"),
 		"-append", "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 mitigations=off hugepages=16 tsc=reliable init_on_alloc=0 norandmaps " + p.Append,
 		"-drive", drive(filepath.Join(cache, "root.img")), "-drive", drive(data),
