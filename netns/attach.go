@@ -102,7 +102,8 @@ func (n *Network) Detach(ctx context.Context, a Attachment) error {
 
 // GC takes away what is left of pods that are neither in live nor attached since
 // this Network was opened: first by DEL, with the configuration each was attached
-// with, then by the plugins' own GC where their version has it (CNI spec 1.1).
+// with, then by the plugins' own GC where their version has it (CNI spec 1.1), and
+// from host-local's files, which has none (hostlocal.go).
 // live are the pods that were attached before, as they are on record.
 //
 // The plugins' GC runs while no Attach and no Detach does; those that are asked
@@ -141,6 +142,9 @@ func (n *Network) GC(ctx context.Context, live []Attachment) error {
 			args.ValidAttachments = []types.GCAttachment{} // none, which is not the same as no list
 		}
 		if err := n.cni.GCNetworkList(ctx, list, args); err != nil {
+			errs = append(errs, fmt.Errorf("network %s: GC: %w", name, err))
+		}
+		if err := collectHostLocal(ctx, list, keep[name]); err != nil {
 			errs = append(errs, fmt.Errorf("network %s: GC: %w", name, err))
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -200,3 +201,12 @@ func tryLock(f *os.File) (held bool, err error) {
 
 // dropLock gives the lock of an open file back for all who inherited it.
 func dropLock(f *os.File) { _ = unix.Flock(int(f.Fd()), unix.LOCK_UN) }
+
+// bootTime is when the machine was booted, by the clock as it is now.
+func bootTime() (time.Time, error) {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return time.Time{}, os.NewSyscallError("clock_gettime", err)
+	}
+	return time.Now().Add(-time.Duration(up.Nano())), nil
+}

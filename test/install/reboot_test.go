@@ -94,7 +94,11 @@ func TestAfterReboot(t *testing.T) {
 	r.nothingOf(r.IDs)
 	r.exact()
 	for _, name := range r.Pods {
-		if got := strings.Count(r.text(kept+"/"+name), "begun\n"); got < 2 {
+		want := 2
+		if strings.HasPrefix(name, "late") { // what it wrote first may never have come to a disk
+			want = 1
+		}
+		if got := strings.Count(r.text(kept+"/"+name), "begun\n"); got < want {
 			t.Errorf("%s has begun %d times", name, got)
 		}
 	}
