@@ -69,16 +69,21 @@ func choose(all []suite, short bool, names []string) ([]suite, error) {
 	return out, nil
 }
 
-// runProfile boots one machine and runs suites in it.
+// runProfile runs suites in one machine. One that a suite has failed in is not used
+// again, since anything may be left in it.
 func (h host) runProfile(ctx context.Context, data, profile string, chosen []suite) (total tally.Tally, err error) {
-	start := time.Now()
-	m, err := machine.Start(ctx, h.cache, fmt.Sprintf("%s-%d", profile, os.Getpid()), data, machine.Profiles[profile])
-	if err != nil {
-		return total, err
-	}
-	defer func() { err = errors.Join(err, m.Down()) }()
-	fmt.Printf("== vm %-10s booted in %.1f s\n", profile, time.Since(start).Seconds())
+	var m *machine.Machine
+	defer func() {
+		if m != nil {
+			err = errors.Join(err, m.Down())
+		}
+	}()
 	for _, s := range chosen {
+		if m == nil {
+			if m, err = h.boot(ctx, data, profile); err != nil {
+				return total, err
+			}
+		}
 		start := time.Now()
 		t, err := h.runSuite(ctx, m, s)
 		if err != nil {
@@ -86,8 +91,25 @@ func (h host) runProfile(ctx context.Context, data, profile string, chosen []sui
 		}
 		fmt.Printf("== vm %-10s %4d passed %3d failed %3d skipped %6.1f s\n", s.name, t.Passed, t.Failed, t.Skipped, time.Since(start).Seconds())
 		total.Add(t)
+		if t.Failed > 0 {
+			used := m
+			m = nil
+			if err := used.Down(); err != nil {
+				return total, err
+			}
+		}
 	}
 	return total, nil
+}
+
+// boot starts a machine of a profile.
+func (h host) boot(ctx context.Context, data, profile string) (*machine.Machine, error) {
+	start := time.Now()
+	m, err := machine.Start(ctx, h.cache, fmt.Sprintf("%s-%d", profile, os.Getpid()), data, machine.Profiles[profile])
+	if err == nil {
+		fmt.Printf("== vm %-10s booted in %.1f s\n", profile, time.Since(start).Seconds())
+	}
+	return m, err
 }
 
 // suiteWithin is how long one suite may take.
@@ -151,8 +173,12 @@ func runTests(ctx context.Context, m *machine.Machine, s suite, run string, log 
 		ran <- m.Run(ctx, io.MultiWriter(in, log), machine.Command{Args: args, Env: s.env, Dir: "/berth"})
 		in.Close()
 	}()
-	t, err = tally.Count(out, os.Stdout)
+	var failures strings.Builder
+	t, err = tally.Count(out, &failures)
 	err = errors.Join(err, conv.Wait())
+	for _, line := range brief(failures.String()) {
+		fmt.Println(line)
+	}
 	runErr := <-ran
 	if exit := (*machine.ExitError)(nil); errors.As(runErr, &exit) {
 		if t.Failed == 0 {
@@ -166,4 +192,22 @@ func runTests(ctx context.Context, m *machine.Machine, s suite, run string, log 
 		fmt.Println(s.name, run+": no test has run")
 	}
 	return t, errors.Join(err, runErr)
+}
+
+// maxBrief is how many lines a suite's failures may have here; its log has all.
+const maxBrief = 60
+
+// brief is the output of what failed: where it is long, without what continues a line,
+// which is what the programs that a test ran have printed.
+func brief(output string) []string {
+	lines := strings.Split(strings.TrimSuffix(output, "\n"), "\n")
+	if len(lines) <= maxBrief {
+		return slices.DeleteFunc(lines, func(l string) bool { return l == "" })
+	}
+	all := len(lines)
+	lines = slices.DeleteFunc(lines, func(l string) bool {
+		return l == "" || strings.HasPrefix(l, "        ") || strings.HasSuffix(l, ": <nil>")
+	})
+	lines = lines[max(0, len(lines)-maxBrief):]
+	return append(lines, fmt.Sprintf("(%d of %d lines)", len(lines), all))
 }

@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/berthd/berth/test/vm/machine"
@@ -63,5 +65,18 @@ func TestNothingRan(t *testing.T) {
 		if err != nil || got.Passed != c.passed || got.Failed != c.failed {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
+	}
+}
+
+func TestBrief(t *testing.T) {
+	if got := brief("--- FAIL: x\n        detail\n"); !slices.Equal(got, []string{"--- FAIL: x", "        detail"}) {
+		t.Errorf("a short one: %q", got)
+	}
+	long := "    x_test.go:1: it is wrong\n    x_test.go:2: command: <nil>\n" + strings.Repeat("        detail\n", 1000)
+	if got := brief(long); !slices.Equal(got, []string{"    x_test.go:1: it is wrong", "(1 of 1002 lines)"}) {
+		t.Errorf("a long one: %q", got)
+	}
+	if got := brief(strings.Repeat("line\n", 1000)); len(got) != maxBrief+1 {
+		t.Errorf("%d lines", len(got))
 	}
 }
