@@ -40,6 +40,9 @@ func (h host) stage(ctx context.Context, pkgs []string) (dir string, err error) 
 			err = errors.Join(err, os.RemoveAll(dir))
 		}
 	}()
+	if err := commandLine(ctx, h.repo, nil, "make", "-s", "build"); err != nil {
+		return "", err
+	}
 	storage, err := images.Build(ctx, h.repo)
 	if err != nil {
 		return "", err
