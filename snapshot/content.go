@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"fmt"
@@ -14,11 +15,12 @@ const (
 	writebackStep = 8 << 20   // written before the kernel is asked to start storing it
 )
 
-// copySparse copies size bytes from r to the new file f, leaving out stretches of
-// zeros, so that a sparse file stays one. A reader that ends early is
-// io.ErrUnexpectedEOF.
-func copySparse(ctx context.Context, f *os.File, r io.Reader, size int64, buf []byte) error {
-	var at, started int64
+// copySparse copies size bytes from r to the file f, from offset on, where it has nothing
+// yet, leaving out stretches of zeros, so that a sparse file stays one. A reader that ends
+// early is io.ErrUnexpectedEOF.
+func copySparse(ctx context.Context, f *os.File, offset int64, r io.Reader, size int64, buf []byte) error {
+	var at int64
+	started := offset - offset%writebackStep
 	hole := false
 	for at < size {
 		if err := ctx.Err(); err != nil {
@@ -32,18 +34,18 @@ func copySparse(ctx context.Context, f *os.File, r io.Reader, size int64, buf []
 			return fmt.Errorf("after %d of %d bytes: %w", at+int64(n), size, err)
 		}
 		if hole = isZero(chunk); !hole {
-			if _, err := f.WriteAt(chunk, at); err != nil {
+			if _, err := f.WriteAt(chunk, offset+at); err != nil {
 				return err
 			}
 		}
 		at += int64(len(chunk))
-		if at-started >= writebackStep {
+		if offset+at-started >= writebackStep {
 			startWriteback(f, started)
-			started = at
+			started = offset + at
 		}
 	}
 	if hole {
-		return f.Truncate(size)
+		return f.Truncate(offset + size)
 	}
 	return nil
 }
@@ -67,10 +69,10 @@ func keepXattr(key string) bool {
 	return strings.HasPrefix(key, "user.") && !strings.HasPrefix(key, "user.overlay.")
 }
 
-// xattrs returns those of the entry's extended attributes that are kept.
-func (e target) xattrs() (map[string][]byte, error) {
+// xattrsOf returns those of an entry's extended attributes that are kept.
+func xattrsOf(hdr *tar.Header) (map[string][]byte, error) {
 	var out map[string][]byte
-	for record, value := range e.hdr.PAXRecords {
+	for record, value := range hdr.PAXRecords {
 		key, ok := strings.CutPrefix(record, paxXattr)
 		if !ok || !keepXattr(key) {
 			continue

@@ -28,6 +28,16 @@ func TestOverlayContract(t *testing.T) {
 	})
 }
 
+func TestErofsContract(t *testing.T) {
+	testDriver(t, func(t *testing.T, dir string) Driver {
+		d, err := Open(t.Context(), "erofs", dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	})
+}
+
 // testDriver is what every driver must do. open opens the driver in dir, which may have
 // been open before: that is a restart of the daemon.
 func testDriver(t *testing.T, open func(t *testing.T, dir string) Driver) {

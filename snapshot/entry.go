@@ -22,25 +22,34 @@ const (
 // opaqueXattr says to overlayfs that a directory hides those below it.
 const opaqueXattr = "trusted.overlay.opaque"
 
-// entry unpacks one entry of the archive.
-func (u *unpacker) entry(hdr *tar.Header, body io.Reader) error {
+// checkHeader gives the clean name of an entry, "" for one that means nothing.
+func checkHeader(hdr *tar.Header) (name string, err error) {
 	if hdr.Typeflag == tar.TypeXGlobalHeader {
-		return nil // comments, as git archive writes them
+		return "", nil // comments, as git archive writes them
 	}
-	name, err := cleanName(hdr.Name)
-	if err != nil {
-		return err
+	if name, err = cleanName(hdr.Name); err != nil {
+		return "", err
 	}
 	if hdr.Uid < 0 || int64(hdr.Uid) >= math.MaxUint32 || hdr.Gid < 0 || int64(hdr.Gid) >= math.MaxUint32 {
-		return fmt.Errorf("owner %d:%d: %w", hdr.Uid, hdr.Gid, ErrCorrupt) // 2^32-1 means "leave it" to chown
+		return "", fmt.Errorf("owner %d:%d: %w", hdr.Uid, hdr.Gid, ErrCorrupt) // 2^32-1 means "leave it" to chown
 	}
-	parentName, base := splitName(name)
+	_, base := splitName(name)
 	if first, _, _ := strings.Cut(name, "/"); strings.HasPrefix(first, metaPrefix) && first != opaqueName {
-		return nil
+		return "", nil
 	}
 	if strings.HasPrefix(base, metaPrefix) && base != opaqueName {
-		return nil
+		return "", nil
 	}
+	return name, nil
+}
+
+// entry unpacks one entry of the archive.
+func (u *unpacker) entry(hdr *tar.Header, body io.Reader) error {
+	name, err := checkHeader(hdr)
+	if err != nil || name == "" {
+		return err
+	}
+	parentName, base := splitName(name)
 	dir, parentPath, err := u.parent(parentName)
 	if err != nil {
 		return err
@@ -168,7 +177,7 @@ func (u *unpacker) newDir(dir at, name, path string, mode uint32, info dirInfo) 
 // setDir gives the directory name in dir the entry's owner and mode now, the rest when
 // all is unpacked.
 func (e target) setDir(dir at, name string) error {
-	xattrs, err := e.xattrs()
+	xattrs, err := xattrsOf(e.hdr)
 	if err != nil {
 		return err
 	}
@@ -245,7 +254,7 @@ func (e target) makeFile(body io.Reader) error {
 	if err != nil {
 		return err
 	}
-	err = copySparse(e.ctx, f, body, e.hdr.Size, e.buf)
+	err = copySparse(e.ctx, f, 0, body, e.hdr.Size, e.buf)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
@@ -269,7 +278,7 @@ func (e target) settle() error {
 			return err
 		}
 	}
-	xattrs, err := e.xattrs()
+	xattrs, err := xattrsOf(e.hdr)
 	if err != nil {
 		return err
 	}

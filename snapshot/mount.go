@@ -113,6 +113,14 @@ func (m mounting) setting(key string) (string, bool) {
 
 func mountOne(mount Mount, target string) error {
 	m := parseMount(mount)
+	if m.Type == "erofs" { // an image may have more devices than mount(2) has room for
+		made, err := m.fsmount(m.settings)
+		if err != nil {
+			return err
+		}
+		defer made.close()
+		return made.moveTo(target)
+	}
 	if m.Type != "overlay" {
 		return m.byMount(target, joinSettings(m.settings))
 	}

@@ -20,11 +20,11 @@ import (
 	"github.com/berthd/berth/snapshot/durable"
 )
 
-// overlay is the driver that keeps a layer as a directory and mounts them as lower
-// directories of overlayfs. On disk, below dir, all of it 0700:
+// overlay is the driver whose root file systems are overlays: a directory to write into,
+// over what the format has of an image. On disk, below dir, all of it 0700:
 //
-//	layers/sha256-<hex>/   fs/ is the layer; layer.json; implicit and whiteouts, see seal.go
-//	seals/<hex>/           of a chain; seal.json, and fs/ where the chain needs one
+//	layers/sha256-<hex>/   layer.json, and what the format has
+//	seals/<hex>/           of a chain; seal.json, and what the format has
 //	roots/<id>/            fs/ is upper, work/, root.json
 //	views/<id>/<hex>       a record for each chain that the container only reads
 //	empty/                 the lower directory of an image without layers
@@ -32,6 +32,7 @@ import (
 //	trash/                 being deleted
 type overlay struct {
 	dir     string
+	format  format
 	limits  Limits
 	trash   trash
 	bootID  string
@@ -43,13 +44,30 @@ type overlay struct {
 	users map[string]map[string]struct{} // the containers that stand on a layer or seal, by its name
 }
 
+// A format is how layers and images are kept, and what an overlay is laid over.
+type format interface {
+	// fill unpacks r into the new directory tmp, and says what layer.json will. It need
+	// not wait for the disk.
+	fill(ctx context.Context, tmp string, r io.Reader) (layerRecord, error)
+	// seal puts what the chain of layers (base first, all there) needs into the new
+	// directory tmp, and says what seal.json will. It need not wait for the disk.
+	seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (sealRecord, error)
+	// lowers lists the lower directories of a seal, topmost first, at least one;
+	// ErrNotFound when a layer is missing. It does not wait.
+	lowers(seal string, rec sealRecord) ([]string, error)
+	// open makes the lower directories of a seal usable. It may be called again.
+	open(ctx context.Context, seal string) error
+	// close undoes open, for a seal that no container stands on. An absent one is fine.
+	close(seal string) error
+}
+
 // layerRecord is layer.json.
 type layerRecord struct {
 	Usage
 	OpaqueRoot bool `json:"opaqueRoot,omitempty"` // hides all layers below
 }
 
-func openOverlay(ctx context.Context, dir string, limits Limits) (*overlay, error) {
+func openOverlay(ctx context.Context, dir string, limits Limits, format func(*overlay) format) (*overlay, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -58,6 +76,7 @@ func openOverlay(ctx context.Context, dir string, limits Limits) (*overlay, erro
 		return nil, fmt.Errorf("snapshots %q: overlayfs cannot be told such a path: %w", dir, ErrInvalid)
 	}
 	o := &overlay{dir: dir, limits: limits, trash: trash{filepath.Join(dir, "trash")}, users: make(map[string]map[string]struct{})}
+	o.format = format(o)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -204,26 +223,13 @@ func (o *overlay) AddLayer(ctx context.Context, diffID digest.Digest, r io.Reade
 
 // fillLayer unpacks r into the new directory tmp and waits until it is on disk.
 func (o *overlay) fillLayer(ctx context.Context, tmp string, r io.Reader, verify func() error) error {
-	files := filepath.Join(tmp, "fs")
-	if err := makeDir(files, 0o755); err != nil {
-		return err
-	}
-	about, err := unpack(ctx, files, r, o.limits)
+	rec, err := o.format.fill(ctx, tmp, r)
 	if err != nil {
 		return err
 	}
 	if verify != nil {
 		if err := verify(); err != nil {
 			return fmt.Errorf("verify: %w", err)
-		}
-	}
-	rec := layerRecord{OpaqueRoot: about.opaqueRoot}
-	if rec.Usage, err = measureDir(ctx, files); err != nil {
-		return err
-	}
-	for name, paths := range map[string][]string{"implicit": about.implicit, "whiteouts": about.whiteouts} {
-		if err := durable.Replace(filepath.Join(tmp, name), []byte(strings.Join(paths, "\x00")), 0o600); err != nil {
-			return err
 		}
 	}
 	data, err := json.Marshal(rec)

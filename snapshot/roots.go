@@ -68,14 +68,28 @@ func (o *overlay) useAll(ctx context.Context, id string, cause error) error {
 	return nil
 }
 
-// unuse undoes use for whatever the container stands on.
-func (o *overlay) unuse(id string) {
+// unuse undoes use for whatever the container stands on, and names what nobody stands on
+// any more.
+func (o *overlay) unuse(id string) (idle []string) {
 	for name, users := range o.users {
 		delete(users, id)
 		if len(users) == 0 {
 			delete(o.users, name)
+			idle = append(idle, name)
 		}
 	}
+	return idle
+}
+
+// closeAll has the format close the seals among names.
+func (o *overlay) closeAll(names []string) error {
+	var errs []error
+	for _, name := range names {
+		if _, layer := layerID(name); !layer {
+			errs = append(errs, o.format.close(name))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Prepare implements Roots.
@@ -121,14 +135,16 @@ func (o *overlay) prepare(ctx context.Context, id string, rec rootRecord) ([]Mou
 	if err != nil {
 		return nil, err
 	}
-	if have.BootID != o.bootID {
+	err = o.format.open(ctx, rec.Seal)
+	if err == nil && have.BootID != o.bootID {
 		err = o.make(ctx, o.path("roots", id), func(tmp string) error { return fillRoot(tmp, rec, lowers[0]) })
 	}
 	if err != nil {
 		if _, gone := o.readRoot(id); errors.Is(gone, ErrNotFound) {
 			o.mu.Lock()
-			o.unuse(id)
+			idle := o.unuse(id)
 			o.mu.Unlock()
+			err = errors.Join(err, o.closeAll(idle))
 		}
 		return nil, err
 	}
@@ -173,23 +189,7 @@ func (o *overlay) lowers(rec rootRecord) ([]string, error) {
 	if err := readRecord(o.path("seals", rec.Seal, "seal.json"), &sealed); err != nil {
 		return nil, fmt.Errorf("image is not sealed: %w", err)
 	}
-	var out []string
-	if sealed.Top {
-		out = append(out, o.path("seals", rec.Seal, "fs"))
-	}
-	for _, name := range sealed.Layers {
-		dir := o.path("layers", name, "fs")
-		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("layer %s: %w", name, ErrNotFound)
-		} else if err != nil {
-			return nil, err
-		}
-		out = append(out, dir)
-	}
-	if len(out) == 0 {
-		out = append(out, o.path("empty"))
-	}
-	return out, nil
+	return o.format.lowers(rec.Seal, sealed)
 }
 
 // mount is what to mount for the snapshot id.
@@ -212,12 +212,13 @@ func (o *overlay) Remove(ctx context.Context, id string) error {
 	if err == nil {
 		err = o.trash.throw(o.path("views", id), strings.TrimSuffix(label, "."))
 	}
+	var idle []string
 	if err == nil {
-		o.unuse(id)
+		idle = o.unuse(id)
 	}
 	o.mu.Unlock()
 	if err == nil {
-		err = o.trash.empty(ctx, label)
+		err = errors.Join(o.closeAll(idle), o.trash.empty(ctx, label))
 	}
 	if err != nil {
 		return fmt.Errorf("snapshot %s: %w", id, err)

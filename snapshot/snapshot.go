@@ -214,8 +214,10 @@ func Open(ctx context.Context, driver, dir string, opts ...Option) (Driver, erro
 		o(&limits)
 	}
 	switch driver {
+	case "erofs":
+		return openOverlay(ctx, dir, limits, func(o *overlay) format { return &blobs{overlay: o} })
 	case "", "overlay":
-		return openOverlay(ctx, dir, limits)
+		return openOverlay(ctx, dir, limits, func(o *overlay) format { return directories{o} })
 	}
 	return nil, fmt.Errorf("snapshot driver %q: %w", driver, ErrUnsupported)
 }

@@ -142,7 +142,7 @@ func (u *unpacker) all(archive *tar.Reader) error {
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) { // names are cleaned here
 			return fmt.Errorf("archive: %w: %w", ErrCorrupt, err)
 		}
-		if err := u.count(hdr); err != nil {
+		if u.entries, u.bytes, err = u.limits.count(hdr, u.entries, u.bytes); err != nil {
 			return err
 		}
 		if err := u.entry(hdr, archive); err != nil {
@@ -151,20 +151,20 @@ func (u *unpacker) all(archive *tar.Reader) error {
 	}
 }
 
-// count holds the archive to its limits, before anything is done for the entry.
-func (u *unpacker) count(hdr *tar.Header) error {
-	u.entries++
-	if u.entries > u.limits.Entries {
-		return fmt.Errorf("more than %d entries: %w", u.limits.Entries, ErrTooLarge)
+// count holds an archive to its limits, before anything is done for the entry: what there
+// was before it, and what there is with it.
+func (l Limits) count(hdr *tar.Header, entries, bytes int64) (int64, int64, error) {
+	entries++
+	if entries > l.Entries {
+		return entries, bytes, fmt.Errorf("more than %d entries: %w", l.Entries, ErrTooLarge)
 	}
 	if hdr.Size < 0 {
-		return fmt.Errorf("entry %.200q: size %d: %w", hdr.Name, hdr.Size, ErrCorrupt)
+		return entries, bytes, fmt.Errorf("entry %.200q: size %d: %w", hdr.Name, hdr.Size, ErrCorrupt)
 	}
-	if hdr.Size > u.limits.Bytes-u.bytes {
-		return fmt.Errorf("entry %.200q: files of more than %d bytes: %w", hdr.Name, u.limits.Bytes, ErrTooLarge)
+	if hdr.Size > l.Bytes-bytes {
+		return entries, bytes, fmt.Errorf("entry %.200q: files of more than %d bytes: %w", hdr.Name, l.Bytes, ErrTooLarge)
 	}
-	u.bytes += hdr.Size
-	return nil
+	return entries, bytes + hdr.Size, nil
 }
 
 // finish settles the directories, now that no more files are put into them.

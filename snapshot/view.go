@@ -16,7 +16,7 @@ import (
 
 // View implements Roots. What a view stands on is on record in views/<id>/<seal>, like
 // root.json without waiting for the disk.
-func (o *overlay) View(_ context.Context, id string, diffIDs []digest.Digest, opts ...RootOption) ([]Mount, error) {
+func (o *overlay) View(ctx context.Context, id string, diffIDs []digest.Digest, opts ...RootOption) ([]Mount, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
@@ -24,14 +24,14 @@ func (o *overlay) View(_ context.Context, id string, diffIDs []digest.Digest, op
 	for _, o := range opts {
 		o(&rec)
 	}
-	mounts, err := o.view(id, rec)
+	mounts, err := o.view(ctx, id, rec)
 	if err != nil {
 		return nil, fmt.Errorf("view of snapshot %s: %w", id, err)
 	}
 	return mounts, nil
 }
 
-func (o *overlay) view(id string, rec rootRecord) ([]Mount, error) {
+func (o *overlay) view(ctx context.Context, id string, rec rootRecord) ([]Mount, error) {
 	var err error
 	if rec.Seal, err = sealName(rec.Layers); err != nil {
 		return nil, err
@@ -47,6 +47,9 @@ func (o *overlay) view(id string, rec rootRecord) ([]Mount, error) {
 	}
 	o.mu.Unlock()
 	if err != nil {
+		return nil, err
+	}
+	if err := o.format.open(ctx, rec.Seal); err != nil {
 		return nil, err
 	}
 	if err := makeDir(o.path("views", id), 0o700); err != nil {

@@ -1,0 +1,205 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berthd/berth/snapshot/erofs"
+)
+
+// blobs is the format that keeps a layer as two files, its files' bytes and its tree, and
+// an image as a third one, the tree of all its layers over their bytes. That one is
+// mounted as EROFS, once for all containers of the image. On disk:
+//
+//	layers/…/data    the bytes of the layer's files
+//	layers/…/tree    an EROFS file system over them, with overlay's marks
+//	seals/…/image    an EROFS file system over the data of the layers that it needs
+//	mounts/<hex>/    where a seal is mounted while a container stands on it
+type blobs struct {
+	*overlay
+
+	mu    sync.Mutex             // short: guards locks
+	locks map[string]*sync.Mutex // of seals that are being mounted or unmounted
+}
+
+// The names of the files.
+const (
+	dataFile  = "data"
+	treeFile  = "tree"
+	imageFile = "image"
+	mountsDir = "mounts"
+)
+
+// impliedXattr marks directories of a layer's tree that its archive did not list. It is
+// in no image.
+const impliedXattr = "trusted.berth.implied"
+
+func (b *blobs) fill(ctx context.Context, tmp string, r io.Reader) (rec layerRecord, err error) {
+	data, err := os.OpenFile(filepath.Join(tmp, dataFile), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return rec, err
+	}
+	layer, err := plant(ctx, data, r, b.limits)
+	if err = errors.Join(err, data.Close()); err != nil {
+		return rec, err
+	}
+	rec.OpaqueRoot = layer.opaqueRoot
+	for dir := range layer.implicit {
+		if dir.Xattrs == nil {
+			dir.Xattrs = map[string]string{}
+		}
+		dir.Xattrs[impliedXattr] = ""
+	}
+	if err := writeTree(filepath.Join(tmp, treeFile), layer.root, []erofs.Device{{Blocks: layer.blocks}}); err != nil {
+		return rec, err
+	}
+	rec.Usage, err = measureDir(ctx, tmp)
+	return rec, err
+}
+
+// writeTree writes an EROFS file system into a new file.
+func writeTree(path string, root *erofs.Node, devices []erofs.Device) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(erofs.Write(f, root, devices), f.Close())
+	if errors.Is(err, erofs.ErrTooLarge) {
+		err = fmt.Errorf("%w: %w", ErrTooLarge, err)
+	}
+	return err
+}
+
+func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (rec sealRecord, err error) {
+	g := grafting{root: emptyRoot(), numbers: map[string]uint16{}}
+	for _, d := range diffIDs {
+		if err := ctx.Err(); err != nil {
+			return rec, err
+		}
+		name, err := layerName(d)
+		if err != nil {
+			return rec, err
+		}
+		layer, err := b.readLayer(name)
+		if err != nil {
+			return rec, err
+		}
+		tree, err := b.readTree(name)
+		if err != nil {
+			return rec, err
+		}
+		blocks, err := b.blocks(name)
+		if err != nil {
+			return rec, err
+		}
+		if layer.OpaqueRoot {
+			g.root.Children = map[string]*erofs.Node{}
+		}
+		g.add(tree, name, blocks)
+		if !slices.Contains(rec.Layers, name) {
+			rec.Layers = append(rec.Layers, name)
+		}
+	}
+	rec.Devices = g.layers
+	return rec, writeTree(filepath.Join(tmp, imageFile), g.root, g.devices)
+}
+
+// readTree reads a layer's tree.
+func (b *blobs) readTree(name string) (*erofs.Node, error) {
+	path := b.path("layers", name, treeFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", path, ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	tree, err := erofs.Read(strings.NewReader(string(data)))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return tree, nil
+}
+
+// blocks is the size of a layer's data.
+func (b *blobs) blocks(name string) (uint32, error) {
+	fi, err := os.Stat(b.path("layers", name, dataFile))
+	if err != nil {
+		return 0, err
+	}
+	return uint32(fi.Size() / erofs.BlockSize), nil
+}
+
+func (b *blobs) lowers(seal string, rec sealRecord) ([]string, error) {
+	for _, name := range rec.Layers {
+		if _, err := os.Lstat(b.path("layers", name, dataFile)); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("layer %s: %w", name, ErrNotFound)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return []string{b.path(mountsDir, seal)}, nil
+}
+
+// lock is the lock of a seal's mount.
+func (b *blobs) lock(seal string) *sync.Mutex {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.locks == nil {
+		b.locks = map[string]*sync.Mutex{}
+	}
+	if b.locks[seal] == nil {
+		b.locks[seal] = &sync.Mutex{}
+	}
+	return b.locks[seal]
+}
+
+// open mounts a seal unless it is mounted.
+func (b *blobs) open(_ context.Context, seal string) error {
+	l := b.lock(seal)
+	l.Lock()
+	defer l.Unlock()
+	var rec sealRecord
+	if err := readRecord(b.path("seals", seal, "seal.json"), &rec); err != nil {
+		return err
+	}
+	options := []string{"ro", "nodev"}
+	for _, name := range rec.Devices {
+		options = append(options, "device="+b.path("layers", name, dataFile))
+	}
+	if err := makeDir(b.path(mountsDir), 0o700); err != nil {
+		return err
+	}
+	return MountAll([]Mount{{Type: "erofs", Source: b.path("seals", seal, imageFile), Options: options}}, b.path(mountsDir, seal))
+}
+
+// close unmounts a seal unless a container stands on it by now.
+func (b *blobs) close(seal string) error {
+	l := b.lock(seal)
+	l.Lock()
+	defer l.Unlock()
+	b.overlay.mu.Lock()
+	used := len(b.users[seal]) > 0
+	b.overlay.mu.Unlock()
+	if used {
+		return nil
+	}
+	at := b.path(mountsDir, seal)
+	if err := Unmount(at); err != nil {
+		return err
+	}
+	if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
