@@ -305,19 +305,22 @@ func FuzzPaths(f *testing.F) {
 	f.Add([]byte("0123456789abcdefghijklmnopqrstuvwxyz"))
 	f.Add(bytes.Repeat([]byte{2, 0x10, 0xc3, 1, 0x80, 0x23}, 9))
 	v := newVictim(f)
-	f.Fuzz(func(t *testing.T, script []byte) {
-		var buf bytes.Buffer
-		w := tar.NewWriter(&buf)
-		for ; len(script) >= 3; script = script[3:] {
-			h := tar.Header{Typeflag: "0123456"[script[0]%7], Name: spell(script[1]), Mode: 0o644}
-			if h.Typeflag == tar.TypeLink || h.Typeflag == tar.TypeSymlink {
-				h.Linkname = spell(script[2])
-			}
-			_ = w.WriteHeader(&h) // one that it refuses is left out
+	f.Fuzz(func(t *testing.T, script []byte) { v.attack(t, scripted(script)) })
+}
+
+// scripted is an archive whose entries are spelt by three bytes each.
+func scripted(script []byte) []byte {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for ; len(script) >= 3; script = script[3:] {
+		h := tar.Header{Typeflag: "0123456"[script[0]%7], Name: spell(script[1]), Mode: 0o644}
+		if h.Typeflag == tar.TypeLink || h.Typeflag == tar.TypeSymlink {
+			h.Linkname = spell(script[2])
 		}
-		w.Close()
-		v.attack(t, buf.Bytes())
-	})
+		_ = w.WriteHeader(&h) // one that it refuses is left out
+	}
+	w.Close()
+	return buf.Bytes()
 }
 
 // spell makes a path of up to three components, absolute or not.

@@ -8,6 +8,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -169,12 +170,30 @@ func setMeta(n *erofs.Node, hdr *tar.Header, kind uint32) error {
 			kind != erofs.KindDir && key == "system.posix_acl_default" {
 			continue // what a file of this kind cannot have
 		}
+		if !validXattr(key, value) {
+			return fmt.Errorf("attribute %s of %d bytes makes no sense: %w", key, len(value), ErrCorrupt)
+		}
 		if n.Xattrs == nil {
 			n.Xattrs = map[string]string{}
 		}
 		n.Xattrs[key] = string(value)
 	}
 	return nil
+}
+
+// validXattr tells whether the kernel could make sense of an attribute, which it would see
+// to if it were set on a file: capabilities(7), "File capability extended attribute
+// versioning", and acl(5) as linux/posix_acl_xattr.h lays it out.
+func validXattr(key string, value []byte) bool {
+	revision := func() uint32 { return binary.LittleEndian.Uint32(value) }
+	switch key {
+	case "security.capability":
+		const v2, v3 = 0x02000000, 0x03000000
+		return len(value) == 20 && revision()&^1 == v2 || len(value) == 24 && revision()&^1 == v3
+	case "system.posix_acl_access", "system.posix_acl_default":
+		return len(value) >= 4 && (len(value)-4)%8 == 0 && revision() == 2
+	}
+	return true
 }
 
 // opaque makes a directory hide the lower ones.
