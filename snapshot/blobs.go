@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 
@@ -28,8 +27,8 @@ import (
 type blobs struct {
 	*overlay
 
-	mu    sync.Mutex             // short: guards locks
-	locks map[string]*sync.Mutex // of seals that are being mounted or unmounted
+	loops bool // a file is mounted by a loop device
+	locks mountLocks
 }
 
 // The names of the files.
@@ -37,7 +36,6 @@ const (
 	dataFile  = "data"
 	treeFile  = "tree"
 	imageFile = "image"
-	mountsDir = "mounts"
 )
 
 // impliedXattr marks directories of a layer's tree that its archive did not list. It is
@@ -149,57 +147,4 @@ func (b *blobs) lowers(seal string, rec sealRecord) ([]string, error) {
 		}
 	}
 	return []string{b.path(mountsDir, seal)}, nil
-}
-
-// lock is the lock of a seal's mount.
-func (b *blobs) lock(seal string) *sync.Mutex {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.locks == nil {
-		b.locks = map[string]*sync.Mutex{}
-	}
-	if b.locks[seal] == nil {
-		b.locks[seal] = &sync.Mutex{}
-	}
-	return b.locks[seal]
-}
-
-// open mounts a seal unless it is mounted.
-func (b *blobs) open(_ context.Context, seal string) error {
-	l := b.lock(seal)
-	l.Lock()
-	defer l.Unlock()
-	var rec sealRecord
-	if err := readRecord(b.path("seals", seal, "seal.json"), &rec); err != nil {
-		return err
-	}
-	options := []string{"ro", "nodev"}
-	for _, name := range rec.Devices {
-		options = append(options, "device="+b.path("layers", name, dataFile))
-	}
-	if err := makeDir(b.path(mountsDir), 0o700); err != nil {
-		return err
-	}
-	return MountAll([]Mount{{Type: "erofs", Source: b.path("seals", seal, imageFile), Options: options}}, b.path(mountsDir, seal))
-}
-
-// close unmounts a seal unless a container stands on it by now.
-func (b *blobs) close(seal string) error {
-	l := b.lock(seal)
-	l.Lock()
-	defer l.Unlock()
-	b.overlay.mu.Lock()
-	used := len(b.users[seal]) > 0
-	b.overlay.mu.Unlock()
-	if used {
-		return nil
-	}
-	at := b.path(mountsDir, seal)
-	if err := Unmount(at); err != nil {
-		return err
-	}
-	if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }

@@ -38,6 +38,18 @@ func TestErofsContract(t *testing.T) {
 	})
 }
 
+// TestErofsLoopContract is the same as on kernels that mount no files.
+func TestErofsLoopContract(t *testing.T) {
+	testDriver(t, func(t *testing.T, dir string) Driver {
+		d, err := Open(t.Context(), "erofs", dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.(*overlay).format.(*blobs).loops = true
+		return d
+	})
+}
+
 // testDriver is what every driver must do. open opens the driver in dir, which may have
 // been open before: that is a restart of the daemon.
 func testDriver(t *testing.T, open func(t *testing.T, dir string) Driver) {

@@ -24,6 +24,7 @@ import (
 //	seals/…/fs           where the chain needs one
 type directories struct{ *overlay }
 
+func (o directories) start() error                       { return nil }
 func (o directories) open(context.Context, string) error { return nil }
 func (o directories) close(string) error                 { return nil }
 

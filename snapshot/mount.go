@@ -114,7 +114,7 @@ func (m mounting) setting(key string) (string, bool) {
 func mountOne(mount Mount, target string) error {
 	m := parseMount(mount)
 	if m.Type == "erofs" { // an image may have more devices than mount(2) has room for
-		made, err := m.fsmount(m.settings)
+		made, err := m.fsmount(append(m.settings, setting{key: "ro", flag: true})) // the device may be read-only
 		if err != nil {
 			return err
 		}

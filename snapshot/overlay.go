@@ -55,6 +55,9 @@ type format interface {
 	// lowers lists the lower directories of a seal, topmost first, at least one;
 	// ErrNotFound when a layer is missing. It does not wait.
 	lowers(seal string, rec sealRecord) ([]string, error)
+	// start is called once, when it is known what the containers stand on. It is an error
+	// when this machine lacks something.
+	start() error
 	// open makes the lower directories of a seal usable. It may be called again.
 	open(ctx context.Context, seal string) error
 	// close undoes open, for a seal that no container stands on. An absent one is fine.
@@ -106,6 +109,9 @@ func openOverlay(ctx context.Context, dir string, limits Limits, format func(*ov
 		}
 	}
 	if o.options, err = o.probe(); err != nil {
+		return nil, fmt.Errorf("snapshots %s: %w", dir, err)
+	}
+	if err := o.format.start(); err != nil {
 		return nil, fmt.Errorf("snapshots %s: %w", dir, err)
 	}
 	return o, nil

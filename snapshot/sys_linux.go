@@ -479,3 +479,45 @@ func unmount(target string) error {
 	}
 	return err
 }
+
+// isNoBlockDevice says that a file system is mounted from block devices only.
+func isNoBlockDevice(err error) bool { return errors.Is(err, unix.ENOTBLK) }
+
+// loopTries is how often a free loop device may be taken by somebody else.
+const loopTries = 50
+
+// attachLoop makes a loop device of a file, to be read only. It goes with its last user:
+// the file that is returned, or a mount.
+func attachLoop(path string) (*os.File, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("loop devices (CONFIG_BLK_DEV_LOOP; the module loop): %w: %w", ErrUnsupported, err)
+	}
+	defer control.Close()
+	for range loopTries {
+		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			return nil, os.NewSyscallError("LOOP_CTL_GET_FREE", err)
+		}
+		loop, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), os.O_RDONLY, 0)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.IoctlLoopConfigure(int(loop.Fd()), &unix.LoopConfig{
+			Fd: uint32(file.Fd()), Size: 4096, Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_AUTOCLEAR},
+		})
+		if err == nil {
+			return loop, nil
+		}
+		loop.Close()
+		if err != unix.EBUSY {
+			return nil, fmt.Errorf("%s on %s: %w", path, loop.Name(), err)
+		}
+	}
+	return nil, fmt.Errorf("no loop device is free long enough: %w", unix.EBUSY)
+}

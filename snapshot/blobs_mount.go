@@ -1,0 +1,134 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// mountsDir is where seals are mounted that containers stand on.
+const mountsDir = "mounts"
+
+// A mountLocks orders mounting and unmounting of one seal.
+type mountLocks struct {
+	mu   sync.Mutex // short: guards the map
+	each map[string]*sync.Mutex
+}
+
+func (l *mountLocks) of(seal string) *sync.Mutex {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.each == nil {
+		l.each = map[string]*sync.Mutex{}
+	}
+	if l.each[seal] == nil {
+		l.each[seal] = &sync.Mutex{}
+	}
+	return l.each[seal]
+}
+
+// start learns how this kernel mounts EROFS, and unmounts what a crash has left mounted.
+func (b *blobs) start() error {
+	if err := makeDir(b.path(mountsDir), 0o700); err != nil {
+		return err
+	}
+	if err := b.probe(); err != nil {
+		return err
+	}
+	left, err := os.ReadDir(b.path(mountsDir))
+	if err != nil {
+		return err
+	}
+	for _, e := range left {
+		if err := b.close(e.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// probe mounts an image once: from its file (kernel 6.12), or by a loop device.
+func (b *blobs) probe() (err error) {
+	dir, err := os.MkdirTemp(b.path("tmp"), probePrefix)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	image, root := filepath.Join(dir, imageFile), filepath.Join(dir, "root")
+	if err := writeTree(image, emptyRoot(), nil); err != nil {
+		return err
+	}
+	for _, b.loops = range []bool{false, true} {
+		if err = b.mount(image, nil, root); err == nil {
+			return Unmount(root)
+		}
+		if !isNoBlockDevice(err) {
+			break
+		}
+	}
+	return fmt.Errorf("this kernel mounts no EROFS (CONFIG_EROFS_FS; the module erofs): %w: %w", ErrUnsupported, err)
+}
+
+// open mounts a seal unless it is mounted.
+func (b *blobs) open(_ context.Context, seal string) error {
+	l := b.locks.of(seal)
+	l.Lock()
+	defer l.Unlock()
+	var rec sealRecord
+	if err := readRecord(b.path("seals", seal, "seal.json"), &rec); err != nil {
+		return err
+	}
+	var devices []string
+	for _, name := range rec.Devices {
+		devices = append(devices, b.path("layers", name, dataFile))
+	}
+	return b.mount(b.path("seals", seal, imageFile), devices, b.path(mountsDir, seal))
+}
+
+// mount mounts an image over its devices at target, unless something is mounted there.
+func (b *blobs) mount(image string, devices []string, target string) error {
+	if have, err := mountedAt(target); have > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	files := append([]string{image}, devices...)
+	if b.loops {
+		for i, path := range files {
+			loop, err := attachLoop(path)
+			if err != nil {
+				return err
+			}
+			defer loop.Close() // the mount keeps it
+			files[i] = loop.Name()
+		}
+	}
+	m := Mount{Type: "erofs", Source: files[0], Options: []string{"ro", "nodev"}}
+	for _, path := range files[1:] {
+		m.Options = append(m.Options, "device="+path)
+	}
+	return MountAll([]Mount{m}, target)
+}
+
+// close unmounts a seal unless a container stands on it.
+func (b *blobs) close(seal string) error {
+	l := b.locks.of(seal)
+	l.Lock()
+	defer l.Unlock()
+	b.mu.Lock()
+	used := len(b.users[seal]) > 0
+	b.mu.Unlock()
+	if used {
+		return nil
+	}
+	at := b.path(mountsDir, seal)
+	if err := Unmount(at); err != nil {
+		return err
+	}
+	if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
