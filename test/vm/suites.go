@@ -55,8 +55,8 @@ func suites() []suite {
 		{name: "selinux-critest", profile: "selinux", pkg: "test/critest", run: "TestConformance", env: []string{"BERTH_CRITEST_FOCUS=SELinux"}, doc: "critest's SELinux specs"},
 		{name: "v1-stats", profile: "v1", pkg: "test/stats", run: "TestAnswers", byName: true, doc: "the table of stats on cgroup v1"},
 		{name: "v1-resources", profile: "v1", pkg: "test/resources", run: updates + "|TestOOMKilledByPodLimit", byName: true, doc: "the table of updates on cgroup v1"},
-		{name: "v1-stats-systemd", profile: "v1", pkg: "test/stats", run: "TestAnswers", env: systemd, doc: "the same, cgroups by systemd"},
-		{name: "v1-resources-systemd", profile: "v1", pkg: "test/resources", run: updates, env: systemd, doc: "the same, cgroups by systemd"},
+		{name: "v1-stats-systemd", profile: "v1", pkg: "test/stats", run: "TestAnswers", env: systemd, byName: true, doc: "the same, cgroups by systemd"},
+		{name: "v1-resources-systemd", profile: "v1", pkg: "test/resources", run: updates, env: systemd, byName: true, doc: "the same, cgroups by systemd"},
 		{name: "v1-oom-systemd", profile: "v1", pkg: "test/resources", run: "TestOOMKilledByPodLimit", env: systemd, byName: true, doc: "OOM kills, cgroups by systemd"},
 	}
 }
