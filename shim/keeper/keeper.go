@@ -167,7 +167,7 @@ func (k *Keeper) adopt(t *task, pid int) error {
 	if err == nil {
 		err = t.io.adopt()
 	}
-	t.oomBefore, t.oomAbove = t.cg.oomKills(), t.cg.oomKillsAbove()
+	t.oomBefore, t.oomAbove, t.oomNotes = t.cg.oomKills(), t.cg.oomKillsAbove(), t.cg.noteOOM()
 	t.begin(pid, h)
 	t.io.logTo(t.log, k.pools, t.ended)
 	go k.watch(t)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // oomKilled tells whether want of memory has ended the task: the kernel's counter
@@ -26,10 +27,56 @@ func (t *task) oomKilled(code int32, bySignal bool) bool {
 	if ours {
 		return false
 	}
-	if kills, there := t.cg.lastOOMKills(); there {
+	kills, there := t.cg.lastOOMKills()
+	switch {
+	case there || kills > before:
 		return kills > before
+	case t.oomNotes != nil:
+		return t.oomNotes.noted()
 	}
 	return t.cg.oomKillsAbove() > above
+}
+
+// oomNotes are the kernel's notices that a cgroup of v1, or one above it, ran out of
+// memory, and one more that the cgroup was removed. They are there when the counter is
+// not any more: systemd removes that of a scope when the last process has ended.
+type oomNotes struct{ event eventFD }
+
+// removalLimit is how long the kernel may take to give the notice that a cgroup was
+// removed.
+const removalLimit = 100 * time.Millisecond
+
+// noteOOM has the kernel give notices of a scope's cgroup on v1; nil for others, whose
+// counters stay, and where the kernel cannot.
+func (g cgroup) noteOOM() *oomNotes {
+	if g.controller == "" || g.memory == "" || !strings.HasSuffix(g.memory, ".scope") {
+		return nil
+	}
+	event, err := watchOOM(g.memory)
+	if err != nil {
+		return nil
+	}
+	return &oomNotes{event}
+}
+
+// noted tells whether there was a notice of want of memory; the cgroup is gone. A
+// neighbour's may be taken for the container's, as by oomKillsAbove.
+func (o *oomNotes) noted() bool {
+	sum := uint64(0)
+	for end := time.Now().Add(removalLimit); sum < 2 && time.Now().Before(end); {
+		n, ok := o.event.wait(time.Until(end))
+		if !ok {
+			break
+		}
+		sum += n
+	}
+	return sum > 1
+}
+
+func (o *oomNotes) close() {
+	if o != nil {
+		o.event.close()
+	}
 }
 
 // killedBeside is told how a command beside the init has ended, and what the counter
@@ -107,8 +154,13 @@ func (g cgroup) oomKills() uint64 {
 // lastOOMKills is oomKills and whether the counter is there. systemd removes that of a scope
 // when the last process has ended, before somebody looks or while: one reading tells both.
 func (g cgroup) lastOOMKills() (n uint64, there bool) {
-	if g.controller != "" || g.memory == "" {
-		return g.oomKills(), true
+	if g.memory == "" {
+		return 0, true
+	}
+	if g.controller != "" {
+		n = g.oomKills()
+		_, err := os.Stat(g.memory)
+		return n, err == nil
 	}
 	data, err := os.ReadFile(filepath.Join(g.memory, "memory.events"))
 	return oomKillsOf(data), !gone(err)

@@ -57,6 +57,7 @@ type task struct {
 	log       *logFile
 	oomBefore uint64 // kills for want of memory that are not its end; guarded by mu when it is created
 	oomAbove  uint64 // the same of the cgroup above; see oomKillsAbove
+	oomNotes  *oomNotes
 
 	ended chan struct{} // closed when it has been waited for
 	done  chan struct{} // closed when the status is exited
@@ -170,6 +171,7 @@ func (t *task) finish(ctx context.Context, code int32, killed bool, at time.Time
 		cancel()
 	}
 	oom := t.oomKilled(code, killed) // before the cgroup goes
+	t.oomNotes.close()
 	t.io.drain()
 	t.mu.Lock()
 	rec := api.ExitRecord{Code: code, At: at.UTC(), OOMKilled: oom, Pid: t.state.pid}

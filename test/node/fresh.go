@@ -15,10 +15,22 @@ type Fresh struct {
 	Logs  string // a folder for pods' logs
 }
 
+// Running is Open for tests that do not call Done: it spares what Done needs, a pod and a
+// restart before the test.
+func Running(t *testing.T, extra string, prepare func(*World)) *Fresh {
+	t.Helper()
+	return open(t, extra, prepare, (*Node).Start)
+}
+
 // Open starts a fresh daemon; extra is TOML that is added to its configuration.
 // prepare, unless nil, may change the world before. The test's end stops the
 // daemon and removes all of it.
 func Open(t *testing.T, extra string, prepare func(*World)) *Fresh {
+	t.Helper()
+	return open(t, extra, prepare, (*Node).StartFresh)
+}
+
+func open(t *testing.T, extra string, prepare func(*World), start func(*Node, context.Context) error) *Fresh {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("long, and needs root")
@@ -46,7 +58,7 @@ func Open(t *testing.T, extra string, prepare func(*World)) *Fresh {
 			t.Error(err)
 		}
 	})
-	if err := n.StartFresh(ctx); err != nil {
+	if err := start(n, ctx); err != nil {
 		t.Fatal(err)
 	}
 	f := &Fresh{World: w, Node: n, Logs: filepath.Join(w.Dir, "logs")}

@@ -103,7 +103,7 @@ func TestOOMKilledByPodLimit(t *testing.T) {
 	check("after a restart")
 	s.killFromOutside(t, calm)
 	reasons := []string{"Error"}
-	if node.SystemdCgroup() && node.OnV2() { // systemd may have removed the counter before the shim looks: docs/operations.md
+	if node.SystemdCgroup() { // which may have removed the counter before the shim looks: docs/operations.md
 		reasons = append(reasons, "OOMKilled")
 	}
 	if st := s.ended(t, calm); st.GetExitCode() != 137 || !slices.Contains(reasons, st.GetReason()) {

@@ -35,7 +35,7 @@ type suite struct {
 func open(t *testing.T) *suite {
 	t.Helper()
 	s := &suite{cgroup: node.MakePodCgroup(t, "berthresources")}
-	s.Fresh = node.Open(t, node.CgroupDriver(), nil)
+	s.Fresh = node.Running(t, node.CgroupDriver(), nil)
 	if _, err := s.Pull(t.Context(), busybox); err != nil {
 		t.Fatal(err)
 	}

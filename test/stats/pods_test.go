@@ -135,7 +135,7 @@ func (b *bench) checkPodList(t *testing.T) {
 
 // The host's interfaces are not a pod's.
 func TestHostNetwork(t *testing.T) {
-	f := node.Open(t, "", nil)
+	f := node.Running(t, "", nil)
 	pod := node.Pod("host", f.Logs)
 	pod.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
 	id, err := f.RunPod(t.Context(), pod)

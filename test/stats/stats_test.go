@@ -32,7 +32,7 @@ type bench struct {
 func open(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{cgroup: node.MakePodCgroup(t, "berthstats")}
-	b.Fresh = node.Open(t, node.CgroupDriver(), nil)
+	b.Fresh = node.Running(t, node.CgroupDriver(), nil)
 	if _, err := b.Pull(t.Context(), busybox); err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ var systemd = []string{"BERTH_TEST_CGROUP_DRIVER=systemd"}
 
 // updates are the rows of test/resources' table, of running containers and, to see that
 // it makes no difference there, some of created ones.
-const updates = "TestUpdate$/(running|all_at_once|no_whole)|TestOOMKilledByPodLimit"
+const updates = "TestUpdate$/(running|all_at_once|no_whole)"
 
 // suites are in the order in which they run; those of one profile share a machine.
 func suites() []suite {
@@ -37,11 +37,12 @@ func suites() []suite {
 		{name: "shim", profile: "apparmor", pkg: "shim", byName: true, doc: "the shim's own contract"},
 		{name: "keeper", profile: "apparmor", pkg: "shim/keeper", byName: true, doc: "the keeper's parts"},
 		{name: "crun", profile: "apparmor", pkg: "shim", env: []string{"BERTH_TEST_RUNTIME=/usr/bin/crun"}, byName: true, doc: "the shim's contract with crun"},
-		{name: "handlers", profile: "apparmor", pkg: "test/handlers", doc: "other OCI runtimes, crun among them"},
-		{name: "stats", profile: "apparmor", pkg: "test/stats", run: "TestAnswers", doc: "the table of stats"},
-		{name: "resources", profile: "apparmor", pkg: "test/resources", run: updates, doc: "the table of updates"},
+		{name: "handlers", profile: "apparmor", pkg: "test/handlers", run: "TestLife|TestFeatures", doc: "Debian's crun as a handler"},
+		{name: "handlers-all", profile: "apparmor", pkg: "test/handlers", byName: true, doc: "other OCI runtimes, those that fail too"},
+		{name: "stats", profile: "apparmor", pkg: "test/stats", run: "TestAnswers", byName: true, doc: "the table of stats"},
+		{name: "resources", profile: "apparmor", pkg: "test/resources", run: updates, byName: true, doc: "the table of updates"},
 		{name: "stats-systemd", profile: "apparmor", pkg: "test/stats", run: "TestAnswers", env: systemd, short: true, doc: "the table of stats, cgroups by systemd"},
-		{name: "resources-systemd", profile: "apparmor", pkg: "test/resources", run: updates + "|TestUpdateRefused", env: systemd, doc: "the table of updates, cgroups by systemd"},
+		{name: "resources-systemd", profile: "apparmor", pkg: "test/resources", run: updates + "|TestUpdateRefused|TestOOMKilledByPodLimit", env: systemd, doc: "the table of updates, cgroups by systemd"},
 		{name: "streaming", profile: "apparmor", pkg: "test/streaming", byName: true, doc: "exec, attach, port-forward"},
 		{name: "crun-resources", profile: "apparmor", pkg: "test/resources", env: []string{"BERTH_TEST_RUNTIME=/usr/bin/crun"}, byName: true, doc: "updates and OOM with crun"},
 		{name: "crun-streaming", profile: "apparmor", pkg: "test/streaming", run: "TestExec|TestAttach", env: []string{"BERTH_TEST_RUNTIME=/usr/bin/crun"}, byName: true, doc: "exec and attach with crun"},
@@ -53,8 +54,9 @@ func suites() []suite {
 		{name: "selinux", profile: "selinux", pkg: "test/security", run: "TestSELinux", doc: "labels and levels where SELinux enforces"},
 		{name: "selinux-critest", profile: "selinux", pkg: "test/critest", run: "TestConformance", env: []string{"BERTH_CRITEST_FOCUS=SELinux"}, doc: "critest's SELinux specs"},
 		{name: "v1-stats", profile: "v1", pkg: "test/stats", run: "TestAnswers", byName: true, doc: "the table of stats on cgroup v1"},
-		{name: "v1-resources", profile: "v1", pkg: "test/resources", run: updates, byName: true, doc: "the table of updates on cgroup v1"},
-		{name: "v1-stats-systemd", profile: "v1", pkg: "test/stats", run: "TestAnswers", env: systemd, doc: "the same, cgroups by systemd"},
-		{name: "v1-resources-systemd", profile: "v1", pkg: "test/resources", run: updates, env: systemd, doc: "the same, cgroups by systemd"},
+		{name: "v1-resources", profile: "v1", pkg: "test/resources", run: updates + "|TestOOMKilledByPodLimit", byName: true, doc: "the table of updates on cgroup v1"},
+		{name: "v1-stats-systemd", profile: "v1", pkg: "test/stats", run: "TestAnswers", env: systemd, byName: true, doc: "the same, cgroups by systemd"},
+		{name: "v1-resources-systemd", profile: "v1", pkg: "test/resources", run: updates, env: systemd, byName: true, doc: "the same, cgroups by systemd"},
+		{name: "v1-oom-systemd", profile: "v1", pkg: "test/resources", run: "TestOOMKilledByPodLimit", env: systemd, byName: true, doc: "OOM kills, cgroups by systemd"},
 	}
 }
