@@ -58,7 +58,9 @@ func (c Config) Validate() error {
 		}
 	}
 	p.number("shim.pods_per_process", c.Shim.PodsPerProcess, 1, maxPodsShared)
-	p.choice("snapshot.driver", c.Snapshot.Driver, "overlay")
+	if c.Snapshot.Driver != "" {
+		p.choice("snapshot.driver", c.Snapshot.Driver, "erofs", "overlay")
+	}
 	if c.Cgroup.Driver != "" {
 		p.choice("cgroup.driver", c.Cgroup.Driver, "cgroupfs", "systemd")
 	}

@@ -24,7 +24,6 @@ package snapshot
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 
@@ -205,19 +204,14 @@ func WithLimits(l Limits) Option {
 }
 
 // Open opens the snapshots in dir, which it makes if it is absent, with the named
-// driver: "overlay", also meant by "". It sweeps what a crash has left; deleting
-// that goes on after Open has returned. ErrUnsupported: no such driver, or one that
-// cannot work here. Only one process may have dir open.
+// driver: "erofs", "overlay", or "", which is the one that dir has, or the first of these
+// that this kernel can. It sweeps what a crash has left; deleting that goes on after Open
+// has returned. ErrUnsupported: no such driver, or one that cannot work here; ErrInvalid:
+// dir has what another driver made. Only one process may have dir open.
 func Open(ctx context.Context, driver, dir string, opts ...Option) (Driver, error) {
 	limits := Limits{Entries: 2_000_000, Bytes: 256 << 30}
 	for _, o := range opts {
 		o(&limits)
 	}
-	switch driver {
-	case "erofs":
-		return openOverlay(ctx, dir, limits, func(o *overlay) format { return &blobs{overlay: o} })
-	case "", "overlay":
-		return openOverlay(ctx, dir, limits, func(o *overlay) format { return directories{o} })
-	}
-	return nil, fmt.Errorf("snapshot driver %q: %w", driver, ErrUnsupported)
+	return openChosen(ctx, driver, dir, limits)
 }
