@@ -65,7 +65,7 @@ type Shim struct {
 
 // Snapshot is about root filesystems.
 type Snapshot struct {
-	Driver string `toml:"driver" comment:"How layers are kept. \"erofs\": a file for each, mounted as one image; \"overlay\": a folder for each.\nEmpty: as they are kept already, else erofs where the kernel has it. It can change when there are no pods and no images."`
+	Driver string `toml:"driver" comment:"How layers are kept. \"overlay\": a folder for each; \"erofs\": two files for each, mounted as one image.\nEmpty: as they are kept already, else erofs where the kernel has it. It can change when there are no pods and no images."`
 }
 
 // Cgroup is about who makes cgroups.
@@ -110,7 +110,7 @@ func Default() Config {
 		Image:     Image{CertsDir: "/etc/berth/certs.d", ParallelLayers: 3, Pinned: []string{}},
 		Shim:      Shim{PodsPerProcess: 64},
 		Streaming: Streaming{Address: "127.0.0.1:0"},
-		Snapshot:  Snapshot{Driver: ""},
+		Snapshot:  Snapshot{Driver: "overlay"},
 		SELinux:   SELinux{Enable: true},
 		CDI:       CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		Handlers:  map[string]Handler{},

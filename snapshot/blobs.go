@@ -1,15 +1,16 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -58,24 +59,25 @@ func (b *blobs) fill(ctx context.Context, tmp string, r io.Reader) (rec layerRec
 		}
 		dir.Xattrs[impliedXattr] = ""
 	}
-	if err := writeTree(filepath.Join(tmp, treeFile), layer.root, []erofs.Device{{Blocks: layer.blocks}}); err != nil {
+	rec.Data = layer.sum
+	if rec.Tree, err = writeTree(filepath.Join(tmp, treeFile), layer.root, []erofs.Device{{Blocks: layer.blocks}}); err != nil {
 		return rec, err
 	}
 	rec.Usage, err = measureDir(ctx, tmp)
 	return rec, err
 }
 
-// writeTree writes an EROFS file system into a new file.
-func writeTree(path string, root *erofs.Node, devices []erofs.Device) error {
+// writeTree writes an EROFS file system into a new file, and gives its checksum.
+func writeTree(path string, root *erofs.Node, devices []erofs.Device) (sum uint32, err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	err = errors.Join(erofs.Write(f, root, devices), f.Close())
+	err = errors.Join(erofs.Write(io.MultiWriter(f, crcWriter{&sum}), root, devices), f.Close())
 	if errors.Is(err, erofs.ErrTooLarge) {
 		err = fmt.Errorf("%w: %w", ErrTooLarge, err)
 	}
-	return err
+	return sum, err
 }
 
 func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (rec sealRecord, err error) {
@@ -92,7 +94,7 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 		if err != nil {
 			return rec, err
 		}
-		tree, err := b.readTree(name)
+		tree, err := b.readTree(name, layer.Tree)
 		if err != nil {
 			return rec, err
 		}
@@ -108,12 +110,13 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 			rec.Layers = append(rec.Layers, name)
 		}
 	}
-	rec.Devices = g.layers
-	return rec, writeTree(filepath.Join(tmp, imageFile), g.root, g.devices)
+	rec.Devices, rec.Chain = g.layers, diffIDs
+	rec.Image, err = writeTree(filepath.Join(tmp, imageFile), g.root, g.devices)
+	return rec, err
 }
 
-// readTree reads a layer's tree.
-func (b *blobs) readTree(name string) (*erofs.Node, error) {
+// readTree reads a layer's tree, which is to have that checksum.
+func (b *blobs) readTree(name string, sum uint32) (*erofs.Node, error) {
 	path := b.path("layers", name, treeFile)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -122,7 +125,10 @@ func (b *blobs) readTree(name string) (*erofs.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	tree, err := erofs.Read(strings.NewReader(string(data)))
+	if got := crc32.Checksum(data, castagnoli); got != sum {
+		return nil, fmt.Errorf("%s: checksum %08x, not %08x: %w", path, got, sum, ErrDamaged)
+	}
+	tree, err := erofs.Read(bytes.NewReader(data))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"k8s.io/klog/v2"
 )
 
 // mountsDir is where seals are mounted that containers stand on.
@@ -59,7 +61,7 @@ func (b *blobs) probe() (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	image, root := filepath.Join(dir, imageFile), filepath.Join(dir, "root")
-	if err := writeTree(image, emptyRoot(), nil); err != nil {
+	if _, err := writeTree(image, emptyRoot(), nil); err != nil {
 		return err
 	}
 	for _, b.loops = range []bool{false, true} {
@@ -73,13 +75,27 @@ func (b *blobs) probe() (err error) {
 	return fmt.Errorf("this kernel mounts no EROFS (CONFIG_EROFS_FS; the module erofs): %w: %w", ErrUnsupported, err)
 }
 
-// open mounts a seal unless it is mounted.
-func (b *blobs) open(_ context.Context, seal string) error {
+// open mounts a seal unless it is mounted. An image that is damaged is made again of the
+// layers' trees.
+func (b *blobs) open(ctx context.Context, seal string) error {
 	l := b.locks.of(seal)
 	l.Lock()
 	defer l.Unlock()
-	var rec sealRecord
-	if err := readRecord(b.path("seals", seal, "seal.json"), &rec); err != nil {
+	if have, err := mountedAt(b.path(mountsDir, seal)); have > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	rec, err := b.sound(ctx, seal)
+	if errors.Is(err, ErrDamaged) {
+		klog.FromContext(ctx).Error(err, "An image is damaged on disk; it is made again")
+		if err := b.trash.throw(b.path("seals", seal), seal); err != nil {
+			return err
+		}
+		if err := b.SealImage(ctx, rec.Chain); err != nil {
+			return err
+		}
+		rec, err = b.sound(ctx, seal)
+	}
+	if err != nil {
 		return err
 	}
 	var devices []string
@@ -89,11 +105,16 @@ func (b *blobs) open(_ context.Context, seal string) error {
 	return b.mount(b.path("seals", seal, imageFile), devices, b.path(mountsDir, seal))
 }
 
+// sound reads a seal's record and its image, which is to be as it was written.
+func (b *blobs) sound(ctx context.Context, seal string) (rec sealRecord, err error) {
+	if err := readRecord(b.path("seals", seal, "seal.json"), &rec); err != nil {
+		return rec, err
+	}
+	return rec, checkSum(ctx, b.path("seals", seal, imageFile), rec.Image)
+}
+
 // mount mounts an image over its devices at target, unless something is mounted there.
 func (b *blobs) mount(image string, devices []string, target string) error {
-	if have, err := mountedAt(target); have > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	files := append([]string{image}, devices...)
 	if b.loops {
 		for i, path := range files {

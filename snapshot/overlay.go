@@ -68,6 +68,10 @@ type format interface {
 type layerRecord struct {
 	Usage
 	OpaqueRoot bool `json:"opaqueRoot,omitempty"` // hides all layers below
+
+	// Of a layer that is files: their checksums (sum.go).
+	Data uint32 `json:"dataCRC32C,omitempty"`
+	Tree uint32 `json:"treeCRC32C,omitempty"`
 }
 
 func openOverlay(ctx context.Context, dir string, limits Limits, format func(*overlay) format) (*overlay, error) {

@@ -27,6 +27,7 @@ type planted struct {
 	implicit   map[*erofs.Node]bool // directories the archive did not list
 	opaqueRoot bool                 // nothing of the layers below is to be seen
 	blocks     uint32               // of the data
+	sum        uint32               // of the data
 }
 
 // A planter unpacks one archive.
@@ -288,12 +289,14 @@ func (p *planter) write(n *erofs.Node, size int64, body io.Reader) error {
 	if int64(p.blocks)+blocks > math.MaxUint32-1 {
 		return fmt.Errorf("more than %d blocks of data: %w", p.blocks, ErrTooLarge)
 	}
-	err := copySparse(p.ctx, p.data, int64(p.blocks)*erofs.BlockSize, body, size, p.buf)
+	sum := crcWriter{&p.sum}
+	err := copySparse(p.ctx, p.data, int64(p.blocks)*erofs.BlockSize, io.TeeReader(body, sum), size, p.buf)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("cut short: %w: %w", ErrCorrupt, err)
 	}
 	n.Size, n.Data = uint64(size), erofs.Extent{Device: 1, Block: p.blocks}
 	p.blocks += uint32(blocks)
+	sum.zeros(blocks*erofs.BlockSize - size)
 	return err
 }
 

@@ -21,6 +21,10 @@ type sealRecord struct {
 	// Devices are the names of the layers whose data the seal's image is over, in the
 	// image's order.
 	Devices []string `json:"devices,omitempty"`
+	// Chain is what was sealed, base first.
+	Chain []digest.Digest `json:"chain,omitempty"`
+	// Image is the checksum of the seal's image.
+	Image uint32 `json:"imageCRC32C,omitempty"`
 	// Top says that the seal has a directory to stack above them.
 	Top bool `json:"top,omitempty"`
 }

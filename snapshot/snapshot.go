@@ -47,6 +47,8 @@ var (
 	ErrTooLarge = errors.New("too large")
 	// ErrNotRegular says that a path in a root file system is no regular file.
 	ErrNotRegular = errors.New("not a regular file")
+	// ErrDamaged says that the disk does not have what was written.
+	ErrDamaged = errors.New("damaged on disk")
 	// ErrUnsupported says that the kernel or the file system under the snapshots lacks
 	// what the driver needs, or that there is no such driver.
 	ErrUnsupported = errors.New("not supported")
