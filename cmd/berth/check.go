@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/berthd/berth/config"
-	"github.com/berthd/berth/sandbox/selinux"
 )
 
 func checkCommand(to *target) *cobra.Command {
@@ -50,11 +49,6 @@ func checkSettings(out io.Writer, path string, fileOnly bool) error {
 		return nil
 	}
 	wrong, advice := cfg.Lacks()
-	if cfg.SELinux.Enable {
-		if _, err := selinux.Open(); err != nil {
-			wrong = append(wrong, err)
-		}
-	}
 	for _, err := range wrong {
 		fmt.Fprintln(out, "this node:", clean(err.Error()))
 	}

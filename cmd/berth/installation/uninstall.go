@@ -16,7 +16,6 @@ import (
 	securejoin "github.com/cyphar/filepath-securejoin"
 
 	"github.com/berthd/berth/config"
-	"github.com/berthd/berth/sandbox/spec"
 )
 
 // Uninstall takes away what Install wrote, and what the daemon keeps: images,
@@ -100,20 +99,24 @@ func (n *node) removeBridge() error {
 	return deleteLink("berth0")
 }
 
-// profiles is where the kernel takes names of AppArmor profiles to remove.
-const profiles = "sys/kernel/security/apparmor"
+// profiles is where the kernel takes names of AppArmor profiles to remove, and profile
+// the one that berthd loads (sandbox/spec, AppArmorProfile).
+const (
+	profiles = "sys/kernel/security/apparmor"
+	profile  = "berth-default"
+)
 
 // unloadProfile takes the default AppArmor profile from the kernel, unless containers
 // may still run: without it nothing would confine them.
 func (n *node) unloadProfile() error {
 	list, err := os.ReadFile(filepath.Join(n.root, profiles, "profiles"))
-	if err != nil || n.o.Force || !strings.Contains("\n"+string(list), "\n"+spec.AppArmorProfile+" (") {
+	if err != nil || n.o.Force || !strings.Contains("\n"+string(list), "\n"+profile+" (") {
 		return nil // no AppArmor, or nothing to do
 	}
-	n.say("unload", "AppArmor profile "+spec.AppArmorProfile, "")
+	n.say("unload", "AppArmor profile "+profile, "")
 	at := filepath.Join(n.root, profiles, ".remove")
-	if err := os.WriteFile(at, []byte(spec.AppArmorProfile), 0); err != nil {
-		return fmt.Errorf("unload the AppArmor profile %s: %w", spec.AppArmorProfile, err)
+	if err := os.WriteFile(at, []byte(profile), 0); err != nil {
+		return fmt.Errorf("unload the AppArmor profile %s: %w", profile, err)
 	}
 	return nil
 }
