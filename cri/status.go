@@ -94,6 +94,7 @@ var codeOf = []struct {
 	{snapshot.ErrNotFound, codes.Internal},
 	{snapshot.ErrInvalid, codes.Internal},
 	{snapshot.ErrUnsupported, codes.Internal},
+	{snapshot.ErrDamaged, codes.Internal},
 }
 
 // toStatus gives err its code and keeps its text. An error that has a code
