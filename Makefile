@@ -32,7 +32,7 @@ test: tools build ## vet, unit tests (race detector), kernel tests as root, reco
 	@go run ./test/run
 
 # Its own program says one line per suite; go run ./test/vm suites lists them.
-test-vm: tools build ## run the suites in virtual machines with systemd, cgroup v2, AppArmor and SELinux; 30 min
+test-vm: tools ## run the suites in virtual machines with systemd, cgroup v2, AppArmor and SELinux; 30 min
 	@go run ./test/vm run
 
 demo: tools build ## run a pod with a web server through crictl; DEMO_IMAGE=name runs another image

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -52,12 +51,11 @@ func (b *blobs) fill(ctx context.Context, tmp string, r io.Reader) (rec layerRec
 	if err = errors.Join(err, data.Close()); err != nil {
 		return rec, err
 	}
-	rec.OpaqueRoot = layer.opaqueRoot
 	for dir := range layer.implicit {
-		if dir.Xattrs == nil {
-			dir.Xattrs = map[string]string{}
-		}
-		dir.Xattrs[impliedXattr] = ""
+		mark(dir, impliedXattr, "")
+	}
+	if layer.opaqueRoot {
+		mark(layer.root, opaqueXattr, "y")
 	}
 	rec.Data = layer.sum
 	if rec.Tree, err = writeTree(filepath.Join(tmp, treeFile), layer.root, []erofs.Device{{Blocks: layer.blocks}}); err != nil {
@@ -81,7 +79,7 @@ func writeTree(path string, root *erofs.Node, devices []erofs.Device) (sum uint3
 }
 
 func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (rec sealRecord, err error) {
-	g := grafting{root: emptyRoot(), numbers: map[string]uint16{}}
+	g := grafting{root: emptyDir(), numbers: map[string]uint16{}}
 	for _, d := range diffIDs {
 		if err := ctx.Err(); err != nil {
 			return rec, err
@@ -102,13 +100,7 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 		if err != nil {
 			return rec, err
 		}
-		if layer.OpaqueRoot {
-			g.root.Children = map[string]*erofs.Node{}
-		}
 		g.add(tree, name, blocks)
-		if !slices.Contains(rec.Layers, name) {
-			rec.Layers = append(rec.Layers, name)
-		}
 	}
 	rec.Devices, rec.Chain = g.layers, diffIDs
 	rec.Image, err = writeTree(filepath.Join(tmp, imageFile), g.root, g.devices)
@@ -145,12 +137,8 @@ func (b *blobs) blocks(name string) (uint32, error) {
 }
 
 func (b *blobs) lowers(seal string, rec sealRecord) ([]string, error) {
-	for _, name := range rec.Layers {
-		if _, err := os.Lstat(b.path("layers", name, dataFile)); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("layer %s: %w", name, ErrNotFound)
-		} else if err != nil {
-			return nil, err
-		}
+	if err := b.haveAll(rec.Chain); err != nil {
+		return nil, err
 	}
 	return []string{b.path(mountsDir, seal)}, nil
 }

@@ -9,7 +9,10 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/moby/sys/mountinfo"
 	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/snapshot/loop"
 )
 
 // mountsDir is where seals are mounted that containers stand on.
@@ -61,7 +64,7 @@ func (b *blobs) probe() (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	image, root := filepath.Join(dir, imageFile), filepath.Join(dir, "root")
-	if _, err := writeTree(image, emptyRoot(), nil); err != nil {
+	if _, err := writeTree(image, emptyDir(), nil); err != nil {
 		return err
 	}
 	for _, b.loops = range []bool{false, true} {
@@ -81,7 +84,7 @@ func (b *blobs) open(ctx context.Context, seal string) error {
 	l := b.locks.of(seal)
 	l.Lock()
 	defer l.Unlock()
-	if have, err := mountedAt(b.path(mountsDir, seal)); have > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if is, err := mountinfo.Mounted(b.path(mountsDir, seal)); is || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	rec, err := b.sound(ctx, seal)
@@ -113,17 +116,17 @@ func (b *blobs) sound(ctx context.Context, seal string) (rec sealRecord, err err
 	return rec, checkSum(ctx, b.path("seals", seal, imageFile), rec.Image)
 }
 
-// mount mounts an image over its devices at target, unless something is mounted there.
+// mount mounts an image over its devices at target.
 func (b *blobs) mount(image string, devices []string, target string) error {
 	files := append([]string{image}, devices...)
 	if b.loops {
 		for i, path := range files {
-			loop, err := attachLoop(path)
+			device, err := loop.Attach(path)
 			if err != nil {
 				return err
 			}
-			defer loop.Close() // the mount keeps it
-			files[i] = loop.Name()
+			defer device.Close() // the mount keeps it
+			files[i] = device.Name()
 		}
 	}
 	m := Mount{Type: "erofs", Source: files[0], Options: []string{"ro", "nodev"}}

@@ -1,25 +1,22 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"k8s.io/klog/v2"
-
-	"github.com/berthd/berth/snapshot/durable"
 )
 
-// The drivers that Open knows. A store keeps the one that it was begun with, on record in
-// its file "driver", until it is empty: what one has unpacked the other cannot mount.
+// The drivers that Open knows. A store keeps the one that it was begun with until it is
+// empty: what one has unpacked the other cannot mount. It shows in what there is.
 const (
 	driverErofs   = "erofs"
 	driverOverlay = "overlay"
-	driverFile    = "driver"
 )
 
 // formats are the formats of the drivers.
@@ -41,51 +38,36 @@ func openChosen(ctx context.Context, driver, dir string, limits Limits) (Driver,
 	if driver != "" && have != "" && driver != have {
 		return nil, fmt.Errorf("snapshots %s are of the driver %s, not %s: remove all pods and images first, or leave snapshot.driver out: %w", dir, have, driver, ErrInvalid)
 	}
-	chosen := driver
-	if chosen == "" {
-		chosen = have
-	}
-	if chosen == "" {
-		chosen = driverErofs
-	}
+	chosen := cmp.Or(driver, have, driverErofs)
 	o, err := openOverlay(ctx, dir, limits, formats[chosen])
 	if driver == "" && have == "" && errors.Is(err, ErrUnsupported) {
 		klog.FromContext(ctx).Info("Layers are kept as folders: images start slower and take more space", "reason", err)
-		chosen = driverOverlay
-		o, err = openOverlay(ctx, dir, limits, formats[chosen])
+		o, err = openOverlay(ctx, dir, limits, formats[driverOverlay])
 	}
 	if err != nil {
-		return nil, err
-	}
-	if err := durable.Replace(filepath.Join(dir, driverFile), []byte(chosen+"\n"), 0o600); err != nil {
 		return nil, err
 	}
 	return o, nil
 }
 
-// driverOf is the driver that dir has layers or root file systems of; empty when it has
-// none. Stores from before there were two have no record.
+// driverOf is the driver that dir has layers or sealed images of; empty when it has none.
+// A layer and a seal are on disk whole or not at all, and root file systems need a seal.
 func driverOf(dir string) (string, error) {
-	empty := true
-	for _, sub := range []string{"layers", "roots", "views", "seals"} {
+	for _, sub := range []string{"layers", "seals"} {
 		found, err := os.ReadDir(filepath.Join(dir, sub))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", err
 		}
-		empty = empty && len(found) == 0
+		for _, e := range found {
+			for _, file := range []string{dataFile, imageFile} {
+				if _, err := os.Lstat(filepath.Join(dir, sub, e.Name(), file)); err == nil {
+					return driverErofs, nil
+				} else if !errors.Is(err, fs.ErrNotExist) {
+					return "", err
+				}
+			}
+			return driverOverlay, nil
+		}
 	}
-	if empty {
-		return "", nil
-	}
-	data, err := os.ReadFile(filepath.Join(dir, driverFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return driverOverlay, nil
-	}
-	if err != nil {
-		return "", err
-	}
-	if name := strings.TrimSpace(string(data)); formats[name] != nil {
-		return name, nil
-	}
-	return "", fmt.Errorf("%s: %.40q is no driver: %w", filepath.Join(dir, driverFile), data, ErrInvalid)
+	return "", nil
 }

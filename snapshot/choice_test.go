@@ -20,37 +20,40 @@ func TestChoice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if data, err := os.ReadFile(filepath.Join(dir, driverFile)); err != nil || strings.TrimSpace(string(data)) != want {
-			t.Errorf("driver %q: on record is %q (%v), want %q", driver, data, err, want)
+		if _, files := d.(*overlay).format.(*blobs); files != (want == "erofs") {
+			t.Errorf("driver %q: not %s", driver, want)
 		}
 		return d
 	}
+	refused := func(driver string) {
+		t.Helper()
+		if _, err := open(driver); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "remove all pods and images") {
+			t.Errorf("driver %q on what another has made: %v", driver, err)
+		}
+	}
 	on("overlay", "overlay")
-	d := on("", "erofs") // it was empty, and this kernel has EROFS
+	d := on("", "erofs") // it is empty, and this kernel has EROFS
 	layer := add(t, d, file("f", "x"))
 	on("", "erofs")
 	on("erofs", "erofs")
-	if _, err := open("overlay"); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "remove all pods and images") {
-		t.Errorf("overlay on a store of erofs: %v", err)
-	}
+	refused("overlay")
 	if !d.HasLayer(layer) {
 		t.Error("a refused driver has taken a layer away")
 	}
 	if err := d.RemoveLayer(t.Context(), layer); err != nil {
 		t.Fatal(err)
 	}
+	if err := d.SealImage(t.Context(), nil); err != nil { // an image without layers
+		t.Fatal(err)
+	}
+	refused("overlay")
+	if err := d.UnsealImage(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
 	d = on("overlay", "overlay")
 	add(t, d, file("f", "x"))
-	if err := os.Remove(filepath.Join(dir, driverFile)); err != nil { // as before there were two
-		t.Fatal(err)
-	}
 	on("", "overlay")
-	if err := os.WriteFile(filepath.Join(dir, driverFile), []byte("zfs"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := open(""); !errors.Is(err, ErrInvalid) {
-		t.Errorf("with another's word on record: %v", err)
-	}
+	refused("erofs")
 }
 
 // TestStaleMounts: an image that is mounted, and that no container stands on, is unmounted

@@ -18,8 +18,8 @@ type grafting struct {
 	copies  map[*erofs.Node]*erofs.Node
 }
 
-// emptyRoot is the root directory of an image without layers.
-func emptyRoot() *erofs.Node {
+// emptyDir is a directory as it is made where no archive says anything of it.
+func emptyDir() *erofs.Node {
 	return &erofs.Node{Mode: erofs.KindDir | 0o755, Mtime: time.Unix(0, 0), Children: map[string]*erofs.Node{}}
 }
 
@@ -37,7 +37,7 @@ func (g *grafting) add(layer *erofs.Node, name string, blocks uint32) {
 // graft puts what a layer has in the directory above over what the tree has in below.
 func (g *grafting) graft(below, above *erofs.Node, device uint16) {
 	if _, opaque := above.Xattrs[opaqueXattr]; opaque {
-		*below = *emptyRoot()
+		*below = *emptyDir()
 	}
 	if _, implied := above.Xattrs[impliedXattr]; !implied {
 		below.Mode, below.UID, below.GID, below.Mtime, below.Xattrs = above.Mode, above.UID, above.GID, above.Mtime, unmarked(above.Xattrs)
@@ -50,7 +50,7 @@ func (g *grafting) graft(below, above *erofs.Node, device uint16) {
 		case !n.IsDir():
 			below.Children[name] = g.copy(n, device)
 		case have == nil || !have.IsDir():
-			have = emptyRoot()
+			have = emptyDir()
 			below.Children[name] = have
 			g.graft(have, n, device)
 		default:

@@ -6,7 +6,6 @@ package snapshot
 
 import (
 	"archive/tar"
-	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -32,13 +31,10 @@ type planted struct {
 
 // A planter unpacks one archive.
 type planter struct {
-	ctx    context.Context // of the one call that it lives for
-	data   *os.File
-	limits Limits
+	reading
 	planted
-
-	entries, bytes int64
-	steps          int64 // of walks, against the budget
+	data  *os.File
+	steps int64 // of walks, against the budget
 
 	parentName string // the last parent, as entries name it
 	parent     []*erofs.Node
@@ -49,18 +45,10 @@ type planter struct {
 // plant unpacks the archive in r: the files' bytes into the empty file data. It reads r
 // to its end.
 func plant(ctx context.Context, data *os.File, r io.Reader, limits Limits) (planted, error) {
-	p := &planter{ctx: ctx, data: data, limits: limits, buf: make([]byte, copyChunk)}
+	p := &planter{reading: reading{ctx: ctx, limits: limits}, data: data, buf: make([]byte, copyChunk)}
 	p.implicit = map[*erofs.Node]bool{}
 	p.root = p.newDir()
-	src := &source{r: r, ctx: ctx, left: limits.Bytes}
-	buffered := bufio.NewReaderSize(src, 128<<10)
-	if err := p.all(tar.NewReader(buffered)); err != nil {
-		if src.err != nil {
-			return planted{}, src.err // not the archive's fault
-		}
-		return planted{}, err
-	}
-	if _, err := buffered.WriteTo(io.Discard); err != nil {
+	if err := p.all(r, p.entry); err != nil {
 		return planted{}, err
 	}
 	return p.planted, data.Truncate(int64(p.blocks) * erofs.BlockSize)
@@ -68,28 +56,9 @@ func plant(ctx context.Context, data *os.File, r io.Reader, limits Limits) (plan
 
 // newDir is a directory that the archive has not listed (yet).
 func (p *planter) newDir() *erofs.Node {
-	n := &erofs.Node{Mode: erofs.KindDir | 0o755, Mtime: time.Unix(0, 0), Children: map[string]*erofs.Node{}}
+	n := emptyDir()
 	p.implicit[n] = true
 	return n
-}
-
-// all unpacks the entries.
-func (p *planter) all(archive *tar.Reader) error {
-	for {
-		hdr, err := archive.Next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil && !errors.Is(err, tar.ErrInsecurePath) { // names are cleaned here
-			return fmt.Errorf("archive: %w: %w", ErrCorrupt, err)
-		}
-		if p.entries, p.bytes, err = p.limits.count(hdr, p.entries, p.bytes); err != nil {
-			return err
-		}
-		if err := p.entry(hdr, archive); err != nil {
-			return fmt.Errorf("entry %.200q: %w", hdr.Name, err)
-		}
-	}
 }
 
 // entry unpacks one entry of the archive.
@@ -174,12 +143,17 @@ func setMeta(n *erofs.Node, hdr *tar.Header, kind uint32) error {
 		if !validXattr(key, value) {
 			return fmt.Errorf("attribute %s of %d bytes makes no sense: %w", key, len(value), ErrCorrupt)
 		}
-		if n.Xattrs == nil {
-			n.Xattrs = map[string]string{}
-		}
-		n.Xattrs[key] = string(value)
+		mark(n, key, string(value))
 	}
 	return nil
+}
+
+// mark sets an extended attribute.
+func mark(n *erofs.Node, key, value string) {
+	if n.Xattrs == nil {
+		n.Xattrs = map[string]string{}
+	}
+	n.Xattrs[key] = value
 }
 
 // validXattr tells whether the kernel could make sense of an attribute, which it would see
@@ -203,10 +177,7 @@ func (p *planter) opaque(dir *erofs.Node) {
 		p.opaqueRoot = true
 		return
 	}
-	if dir.Xattrs == nil {
-		dir.Xattrs = map[string]string{}
-	}
-	dir.Xattrs[opaqueXattr] = "y"
+	mark(dir, opaqueXattr, "y")
 }
 
 // whiteout records that name, in the layers below, is gone. What this layer itself has

@@ -15,18 +15,17 @@ import (
 
 // sealRecord is seal.json.
 type sealRecord struct {
-	// Layers are the names of the layers that it needs. Directories are stacked, topmost first: each once, because a
+	// Layers are the names of the directories to stack, topmost first: each once, because a
 	// layer applied again hides its earlier self, and none below one that hides all.
-	Layers []string `json:"layers"`
-	// Devices are the names of the layers whose data the seal's image is over, in the
-	// image's order.
-	Devices []string `json:"devices,omitempty"`
-	// Chain is what was sealed, base first.
-	Chain []digest.Digest `json:"chain,omitempty"`
-	// Image is the checksum of the seal's image.
-	Image uint32 `json:"imageCRC32C,omitempty"`
+	Layers []string `json:"layers,omitempty"`
 	// Top says that the seal has a directory to stack above them.
 	Top bool `json:"top,omitempty"`
+
+	// Chain is what an image was made of, base first; Devices are the names of the layers
+	// that it has bytes of, in its order; Image is its checksum.
+	Chain   []digest.Digest `json:"chain,omitempty"`
+	Devices []string        `json:"devices,omitempty"`
+	Image   uint32          `json:"imageCRC32C,omitempty"`
 }
 
 // SealImage implements Seals.

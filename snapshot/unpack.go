@@ -31,10 +31,7 @@ package snapshot
 // grows with the number of entries, and the last parent is kept open.
 
 import (
-	"archive/tar"
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -52,12 +49,9 @@ type unpacked struct {
 
 // unpacker unpacks one archive into one directory.
 type unpacker struct {
-	ctx    context.Context // of the one call that it lives for
-	root   at
-	limits Limits
-
-	entries, bytes int64
-	steps          int64 // of walks, against the budget
+	reading
+	root  at
+	steps int64 // of walks, against the budget
 
 	parentName string // the last parent, as entries name it
 	parentPath string // the same without symbolic links
@@ -85,19 +79,11 @@ func unpack(ctx context.Context, dir string, r io.Reader, limits Limits) (unpack
 	}
 	defer root.close()
 	u := &unpacker{
-		ctx: ctx, root: root, limits: limits, parentDir: -1,
+		reading: reading{ctx: ctx, limits: limits}, root: root, parentDir: -1,
 		dirs: map[string]dirInfo{".": implied}, whiteouts: make(map[string]bool), buf: make([]byte, copyChunk),
 	}
 	defer u.forget()
-	src := &source{r: r, ctx: ctx, left: limits.Bytes}
-	buffered := bufio.NewReaderSize(src, 128<<10)
-	if err := u.all(tar.NewReader(buffered)); err != nil {
-		if src.err != nil {
-			return unpacked{}, src.err // not the archive's fault
-		}
-		return unpacked{}, err
-	}
-	if _, err := buffered.WriteTo(io.Discard); err != nil {
+	if err := u.all(r, u.entry); err != nil {
 		return unpacked{}, err
 	}
 	return u.finish()
@@ -105,67 +91,6 @@ func unpack(ctx context.Context, dir string, r io.Reader, limits Limits) (unpack
 
 // implied is a directory that the archive has not listed (yet).
 var implied = dirInfo{implicit: true, mtime: time.Unix(0, 0)}
-
-// A source is the archive's bytes, counted. It keeps the reader's error, to tell a
-// broken connection from a broken archive.
-type source struct {
-	r    io.Reader
-	ctx  context.Context
-	left int64
-	err  error
-}
-
-func (s *source) Read(p []byte) (int, error) {
-	if s.err == nil {
-		s.err = s.ctx.Err()
-	}
-	if s.err != nil {
-		return 0, s.err
-	}
-	n, err := s.r.Read(p)
-	if s.left -= int64(n); s.left < 0 {
-		err = fmt.Errorf("archive: %w", ErrTooLarge)
-	}
-	if err != nil && err != io.EOF {
-		s.err = err
-	}
-	return n, err
-}
-
-// all unpacks the entries.
-func (u *unpacker) all(archive *tar.Reader) error {
-	for {
-		hdr, err := archive.Next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil && !errors.Is(err, tar.ErrInsecurePath) { // names are cleaned here
-			return fmt.Errorf("archive: %w: %w", ErrCorrupt, err)
-		}
-		if u.entries, u.bytes, err = u.limits.count(hdr, u.entries, u.bytes); err != nil {
-			return err
-		}
-		if err := u.entry(hdr, archive); err != nil {
-			return fmt.Errorf("entry %.200q: %w", hdr.Name, err)
-		}
-	}
-}
-
-// count holds an archive to its limits, before anything is done for the entry: what there
-// was before it, and what there is with it.
-func (l Limits) count(hdr *tar.Header, entries, bytes int64) (int64, int64, error) {
-	entries++
-	if entries > l.Entries {
-		return entries, bytes, fmt.Errorf("more than %d entries: %w", l.Entries, ErrTooLarge)
-	}
-	if hdr.Size < 0 {
-		return entries, bytes, fmt.Errorf("entry %.200q: size %d: %w", hdr.Name, hdr.Size, ErrCorrupt)
-	}
-	if hdr.Size > l.Bytes-bytes {
-		return entries, bytes, fmt.Errorf("entry %.200q: files of more than %d bytes: %w", hdr.Name, l.Bytes, ErrTooLarge)
-	}
-	return entries, bytes + hdr.Size, nil
-}
 
 // finish settles the directories, now that no more files are put into them.
 func (u *unpacker) finish() (unpacked, error) {

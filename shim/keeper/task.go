@@ -55,9 +55,9 @@ type task struct {
 	p         container.Process
 	io        *stdio
 	log       *logFile
-	oomBefore uint64 // kills for want of memory that are not its end; guarded by mu when it is created
-	oomAbove  uint64 // the same of the cgroup above; see oomKillsAbove
-	oomNotes  *oomNotes
+	oomBefore uint64    // kills for want of memory that are not its end; guarded by mu when it is created
+	oomAbove  uint64    // the same of the cgroup above; see oomKillsAbove
+	oomNotes  *oomNotes // nil where the counters stay
 
 	ended chan struct{} // closed when it has been waited for
 	done  chan struct{} // closed when the status is exited
