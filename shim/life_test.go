@@ -113,6 +113,17 @@ func TestDeleteUnknown(t *testing.T) {
 	}
 }
 
+// A signal that comes before the command is executed does not end the container: its init
+// has no handler, and is PID 1. A hook stands for who is that quick.
+func TestSignalBeforeCommand(t *testing.T) {
+	h := newHost(t)
+	b := h.box("exit 3")
+	b.spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "kill -TERM 1; kill -HUP 1; kill -USR1 1"}}}}
+	if exit := b.run(); exit.Code != 3 {
+		t.Errorf("exit = %+v", exit)
+	}
+}
+
 // What a container without its own PID namespace leaves is killed when its init
 // ends, and the dead are reaped.
 func TestOrphans(t *testing.T) {

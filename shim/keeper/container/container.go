@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 
 	"github.com/opencontainers/cgroups"
@@ -26,7 +27,16 @@ import (
 
 // Init is the first part of a container's process: libcontainer starts it by
 // running this binary again with the argument "init". It does not return.
-func Init() { libcontainer.Init() }
+//
+// Until it executes the container's command, a signal that the command would have to ask
+// for is dropped, as the kernel does for a PID 1 that has no handler: Go's own handlers
+// would end the process, with 2, when a stop comes on the heels of the start.
+func Init() {
+	if os.Getpid() == 1 {
+		signal.Notify(make(chan os.Signal, 1)) // until exec, which resets handlers
+	}
+	libcontainer.Init()
+}
 
 // A Container is libcontainer's, with what is known of it without taking its
 // lock: libcontainer holds that while a process starts.
