@@ -225,13 +225,17 @@ func (s *Service) commit(ctx context.Context, repo *registry.Repository, rec rec
 	if err := s.store.intend(rec.image.DiffIDs); err != nil {
 		return err
 	}
+	begin := time.Now()
 	if err := s.layers.SealImage(ctx, rec.image.DiffIDs); err != nil {
 		return fmt.Errorf("seal: %w", err)
 	}
+	p.spent.seal.since(begin)
+	begin = time.Now()
 	if err := s.store.put(rec, manifest, config); err != nil {
 		return err
 	}
-	klog.FromContext(ctx).V(1).Info("Pulled an image", "image", p.image, "id", rec.image.ID, "bytes", rec.image.Size, "took", time.Since(p.since))
+	p.spent.commit.since(begin)
+	klog.FromContext(ctx).V(1).Info("Pulled an image", append([]any{"image", p.image, "id", rec.image.ID, "bytes", rec.image.Size, "took", time.Since(p.since)}, p.spent.pairs()...)...)
 	return nil
 }
 
