@@ -73,6 +73,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	}
 	images, err := imageservice.Open(ctx, imageservice.Options{
 		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers,
+		RegistriesConf: cfg.Image.RegistriesConf, AuthFile: cfg.Image.AuthFile,
 		ParallelLayers: cfg.Image.ParallelLayers, Pinned: cfg.Image.Pinned,
 	})
 	if err != nil {
