@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// The bounds of a credential helper's run.
-const (
-	helperTime   = 30 * time.Second // from its start to its end
-	helperOutput = 64 << 10         // bytes
-)
+// helperTime is how long a credential helper may run. It asks a cloud's service, as a rule. A variable for tests.
+var helperTime = 30 * time.Second
+
+// helperOutput is how much a credential helper may write, in bytes.
+const helperOutput = 64 << 10
 
 // helperName is what may follow docker-credential- in a program's name: no path.
 var helperName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
