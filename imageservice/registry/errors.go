@@ -106,7 +106,8 @@ func (r *Repository) netError(ctx context.Context, h *host, thing string, err er
 	} else if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		kind = ErrUnavailable
 	}
-	if e, ok := errors.AsType[*errcode.ErrorResponse](err); ok { // of the token server
+	fact = address.ReplaceAllString(quoted.ReplaceAllString(fact, `"…"`), "$1…") // nor one of a realm or a Location
+	if e, ok := errors.AsType[*errcode.ErrorResponse](err); ok {                 // of the token server
 		fact = fmt.Sprintf("token server: %d %s%s", e.StatusCode, http.StatusText(e.StatusCode), messages(e.Errors, r.secrets.redact))
 		if e.StatusCode >= 500 || e.StatusCode == http.StatusTooManyRequests || e.StatusCode == http.StatusRequestTimeout {
 			kind = ErrUnavailable
@@ -176,8 +177,11 @@ func messages(errs errcode.Errors, redact func(string) string) string {
 	return strings.TrimRight(b.String(), " ")
 }
 
-// query matches a URL's query, which may be a signature, and userinfo its user and password.
+// What may be secret in what others write: of a URL its query, which may be a signature, and its user
+// and password; where no person is to follow it, all of it, in quotes or not.
 var (
+	quoted   = regexp.MustCompile(`"[^"]*//[^"]*"`)
+	address  = regexp.MustCompile(`(\w+:)//[^\s"']*`)
 	query    = regexp.MustCompile(`\?[^\s"']+`)
 	userinfo = regexp.MustCompile(`//[^\s/"']*@`)
 )
