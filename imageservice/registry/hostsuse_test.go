@@ -103,8 +103,14 @@ func TestProxy(t *testing.T) {
 	var asked string
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked = r.Method + " " + r.URL.String() + " by " + r.Header.Get("Proxy-Authorization")
-		if r.URL.Host != "r.example" {
-			w.WriteHeader(http.StatusBadGateway)
+		if r.Method == http.MethodConnect {
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			fmt.Fprintf(conn, "HTTP/1.1 502 not with hunter22 or %s; see http://x.example/signed-hunter\r\n\r\n", strings.TrimPrefix(r.Header.Get("Proxy-Authorization"), "Basic "))
 			return
 		}
 		s.ServeHTTP(w, r)
@@ -124,7 +130,7 @@ func TestProxy(t *testing.T) {
 		t.Errorf("the proxy was asked for %s", asked)
 	}
 	o.CertsDir = certsDir(t, "r.example", fmt.Sprintf("server = \"https://r.example\"\nproxy = %q", u)) // CONNECT, which it refuses
-	if _, err := openAt(t, o, "r.example", Credential{}).Resolve(t.Context(), "v1"); err == nil || strings.Contains(err.Error(), "hunter22") {
+	if _, err := openAt(t, o, "r.example", Credential{}).Resolve(t.Context(), "v1"); err == nil || strings.Contains(err.Error(), "hunter") || strings.Contains(err.Error(), "bWU6") || !strings.Contains(err.Error(), "not with") {
 		t.Errorf("a proxy that refuses: %v", err)
 	}
 	proxy.Close()

@@ -55,7 +55,7 @@ func (c *Client) newHost(r *Repository, e endpoint, retry Retry) (*host, error) 
 	if e.proxy != nil {
 		proxy = http.ProxyURL(e.proxy)
 		password, _ := e.proxy.User.Password()
-		r.secrets.add(password)
+		r.secrets.add(Credential{Username: e.proxy.User.Username(), Password: password}.secrets()...)
 	}
 	for _, values := range e.header {
 		r.secrets.addHeader(values)
