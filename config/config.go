@@ -112,7 +112,7 @@ func Default() Config {
 		Image:     Image{CertsDir: "/etc/berth/certs.d", ParallelLayers: 3, Pinned: []string{}},
 		Shim:      Shim{PodsPerProcess: 64},
 		Streaming: Streaming{Address: "127.0.0.1:0"},
-		Snapshot:  Snapshot{Driver: "overlay"},
+		Snapshot:  Snapshot{},
 		SELinux:   SELinux{Enable: true},
 		CDI:       CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		Handlers:  map[string]Handler{},
