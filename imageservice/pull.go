@@ -19,7 +19,7 @@ import (
 // A PullRequest asks for an image.
 type PullRequest struct {
 	Image string // name with tag or digest; "busybox" is docker.io/library/busybox:latest
-	Auth  *Auth  // nil: nobody
+	Auth  *Auth  // nil: the node's own credentials, if it has any for the registry
 }
 
 // A pullKey names a pull under way. Pulls of one name with different credentials are

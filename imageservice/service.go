@@ -40,11 +40,11 @@ import (
 // What a caller may want to tell apart. The first five are package registry's.
 var (
 	ErrUnavailable  = registry.ErrUnavailable  // text begins with "RegistryUnavailable: " when Pull returns it
-	ErrUnauthorized = registry.ErrUnauthorized // 401, 403, no token
+	ErrUnauthorized = registry.ErrUnauthorized // 401, 403, no token, blocked by registries.conf
 	ErrNotFound     = registry.ErrNotFound     // here or in the registry
 	ErrCorrupt      = registry.ErrCorrupt      // digest, size, ambiguous or malformed
 	ErrTooLarge     = registry.ErrTooLarge     // beyond a cap
-	ErrConfig       = registry.ErrConfig       // hosts.toml
+	ErrConfig       = registry.ErrConfig       // hosts.toml, registries.conf, the node's credentials
 
 	// ErrInvalidReference is a name that is none.
 	ErrInvalidReference = errors.New("invalid image reference")
@@ -59,6 +59,8 @@ var (
 type Options struct {
 	Root             string          // directory of the images; made if absent
 	CertsDir         string          // directory of hosts.toml files, read at each pull; "" = none
+	RegistriesConf   string          // containers-registries.conf(5), read at each pull; "" = none
+	AuthFile         string          // the node's own credentials, as Docker's config.json, read when a registry asks; "" = none
 	Layers           snapshot.Layers // where layers go
 	ParallelLayers   int             // layers fetched at once, per image; 0 = 4. Twice as many on the node
 	LayerConnections int             // connections for one layer; 0 = 4
@@ -95,7 +97,7 @@ type Service struct {
 // gone, is dropped and logged; it can be pulled again. Only one process may have a
 // directory open.
 func Open(ctx context.Context, o Options) (*Service, error) {
-	return open(ctx, o, registry.New(registry.Options{CertsDir: o.CertsDir}))
+	return open(ctx, o, registry.New(registry.Options{CertsDir: o.CertsDir, RegistriesConf: o.RegistriesConf, AuthFile: o.AuthFile}))
 }
 
 func open(ctx context.Context, o Options, client *registry.Client) (*Service, error) {
