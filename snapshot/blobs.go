@@ -65,6 +65,23 @@ func (b *blobs) fill(ctx context.Context, tmp string, r io.Reader) (rec layerRec
 	return rec, err
 }
 
+func (b *blobs) archive(context.Context, string, layerRecord, io.Writer) error {
+	return fmt.Errorf("remove the image and pull it again: %w", ErrUnsupported)
+}
+
+func (b *blobs) verify(ctx context.Context, name string, rec layerRecord) error {
+	for file, sum := range map[string]uint32{dataFile: rec.Data, treeFile: rec.Tree} {
+		err := checkSum(ctx, b.path("layers", name, file), sum)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // writeTree writes an EROFS file system into a new file, and gives its checksum.
 func writeTree(path string, root *erofs.Node, devices []erofs.Device) (sum uint32, err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)

@@ -82,6 +82,24 @@ func (o directories) lowers(seal string, rec sealRecord) (out []string, err erro
 	return out, nil
 }
 
+func (o directories) archive(context.Context, string, layerRecord, io.Writer) error {
+	return fmt.Errorf("its archive was unpacked into folders and not kept; with snapshot.driver = \"erofs\" it can be made again: %w", ErrUnsupported)
+}
+
+// verify compares how many files there are: nothing else is on record.
+func (o directories) verify(ctx context.Context, name string, rec layerRecord) error {
+	have, err := measureDir(ctx, o.path("layers", name, "fs"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	case err != nil:
+		return err
+	case have.Inodes != rec.Inodes:
+		return fmt.Errorf("%d files, not %d: %w", have.Inodes, rec.Inodes, ErrDamaged)
+	}
+	return fmt.Errorf("all files are there; the driver overlay keeps no checksums of them: %w", ErrUnsupported)
+}
+
 // maxStack is overlayfs's limit on lower directories (OVL_MAX_STACK), less the seal's.
 const maxStack = 499
 

@@ -55,6 +55,10 @@ type format interface {
 	// lowers lists the lower directories of a seal, topmost first, at least one;
 	// ErrNotFound when a layer is missing. It does not wait.
 	lowers(seal string, rec sealRecord) ([]string, error)
+	// archive and verify do what Layers' Archive and VerifyLayer say for the layer name, of
+	// that record.
+	archive(ctx context.Context, name string, rec layerRecord, w io.Writer) error
+	verify(ctx context.Context, name string, rec layerRecord) error
 	// start is called once, when it is known what the containers stand on. It is an error
 	// when this machine lacks something.
 	start() error
