@@ -22,6 +22,7 @@ import (
 //
 //	layers/…/data    the bytes of the layer's files
 //	layers/…/tree    an EROFS file system over them, with overlay's marks
+//	layers/…/skeleton  what else the layer's archive had (skeleton.go)
 //	seals/…/image    an EROFS file system over the data of the layers that it needs
 //	mounts/<hex>/    where a seal is mounted while a container stands on it
 type blobs struct {
@@ -33,9 +34,10 @@ type blobs struct {
 
 // The names of the files.
 const (
-	dataFile  = "data"
-	treeFile  = "tree"
-	imageFile = "image"
+	dataFile     = "data"
+	treeFile     = "tree"
+	skeletonFile = "skeleton"
+	imageFile    = "image"
 )
 
 // impliedXattr marks directories of a layer's tree that its archive did not list. It is
@@ -47,10 +49,20 @@ func (b *blobs) fill(ctx context.Context, tmp string, r io.Reader) (rec layerRec
 	if err != nil {
 		return rec, err
 	}
-	layer, err := plant(ctx, data, r, b.limits)
-	if err = errors.Join(err, data.Close()); err != nil {
+	defer data.Close() // a second Close is harmless
+	skeleton, err := newSkeleton(filepath.Join(tmp, skeletonFile))
+	if err != nil {
 		return rec, err
 	}
+	layer, err := plant(ctx, data, skeleton, r, b.limits)
+	sum, closed := skeleton.close()
+	if err == nil {
+		err = errors.Join(closed, data.Close())
+	}
+	if err != nil {
+		return rec, err
+	}
+	rec.Skeleton = &sum
 	for dir := range layer.implicit {
 		mark(dir, impliedXattr, "")
 	}
@@ -63,23 +75,6 @@ func (b *blobs) fill(ctx context.Context, tmp string, r io.Reader) (rec layerRec
 	}
 	rec.Usage, err = measureDir(ctx, tmp)
 	return rec, err
-}
-
-func (b *blobs) archive(context.Context, string, layerRecord, io.Writer) error {
-	return fmt.Errorf("remove the image and pull it again: %w", ErrUnsupported)
-}
-
-func (b *blobs) verify(ctx context.Context, name string, rec layerRecord) error {
-	for file, sum := range map[string]uint32{dataFile: rec.Data, treeFile: rec.Tree} {
-		err := checkSum(ctx, b.path("layers", name, file), sum)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // writeTree writes an EROFS file system into a new file, and gives its checksum.

@@ -76,6 +76,8 @@ type layerRecord struct {
 	// Of a layer that is files: their checksums (sum.go).
 	Data uint32 `json:"dataCRC32C,omitempty"`
 	Tree uint32 `json:"treeCRC32C,omitempty"`
+	// Skeleton is nil for a layer that has none: its archive cannot be made again.
+	Skeleton *uint32 `json:"skeletonCRC32C,omitempty"`
 }
 
 func openOverlay(ctx context.Context, dir string, limits Limits, format func(*overlay) format) (*overlay, error) {
