@@ -69,7 +69,7 @@ func (b *blobs) fill(ctx context.Context, tmp string, r io.Reader) (rec layerRec
 	if layer.opaqueRoot {
 		mark(layer.root, opaqueXattr, "y")
 	}
-	rec.Data = layer.sum
+	rec.Data, rec.Blocks = layer.sum, layer.blocks
 	if rec.Tree, err = writeTree(filepath.Join(tmp, treeFile), layer.root, []erofs.Device{{Blocks: layer.blocks}}); err != nil {
 		return rec, err
 	}
@@ -106,12 +106,13 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 		}
 		tree, err := b.readTree(name, layer.Tree)
 		if err != nil {
-			return rec, err
+			return rec, damageOf(name, err)
 		}
-		blocks, err := b.blocks(name)
+		blocks, err := b.blocks(name, layer)
 		if err != nil {
-			return rec, err
+			return rec, damageOf(name, err)
 		}
+		rec.Parts = append(rec.Parts, sealedPart{Data: layer.Data, Tree: layer.Tree, Blocks: blocks})
 		g.add(tree, name, blocks)
 	}
 	rec.Devices, rec.Chain = g.layers, diffIDs
@@ -123,8 +124,8 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 func (b *blobs) readTree(name string, sum uint32) (*erofs.Node, error) {
 	path := b.path("layers", name, treeFile)
 	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w", path, ErrNotFound)
+	if errors.Is(err, fs.ErrNotExist) || isBadDisk(err) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if err != nil {
 		return nil, err
@@ -139,9 +140,16 @@ func (b *blobs) readTree(name string, sum uint32) (*erofs.Node, error) {
 	return tree, nil
 }
 
-// blocks is the size of a layer's data.
-func (b *blobs) blocks(name string) (uint32, error) {
-	fi, err := os.Stat(b.path("layers", name, dataFile))
+// blocks is the size of a layer's data, which is to be what it was.
+func (b *blobs) blocks(name string, rec layerRecord) (uint32, error) {
+	path := b.path("layers", name, dataFile)
+	if rec.Skeleton != nil {
+		return rec.Blocks, checkSize(path, int64(rec.Blocks)*erofs.BlockSize)
+	}
+	fi, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
 	if err != nil {
 		return 0, err
 	}
