@@ -57,7 +57,7 @@ func newPatient(t *testing.T, driver string) *patient {
 		t.Fatal(err)
 	}
 	p := &patient{overlay: d.(*overlay), archives: [][]byte{
-		archive(t, dir("d", 0o750), file("d/f", strings.Repeat("base", 5000)), file("gone", "")),
+		archive(t, dir("d", 0o750), file("d/f", strings.Repeat("base", 5000)), file("gone", ""), file("later", "late")),
 		archive(t, file("d/g", "top"), file(".wh.gone", "")),
 	}}
 	for _, a := range p.archives {
@@ -244,7 +244,7 @@ func TestStaleSeal(t *testing.T) {
 	if err := os.Rename(p.path("layers", name), p.path("tmp", "old")); err != nil {
 		t.Fatal(err)
 	}
-	p.archives[0] = archive(t, file("before", "moves all the others"), dir("d", 0o750), file("d/f", strings.Repeat("base", 5000)), file("gone", ""))
+	p.archives[0] = archive(t, file("before", "moves all the others"), dir("d", 0o750), file("d/f", strings.Repeat("base", 5000)), file("gone", ""), file("later", "late"))
 	if n := p.cure(t); n != 1 {
 		t.Fatal(n)
 	}
@@ -291,6 +291,9 @@ func TestDamagedInUse(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.isWell(t, first)
+			if got, err := os.ReadFile(filepath.Join(first, "later")); err != nil || string(got) != "late" { // looked at for the first time
+				t.Errorf("later: %q, %v", got, err)
+			}
 			if err := errors.Join(Unmount(first), d.Remove(t.Context(), "c1"), d.Remove(t.Context(), "c2"), Unmount(second), d.Remove(t.Context(), "c3")); err != nil {
 				t.Error(err)
 			}
@@ -321,6 +324,9 @@ func TestDamagedStore(t *testing.T) {
 	}
 	if err := os.Remove(p.seal(t, imageFile)); err != nil {
 		t.Fatal(err)
+	}
+	if driver, err := driverOf(p.dir); err != nil || driver != "erofs" {
+		t.Errorf("it is of %q, %v", driver, err)
 	}
 	whole := add(t, p, file("f", "whole"))
 	d, err := Open(context.WithoutCancel(t.Context()), "", p.dir)
