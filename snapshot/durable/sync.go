@@ -4,6 +4,6 @@ package durable
 
 import "os"
 
-// settle waits until f, a file or a directory, is on disk. All that is under root and
-// waits for the disk does it here.
+// settle waits until f, a file or a directory, is on disk. Beside settleTree it is all
+// that waits for the disk below root.
 func settle(f *os.File) error { return f.Sync() }

@@ -157,6 +157,7 @@ func hostPod(name, logs string) *runtimeapi.PodSandboxConfig {
 type cut struct {
 	disk     string
 	promised map[string]bool // the references of images that must be there
+	again    string          // another disk: the power goes again while the next daemon starts; "": it does not
 }
 
 // cuts takes the power away n times while images come and go.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berthd/berth/imageservice/registry/registrytest"
 	"github.com/berthd/berth/test/node"
@@ -122,11 +124,27 @@ func (s *suite) boot(t *testing.T, c cut) (namespace string, err error) {
 		return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c",
 			`mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`, id}, s.program(command)...)
 	}
-	if err := s.node.Start(t.Context()); err != nil {
+	second := make(chan error, 1)
+	go func() {
+		if c.again == "" {
+			second <- nil
+			return
+		}
+		<-time.After(time.Duration(mathrand.IntN(int(node.Patience(maxStart)))))
+		second <- cloneFile(c.disk, c.again)
+	}()
+	err = s.node.Start(t.Context())
+	if err := <-second; err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
 		return "", err
 	}
 	return mountNamespace(s.node.PID())
 }
+
+// maxStart is about what a daemon takes to start, and to sweep what it has found.
+const maxStart = 300 * time.Millisecond
 
 // shutDown ends what boot began.
 func (s *suite) shutDown(t *testing.T, c cut, namespace string) {

@@ -217,7 +217,7 @@ func (k *check) removeAll(ctx context.Context, t *testing.T) {
 		t.Error(err)
 	}
 	for _, dir := range []string{"pods", "images/configs/sha256", "images/manifests/sha256",
-		"snapshots/layers", "snapshots/seals", "snapshots/roots", "snapshots/views", "snapshots/tmp", "snapshots/trash"} {
+		"snapshots/layers", "snapshots/seals", "snapshots/roots", "snapshots/views", "snapshots/tmp", "snapshots/trash", "snapshots/damaged"} {
 		for _, name := range names(t, filepath.Join(k.node.Root, dir)) {
 			k.report(half, "%s/%s is left", dir, name)
 		}
