@@ -61,7 +61,7 @@ type churn struct {
 	ledger ledger
 	turns  []sync.Mutex // of an image each: one asks for it at a time
 
-	cancel context.CancelFunc
+	ending chan struct{} // closed when no more is to begin
 	group  sync.WaitGroup
 	failed chan error // the first thing that went wrong
 }
@@ -70,9 +70,8 @@ type churn struct {
 const pullers = 2
 
 func start(ctx context.Context, c *node.Client, images []image, logs string) *churn {
-	ctx, cancel := context.WithCancel(ctx)
 	k := &churn{c: c, images: images, logs: logs, ledger: ledger{have: map[string]int{}}, turns: make([]sync.Mutex, len(images)),
-		cancel: cancel, failed: make(chan error, 1)}
+		ending: make(chan struct{}), failed: make(chan error, 1)}
 	for range pullers {
 		k.loop(ctx, k.image)
 	}
@@ -83,8 +82,13 @@ func start(ctx context.Context, c *node.Client, images []image, logs string) *ch
 // loop does one thing after the other.
 func (k *churn) loop(ctx context.Context, do func(context.Context) error) {
 	k.group.Go(func() {
-		for ctx.Err() == nil {
-			if err := do(ctx); err != nil && ctx.Err() == nil {
+		for {
+			select {
+			case <-k.ending:
+				return
+			default:
+			}
+			if err := do(ctx); err != nil {
 				select {
 				case k.failed <- err:
 				default:
@@ -95,9 +99,9 @@ func (k *churn) loop(ctx context.Context, do func(context.Context) error) {
 	})
 }
 
-// stop ends it and returns what went wrong.
+// stop lets what has begun end, and returns what went wrong.
 func (k *churn) stop() error {
-	k.cancel()
+	close(k.ending)
 	k.group.Wait()
 	select {
 	case err := <-k.failed:

@@ -73,15 +73,11 @@ func (s *suite) round(t *testing.T, name string, n int) []cut {
 			t.Error(err)
 		}
 	}()
-	s.node.Wrap = s.program
+	s.node.Wrap = func(command []string) []string { return append(unshared(), s.program(command)...) }
 	if err := s.node.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		if err := s.node.Stop(); err != nil {
-			t.Error(err)
-		}
-	}()
+	defer s.end(t)()
 	c, err := s.node.Client()
 	if err != nil {
 		t.Fatal(err)
@@ -98,6 +94,24 @@ func (s *suite) round(t *testing.T, name string, n int) []cut {
 	return cuts
 }
 
+// unshared is how to run a program in a mount namespace of its own.
+func unshared() []string { return []string{"unshare", "--mount", "--propagation", "private"} }
+
+// end returns what ends the daemon that runs now, and all else in its mount namespace.
+func (s *suite) end(t *testing.T) func() {
+	t.Helper()
+	namespace, err := mountNamespace(s.node.PID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := s.node.Stop(); err != nil {
+			t.Error(err)
+		}
+		powerOff(t, namespace)
+	}
+}
+
 // program has another berthd run.
 func (s *suite) program(command []string) []string {
 	if s.berthd != "" {
@@ -106,13 +120,10 @@ func (s *suite) program(command []string) []string {
 	return command
 }
 
-// boot starts a daemon as after a reboot: on the disk c as it was left, with an empty state
-// folder and another boot ID, which it sees in a mount namespace of its own. It returns
-// that namespace's name; powerOff ends all that is in it.
-func (s *suite) boot(t *testing.T, c cut) (namespace string, err error) {
+// boot starts a daemon as after a reboot: on the mounted disk of c, with an empty state
+// folder and another boot ID, which it sees in a mount namespace of its own.
+func (s *suite) boot(t *testing.T, c cut) error {
 	t.Helper()
-	recoverDisk(t, c.disk, s.node.Root, s.options)
-	mountDisk(t, c.disk, s.node.Root, s.options)
 	if err := emptyFolder(s.node.State); err != nil {
 		t.Fatal(err)
 	}
@@ -121,8 +132,8 @@ func (s *suite) boot(t *testing.T, c cut) (namespace string, err error) {
 		t.Fatal(err)
 	}
 	s.node.Wrap = func(command []string) []string {
-		return append([]string{"unshare", "--mount", "--propagation", "private", "sh", "-c",
-			`mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`, id}, s.program(command)...)
+		return append(append(unshared(), "sh", "-c",
+			`mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`, id), s.program(command)...)
 	}
 	second := make(chan error, 1)
 	go func() {
@@ -133,33 +144,15 @@ func (s *suite) boot(t *testing.T, c cut) (namespace string, err error) {
 		<-time.After(time.Duration(mathrand.IntN(int(node.Patience(maxStart)))))
 		second <- cloneFile(c.disk, c.again)
 	}()
-	err = s.node.Start(t.Context())
+	err := s.node.Start(t.Context())
 	if err := <-second; err != nil {
 		t.Fatal(err)
 	}
-	if err != nil {
-		return "", err
-	}
-	return mountNamespace(s.node.PID())
+	return err
 }
 
 // maxStart is about what a daemon takes to start, and to sweep what it has found.
 const maxStart = 300 * time.Millisecond
-
-// shutDown ends what boot began.
-func (s *suite) shutDown(t *testing.T, c cut, namespace string) {
-	t.Helper()
-	if err := s.node.Stop(); err != nil {
-		t.Error(err)
-	}
-	if namespace != "" {
-		powerOff(t, namespace)
-	}
-	umount(t, s.node.Root)
-	if err := os.Remove(c.disk); err != nil {
-		t.Error(err)
-	}
-}
 
 func emptyFolder(dir string) error {
 	found, err := os.ReadDir(dir)

@@ -58,12 +58,20 @@ func (s *suite) verify(t *testing.T, c cut) []finding {
 	defer cancel()
 	k := &check{suite: s, cut: c, right: map[string]bool{}}
 	log := s.logSize(t)
-	namespace, err := s.boot(t, c)
-	defer func() { s.shutDown(t, c, namespace) }()
+	recoverDisk(t, c.disk, s.node.Root, s.options)
+	mountDisk(t, c.disk, s.node.Root, s.options)
+	defer func() {
+		umount(t, s.node.Root)
+		if err := os.Remove(c.disk); err != nil {
+			t.Error(err)
+		}
+	}()
+	err := s.boot(t, c)
 	if err != nil {
 		k.report(noStart, "%v", err)
 		return k.found
 	}
+	defer s.end(t)()
 	if k.c, err = s.node.Client(); err != nil {
 		t.Fatal(err)
 	}
