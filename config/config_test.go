@@ -91,6 +91,8 @@ certs_dir = "/certs"
 registries_conf = "/registries.conf"
 auth_file = "/config.json"
 parallel_layers = 8
+layer_connections = 2
+connections = 6
 pinned = ["registry.k8s.io/pause:3.10"]
 [shim]
 binary = "/shim"
@@ -110,7 +112,7 @@ tls_key = "/tls.key"
 `, func(c *Config) {
 			*c = Config{
 				Root: "/r", State: "/s", Socket: "/s.sock", Log: Log{4, "json"}, Network: Network{"/c", []string{"/b"}, true},
-				Image: Image{"/certs", "/registries.conf", "/config.json", 8, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1}, Snapshot: Snapshot{"overlay"},
+				Image: Image{"/certs", "/registries.conf", "/config.json", 8, 2, 6, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1}, Snapshot: Snapshot{"overlay"},
 				Cgroup: Cgroup{"cgroupfs"}, CDI: CDI{[]string{"/cdi"}}, Streaming: Streaming{"[::1]:10010", "/tls.crt", "/tls.key"}, Handlers: map[string]Handler{},
 			}
 		}},

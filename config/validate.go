@@ -11,10 +11,11 @@ import (
 )
 
 const (
-	socketLimit   = 107 // bytes: sun_path without its end
-	maxVerbosity  = 10
-	maxLayers     = 64
-	maxPodsShared = 4096
+	socketLimit    = 107 // bytes: sun_path without its end
+	maxVerbosity   = 10
+	maxLayers      = 64
+	maxConnections = 256
+	maxPodsShared  = 4096
 )
 
 // handlerName is what Kubernetes takes for a RuntimeClass handler (a DNS label).
@@ -49,6 +50,8 @@ func (c Config) Validate() error {
 		p.path("network.bin_dirs", dir)
 	}
 	p.number("image.parallel_layers", c.Image.ParallelLayers, 1, maxLayers)
+	p.number("image.layer_connections", c.Image.LayerConnections, 1, maxConnections)
+	p.number("image.connections", c.Image.Connections, 1, maxConnections)
 	if slices.Contains(c.Image.Pinned, "") {
 		p.add("image.pinned", "an empty reference")
 	}

@@ -208,6 +208,9 @@ func (b *bench) reopen(t *testing.T, o Options) {
 	b.Service = s
 }
 
+// later has the service think that no layer is to be spared any more.
+func (b *bench) later() { b.now = func() time.Time { return time.Now().Add(spareTime + time.Minute) } }
+
 // name is the full name of ref in the bench's registry.
 func (b *bench) name(ref string) string { return b.reg.Host() + "/" + ref }
 

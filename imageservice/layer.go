@@ -96,7 +96,7 @@ func (s *Service) unpackLayer(ctx context.Context, repo *registry.Repository, l 
 	a.close()
 	if err == nil {
 		blob.Discard()
-		s.candidates.add(l.diffID)
+		s.candidates.spare(l.diffID)
 		return counted.Load(), false, nil
 	}
 	if a.err != nil && ctx.Err() == nil {

@@ -29,6 +29,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -86,6 +87,7 @@ type Service struct {
 	layerFlights flights[digest.Digest, struct{}]
 	progress     progressList
 	downloads    *download.Store
+	now          func() time.Time // what tests move
 
 	root       string
 	usage      atomic.Pointer[FsUsage]
@@ -116,7 +118,7 @@ func open(ctx context.Context, o Options, client *registry.Client) (*Service, er
 	}
 	s := &Service{
 		layers: o.Layers, registry: client, parallel: parallel, slots: make(chan struct{}, 2*parallel), collecting: make(chan struct{}, 1),
-		limit: layerLimit, root: o.Root,
+		limit: layerLimit, now: time.Now, root: o.Root,
 		store: &store{dir: o.Root, pinned: pinned},
 	}
 	if s.downloads, err = download.Open(ctx, download.Options{Dir: filepath.Join(o.Root, "downloads"), Connections: o.Connections, PerBlob: o.LayerConnections}); err != nil {

@@ -276,6 +276,26 @@ func measureDir(ctx context.Context, dir string) (Usage, error) {
 	return measure(ctx, root)
 }
 
+// Pending is what layers that are being added take on disk now.
+func (o *overlay) Pending(ctx context.Context) (Usage, error) {
+	var sum Usage
+	entries, err := os.ReadDir(o.path("tmp"))
+	if err != nil {
+		return sum, err
+	}
+	for _, e := range entries {
+		u, err := measureDir(ctx, o.path("tmp", e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it has come where it belongs, or gone
+		}
+		if err != nil {
+			return sum, err
+		}
+		sum.Bytes, sum.Inodes = sum.Bytes+u.Bytes, sum.Inodes+u.Inodes
+	}
+	return sum, nil
+}
+
 // HasLayer implements Layers.
 func (o *overlay) HasLayer(diffID digest.Digest) bool {
 	name, err := layerName(diffID)

@@ -75,7 +75,8 @@ func serve(ctx context.Context, cfg config.Config) error {
 	images, err := imageservice.Open(ctx, imageservice.Options{
 		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers,
 		RegistriesConf: cfg.Image.RegistriesConf, AuthFile: cfg.Image.AuthFile,
-		ParallelLayers: cfg.Image.ParallelLayers, Pinned: cfg.Image.Pinned,
+		ParallelLayers: cfg.Image.ParallelLayers, LayerConnections: cfg.Image.LayerConnections, Connections: cfg.Image.Connections,
+		Pinned: cfg.Image.Pinned,
 	})
 	if err != nil {
 		return err

@@ -22,8 +22,8 @@ type Blob struct {
 	repo *Repository
 	desc ocispec.Descriptor
 
-	off    int64 // in the blob
-	end    int64 // in the blob
+	off    int64     // in the blob
+	end    int64     // in the blob
 	body   io.Reader // nil: not connected
 	closer func()
 	host   *host
