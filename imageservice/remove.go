@@ -33,7 +33,7 @@ func (s *Service) Remove(ctx context.Context, ref string) error {
 
 // Collect removes the layers that no image, no pull and no container needs, and
 // the seals of images that are gone. Layers that no image has had are spared for an hour
-// after they came, or after Open. Call it after containers were removed. It may run
+// after they came. Call it after containers were removed. It may run
 // beside anything: a pull holds its layers, and waits for one that is just being removed.
 // Collections take turns: what could be collected when it was called is gone when it returns.
 func (s *Service) Collect(ctx context.Context) error {
@@ -97,8 +97,11 @@ type layerSet struct {
 // add adds layers that may go at once.
 func (s *layerSet) add(layers ...digest.Digest) { s.put(time.Time{}, true, layers) }
 
-// spare adds layers that may go later, but for those that are there.
-func (s *layerSet) spare(layers ...digest.Digest) { s.put(time.Now().Add(spareTime), false, layers) }
+// find adds layers that may go at once, but for those that are there.
+func (s *layerSet) find(layers ...digest.Digest) { s.put(time.Time{}, false, layers) }
+
+// spare adds layers that may go later.
+func (s *layerSet) spare(layers ...digest.Digest) { s.put(time.Now().Add(spareTime), true, layers) }
 
 func (s *layerSet) put(until time.Time, always bool, layers []digest.Digest) {
 	s.mu.Lock()

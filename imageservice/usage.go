@@ -55,7 +55,7 @@ func (s *Service) measure(ctx context.Context) error {
 		return fmt.Errorf("usage: %w", err)
 	}
 	for _, l := range layers {
-		s.candidates.spare(l.DiffID)
+		s.candidates.find(l.DiffID)
 		u.Bytes += l.Bytes
 		u.Inodes += l.Inodes
 	}
