@@ -32,7 +32,6 @@ const drainLimit = 10 * time.Second
 // serve builds the parts in the order of their dependencies, answers until ctx
 // ends, and stops. Containers go on.
 func serve(ctx context.Context, cfg config.Config) error {
-	logger := klog.FromContext(ctx)
 	unlock, err := claimFolders(cfg)
 	if err != nil {
 		return err
@@ -50,15 +49,10 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer network.Close()
-	systemd := cfg.SystemdCgroup()
-	if _, err := os.Stat("/run/systemd/system"); systemd && err != nil {
-		return errors.New("cgroup.driver: systemd does not run this machine; leave the key out, or set it to \"cgroupfs\"")
+	server, err := newServer(cfg, network)
+	if err != nil {
+		return err
 	}
-	server := cri.New(cri.Options{
-		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,
-		NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.JSON,
-		Streaming: cri.Streaming{Address: cfg.Streaming.Address, TLSCert: cfg.Streaming.TLSCert, TLSKey: cfg.Streaming.TLSKey},
-	})
 	failed := make(chan error, 1)
 	go func() { failed <- server.GRPC().Serve(listener) }() // Unavailable until Attach
 
@@ -67,23 +61,12 @@ func serve(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	layers, err := snapshot.Open(ctx, cfg.Snapshot.Driver, filepath.Join(cfg.Root, "snapshots"))
-	if err != nil {
-		return err
-	}
-	images, err := imageservice.Open(ctx, imageservice.Options{
-		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers,
-		ParallelLayers: cfg.Image.ParallelLayers, Pinned: cfg.Image.Pinned,
-	})
+	layers, images, err := openImages(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer images.Close()
-	binary, err := cfg.ShimBinary()
-	if err != nil {
-		return err
-	}
-	shims, err := shim.Open(ctx, shim.Options{Binary: binary, State: cfg.State, PodsPerProcess: cfg.Shim.PodsPerProcess, Verbosity: cfg.Log.Verbosity})
+	shims, binary, err := openShims(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -91,7 +74,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	node, err := sandbox.Open(ctx, sandbox.Options{
 		SELinux: policy, AppArmor: true,
 		Root: cfg.Root, State: cfg.State, Handlers: handlersOf(cfg),
-		SystemdCgroup: systemd, PauseBinary: binary, CDIDirs: cfg.CDI.SpecDirs, OwnDevices: cfg.Devices.Ownership,
+		SystemdCgroup: cfg.SystemdCgroup(), PauseBinary: binary, CDIDirs: cfg.CDI.SpecDirs, OwnDevices: cfg.Devices.Ownership,
 		Namespaces: netns.OpenNamespaces(cfg.State, binary), Network: network, Roots: layers,
 		Images: images, Tasks: shims, Processes: shims, Runtimes: &shim.Runtimes{}, CheckShim: shims.Check,
 	})
@@ -104,13 +87,55 @@ func serve(ctx context.Context, cfg config.Config) error {
 	}
 	defer closeStreams(ctx, server)
 	server.Attach(node, images)
+	return answer(ctx, cfg, server, node, failed)
+}
+
+// newServer is the CRI server, whose parts are still to come.
+func newServer(cfg config.Config, network *netns.Network) (*cri.Server, error) {
+	systemd := cfg.SystemdCgroup()
+	if _, err := os.Stat("/run/systemd/system"); systemd && err != nil {
+		return nil, errors.New("cgroup.driver: systemd does not run this machine; leave the key out, or set it to \"cgroupfs\"")
+	}
+	return cri.New(cri.Options{
+		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,
+		NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.JSON,
+		Streaming: cri.Streaming{Address: cfg.Streaming.Address, TLSCert: cfg.Streaming.TLSCert, TLSKey: cfg.Streaming.TLSKey},
+	}), nil
+}
+
+// openImages opens the snapshots and the images that stand on them. Close the images.
+func openImages(ctx context.Context, cfg config.Config) (snapshot.Driver, *imageservice.Service, error) {
+	layers, err := snapshot.Open(ctx, cfg.Snapshot.Driver, filepath.Join(cfg.Root, "snapshots"))
+	if err != nil {
+		return nil, nil, err
+	}
+	images, err := imageservice.Open(ctx, imageservice.Options{
+		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers,
+		ParallelLayers: cfg.Image.ParallelLayers, Pinned: cfg.Image.Pinned,
+	})
+	return layers, images, err
+}
+
+// openShims finds the shims that run, and the shim's program for more. Close them.
+func openShims(ctx context.Context, cfg config.Config) (*shim.Shims, string, error) {
+	binary, err := cfg.ShimBinary()
+	if err != nil {
+		return nil, "", err
+	}
+	shims, err := shim.Open(ctx, shim.Options{Binary: binary, State: cfg.State, PodsPerProcess: cfg.Shim.PodsPerProcess, Verbosity: cfg.Log.Verbosity})
+	return shims, binary, err
+}
+
+// answer tells that berthd is ready, and waits until ctx ends or the socket fails. Then it
+// lets the calls under way end.
+func answer(ctx context.Context, cfg config.Config, server *cri.Server, node *sandbox.Node, failed <-chan error) error {
+	logger := klog.FromContext(ctx)
 	logger.Info("Serving the CRI", "socket", cfg.Socket, "version", version, "pods", len(node.Pods.List()))
 	text := func() string {
 		return fmt.Sprintf("Serving the CRI on %s; pods: %d", cfg.Socket, len(node.Pods.List()))
 	}
 	tell(daemon.SdNotifyReady, text())
 	go keepAlive(ctx, cfg.Socket, text)
-
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve %s: %w", cfg.Socket, err)
