@@ -41,7 +41,8 @@ func (s *Service) addLayer(ctx context.Context, repo *registry.Repository, l lay
 			p.bytes.Add(l.blob.Size)
 			return nil
 		}
-		var mine int64 // of this layer's bytes, those that p has counted
+		p.stage(l.blob.Digest, StageShared) // unless the transfer is ours
+		var mine int64                      // of this layer's bytes, those that p has counted
 		_, led, err := s.layerFlights.do(ctx, l.diffID, func(ctx context.Context) (struct{}, error) {
 			n, err := s.fetchLayer(ctx, repo, l, p)
 			mine = n
@@ -62,6 +63,7 @@ func (s *Service) addLayer(ctx context.Context, repo *registry.Repository, l lay
 // fetchLayer transfers a layer, from another host if one sends a wrong one. It
 // returns what it has counted in p.
 func (s *Service) fetchLayer(ctx context.Context, repo *registry.Repository, l layer, p *pullProgress) (int64, error) {
+	p.stage(l.blob.Digest, StageQueued)
 	select {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
@@ -83,14 +85,18 @@ func (s *Service) fetchLayer(ctx context.Context, repo *registry.Repository, l l
 func (s *Service) unpackLayer(ctx context.Context, repo *registry.Repository, l layer, p *pullProgress) (n int64, again bool, err error) {
 	blobCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	p.stage(l.blob.Digest, StageConnecting)
 	blob, err := repo.Blob(blobCtx, l.blob)
 	if err != nil {
 		return 0, false, err
 	}
 	defer blob.Close()
-	src := &source{from: blob, hash: digest.SHA256.Digester(), progress: p}
+	p.from(l.blob.Digest, blob.Host())
+	p.stage(l.blob.Digest, StageDownloading)
+	src := &source{from: blob, hash: digest.SHA256.Digester(), progress: p, ended: func() { p.stage(l.blob.Digest, StageUnpacking) }}
 	archive := readAhead(&decompressor{src: src, limit: s.limit(l.blob.Size), hash: digest.SHA256.Digester(), layer: l})
 	err = s.layers.AddLayer(ctx, l.diffID, archive, func() error {
+		defer p.stage(l.blob.Digest, StageSyncing)
 		archive.cause = archive.from.verify()
 		return archive.cause
 	})
@@ -123,6 +129,7 @@ type source struct {
 	n        int64
 	err      error // why reading ended, unless at its end
 	progress *pullProgress
+	ended    func() // called once, at the end; may be nil
 }
 
 // Read implements io.Reader.
@@ -133,6 +140,10 @@ func (s *source) Read(p []byte) (int, error) {
 	s.progress.bytes.Add(int64(n))
 	if err != nil && err != io.EOF {
 		s.err = err
+	}
+	if err == io.EOF && s.ended != nil {
+		s.ended()
+		s.ended = nil
 	}
 	return n, err
 }

@@ -20,6 +20,7 @@ import (
 type PullRequest struct {
 	Image string // name with tag or digest; "busybox" is docker.io/library/busybox:latest
 	Auth  *Auth  // nil: nobody
+	For   string // who wants it, for Progress; "" is nobody in particular
 }
 
 // A pullKey names a pull under way. Pulls of one name with different credentials are
@@ -52,6 +53,7 @@ func (s *Service) Pull(ctx context.Context, req PullRequest) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("pull %s: %w", named, err)
 	}
+	defer s.progress.ask(named.String(), req.For)()
 	id, _, err := s.pulls.do(ctx, pullKey{named.String(), cred}, func(ctx context.Context) (digest.Digest, error) {
 		return s.pull(ctx, named, cred)
 	})
@@ -68,6 +70,7 @@ func (s *Service) Pull(ctx context.Context, req PullRequest) (Image, error) {
 // pull is one transfer.
 func (s *Service) pull(ctx context.Context, named reference.Named, cred registry.Credential) (digest.Digest, error) {
 	p := &pullProgress{image: named.String(), since: time.Now()}
+	p.now(StageResolving)
 	s.progress.add(p)
 	defer s.progress.remove(p)
 
@@ -222,12 +225,14 @@ func (s *Service) commit(ctx context.Context, repo *registry.Repository, rec rec
 	if err := s.addLayers(ctx, repo, layers, p); err != nil {
 		return err
 	}
+	p.now(StageSealing)
 	if err := s.store.intend(rec.image.DiffIDs); err != nil {
 		return err
 	}
 	if err := s.layers.SealImage(ctx, rec.image.DiffIDs); err != nil {
 		return fmt.Errorf("seal: %w", err)
 	}
+	p.now(StageCommitting)
 	if err := s.store.put(rec, manifest, config); err != nil {
 		return err
 	}
@@ -250,6 +255,7 @@ func (s *Service) addLayers(ctx context.Context, repo *registry.Repository, laye
 				return err
 			}
 			p.done.Add(1)
+			p.stage(l.blob.Digest, StageDone)
 			return nil
 		})
 	}

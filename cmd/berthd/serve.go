@@ -20,6 +20,8 @@ import (
 	"github.com/berthd/berth/cri"
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/netns"
+	"github.com/berthd/berth/operator"
+	operatorapi "github.com/berthd/berth/operator/api"
 	"github.com/berthd/berth/sandbox"
 	"github.com/berthd/berth/sandbox/selinux"
 	"github.com/berthd/berth/shim"
@@ -49,7 +51,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer network.Close()
-	server, err := newServer(cfg, network)
+	server, operators, err := newServer(cfg, network)
 	if err != nil {
 		return err
 	}
@@ -86,21 +88,26 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer closeStreams(ctx, server)
+	operators.Attach(images, func() map[string][]string { return imageUsers(node.Containers.List()) })
 	server.Attach(node, images)
 	return answer(ctx, cfg, server, node, failed)
 }
 
-// newServer is the CRI server, whose parts are still to come.
-func newServer(cfg config.Config, network *netns.Network) (*cri.Server, error) {
+// newServer is the CRI server and the operators' on the same socket. Their parts are
+// still to come.
+func newServer(cfg config.Config, network *netns.Network) (*cri.Server, *operator.Server, error) {
 	systemd := cfg.SystemdCgroup()
 	if _, err := os.Stat("/run/systemd/system"); systemd && err != nil {
-		return nil, errors.New("cgroup.driver: systemd does not run this machine; leave the key out, or set it to \"cgroupfs\"")
+		return nil, nil, errors.New("cgroup.driver: systemd does not run this machine; leave the key out, or set it to \"cgroupfs\"")
 	}
-	return cri.New(cri.Options{
+	server := cri.New(cri.Options{
 		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,
 		NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.JSON,
 		Streaming: cri.Streaming{Address: cfg.Streaming.Address, TLSCert: cfg.Streaming.TLSCert, TLSKey: cfg.Streaming.TLSKey},
-	}), nil
+	})
+	operators := &operator.Server{}
+	operatorapi.RegisterImagesServer(server.GRPC(), operators)
+	return server, operators, nil
 }
 
 // openImages opens the snapshots and the images that stand on them. Close the images.
@@ -145,6 +152,22 @@ func answer(ctx context.Context, cfg config.Config, server *cri.Server, node *sa
 	logger.Info("Stopping; containers go on")
 	drain(server, node)
 	return nil
+}
+
+// imageUsers lists the IDs of containers by the ID of each image that they stand on.
+func imageUsers(list []*sandbox.Container) map[string][]string {
+	users := map[string][]string{}
+	for _, c := range list {
+		r := c.Record()
+		ids := map[string]bool{r.Image.ID: true}
+		for _, v := range r.ImageVolumes {
+			ids[v.Image.ID] = true
+		}
+		for id := range ids {
+			users[id] = append(users[id], r.ID)
+		}
+	}
+	return users
 }
 
 // handlersOf are the runtime handlers by name.

@@ -200,6 +200,14 @@ func (b *Blob) disconnect() {
 	b.body, b.closer = nil, nil
 }
 
+// Host is the host that sends it, or sent last; "" before there is one.
+func (b *Blob) Host() string {
+	if b.host == nil {
+		return ""
+	}
+	return b.host.name
+}
+
 // Close ends the transfer. It may be called again.
 func (b *Blob) Close() error {
 	b.disconnect()
