@@ -123,6 +123,17 @@ func (f *fakeLayers) ListLayers(context.Context) ([]snapshot.LayerInfo, error) {
 	return out, nil
 }
 
+func (f *fakeLayers) Archive(_ context.Context, d digest.Digest, _ io.Writer) error {
+	return fmt.Errorf("layer %s: %w", d, snapshot.ErrUnsupported)
+}
+
+func (f *fakeLayers) VerifyLayer(_ context.Context, d digest.Digest) error {
+	if !f.HasLayer(d) {
+		return fmt.Errorf("layer %s: %w", d, snapshot.ErrNotFound)
+	}
+	return nil
+}
+
 func (f *fakeLayers) SealImage(_ context.Context, chain []digest.Digest) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -222,15 +222,8 @@ func (s *Service) commit(ctx context.Context, repo *registry.Repository, rec rec
 		}
 		layers = append(layers, l)
 	}
-	if err := s.addLayers(ctx, repo, layers, p); err != nil {
+	if err := s.addSealed(ctx, repo, layers, rec.image.DiffIDs, p); err != nil {
 		return err
-	}
-	p.now(StageSealing)
-	if err := s.store.intend(rec.image.DiffIDs); err != nil {
-		return err
-	}
-	if err := s.layers.SealImage(ctx, rec.image.DiffIDs); err != nil {
-		return fmt.Errorf("seal: %w", err)
 	}
 	p.now(StageCommitting)
 	if err := s.store.put(rec, manifest, config); err != nil {

@@ -17,12 +17,12 @@ import (
 // the layers that nobody else needs. Layers that containers use stay until
 // Collect. An absent image is fine; ErrAmbiguous.
 func (s *Service) Remove(ctx context.Context, ref string) error {
-	img, err := s.Get(ref)
+	img, err := s.store.view.Load().find(ref) // also when it has lost a layer
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("image %.300q: %w", ref, err)
 	}
 	s.candidates.add(img.DiffIDs...)
 	if err := s.store.drop(img.ID); err != nil {

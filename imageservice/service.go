@@ -137,9 +137,12 @@ func (s *Service) List() []Image {
 
 // Get finds an image by its ID ("sha256:" or not), by a unique prefix of at least 4 digits of
 // its ID, by tag or by repository digest; else ErrNotFound, or ErrAmbiguous. A name goes
-// before a prefix.
+// before a prefix. An image that has lost a layer (damage.go) is ErrNotFound.
 func (s *Service) Get(ref string) (Image, error) {
 	img, err := s.store.view.Load().find(ref)
+	if err == nil {
+		err = s.complete(img)
+	}
 	if err != nil {
 		return Image{}, fmt.Errorf("image %.300q: %w", ref, err)
 	}

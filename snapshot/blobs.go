@@ -22,6 +22,7 @@ import (
 //
 //	layers/…/data    the bytes of the layer's files
 //	layers/…/tree    an EROFS file system over them, with overlay's marks
+//	layers/…/skeleton  what else the layer's archive had (skeleton.go)
 //	seals/…/image    an EROFS file system over the data of the layers that it needs
 //	mounts/<hex>/    where a seal is mounted while a container stands on it
 type blobs struct {
@@ -33,9 +34,10 @@ type blobs struct {
 
 // The names of the files.
 const (
-	dataFile  = "data"
-	treeFile  = "tree"
-	imageFile = "image"
+	dataFile     = "data"
+	treeFile     = "tree"
+	skeletonFile = "skeleton"
+	imageFile    = "image"
 )
 
 // impliedXattr marks directories of a layer's tree that its archive did not list. It is
@@ -47,17 +49,27 @@ func (b *blobs) fill(ctx context.Context, tmp string, r io.Reader) (rec layerRec
 	if err != nil {
 		return rec, err
 	}
-	layer, err := plant(ctx, data, r, b.limits)
-	if err = errors.Join(err, data.Close()); err != nil {
+	defer data.Close() // a second Close is harmless
+	skeleton, err := newSkeleton(filepath.Join(tmp, skeletonFile))
+	if err != nil {
 		return rec, err
 	}
+	layer, err := plant(ctx, data, skeleton, r, b.limits)
+	sum, closed := skeleton.close()
+	if err == nil {
+		err = errors.Join(closed, data.Close())
+	}
+	if err != nil {
+		return rec, err
+	}
+	rec.Skeleton = &sum
 	for dir := range layer.implicit {
 		mark(dir, impliedXattr, "")
 	}
 	if layer.opaqueRoot {
 		mark(layer.root, opaqueXattr, "y")
 	}
-	rec.Data = layer.sum
+	rec.Data, rec.Blocks = layer.sum, layer.blocks
 	if rec.Tree, err = writeTree(filepath.Join(tmp, treeFile), layer.root, []erofs.Device{{Blocks: layer.blocks}}); err != nil {
 		return rec, err
 	}
@@ -94,12 +106,13 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 		}
 		tree, err := b.readTree(name, layer.Tree)
 		if err != nil {
-			return rec, err
+			return rec, damageOf(name, err)
 		}
-		blocks, err := b.blocks(name)
+		blocks, err := b.blocks(name, layer)
 		if err != nil {
-			return rec, err
+			return rec, damageOf(name, err)
 		}
+		rec.Parts = append(rec.Parts, sealedPart{Data: layer.Data, Tree: layer.Tree, Blocks: blocks})
 		g.add(tree, name, blocks)
 	}
 	rec.Devices, rec.Chain = g.layers, diffIDs
@@ -111,8 +124,8 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 func (b *blobs) readTree(name string, sum uint32) (*erofs.Node, error) {
 	path := b.path("layers", name, treeFile)
 	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w", path, ErrNotFound)
+	if errors.Is(err, fs.ErrNotExist) || isBadDisk(err) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if err != nil {
 		return nil, err
@@ -127,9 +140,16 @@ func (b *blobs) readTree(name string, sum uint32) (*erofs.Node, error) {
 	return tree, nil
 }
 
-// blocks is the size of a layer's data.
-func (b *blobs) blocks(name string) (uint32, error) {
-	fi, err := os.Stat(b.path("layers", name, dataFile))
+// blocks is the size of a layer's data, which is to be what it was.
+func (b *blobs) blocks(name string, rec layerRecord) (uint32, error) {
+	path := b.path("layers", name, dataFile)
+	if rec.Skeleton != nil {
+		return rec.Blocks, checkSize(path, int64(rec.Blocks)*erofs.BlockSize)
+	}
+	fi, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
 	if err != nil {
 		return 0, err
 	}

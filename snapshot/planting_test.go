@@ -23,12 +23,21 @@ func agree(t *testing.T, data []byte, limits Limits) {
 	t.Helper()
 	dir := t.TempDir()
 	_, inFiles := unpack(t.Context(), dir, bytes.NewReader(data), limits)
-	bytesOf, err := os.CreateTemp(t.TempDir(), "")
+	layerDir := t.TempDir()
+	bytesOf, err := os.Create(filepath.Join(layerDir, dataFile))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer bytesOf.Close()
-	layer, inTree := plant(t.Context(), bytesOf, bytes.NewReader(data), limits)
+	skeleton, err := newSkeleton(filepath.Join(layerDir, skeletonFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer, inTree := plant(t.Context(), bytesOf, skeleton, bytes.NewReader(data), limits)
+	skeletonSum, err := skeleton.close()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, want := range []error{ErrCorrupt, ErrMalicious, ErrTooLarge} {
 		if errors.Is(inFiles, want) != errors.Is(inTree, want) {
 			t.Errorf("as files: %v; as a tree: %v", inFiles, inTree)
@@ -49,6 +58,12 @@ func agree(t *testing.T, data []byte, limits Limits) {
 	}
 	if err := erofs.Write(&bytes.Buffer{}, layer.root, []erofs.Device{{Blocks: layer.blocks}}); err != nil {
 		t.Error(err)
+	}
+	var again bytes.Buffer
+	if err := rebuild(t.Context(), layerDir, layerRecord{Data: layer.sum, Skeleton: &skeletonSum}, &again); err != nil {
+		t.Error(err)
+	} else if !bytes.Equal(again.Bytes(), data) {
+		t.Errorf("made again, it is %d bytes that differ from the archive's %d", again.Len(), len(data))
 	}
 }
 

@@ -14,20 +14,29 @@ type reading struct {
 	ctx    context.Context // of the one call that it lives for
 	limits Limits
 
+	skeleton *skeletonWriter // nil: none is kept
+
 	entries, bytes int64
 }
 
 // all calls entry for every entry of the archive in r, and reads r to its end.
 func (a *reading) all(r io.Reader, entry func(*tar.Header, io.Reader) error) error {
 	src := &source{r: r, ctx: a.ctx, left: a.limits.Bytes}
-	buffered := bufio.NewReaderSize(src, 128<<10)
-	if err := a.each(tar.NewReader(buffered), entry); err != nil {
-		if src.err != nil {
-			return src.err // not the archive's fault
-		}
-		return err
+	var archive io.Reader = bufio.NewReaderSize(src, 128<<10)
+	if a.skeleton != nil {
+		a.skeleton.from = archive
+		archive = a.skeleton
 	}
-	_, err := buffered.WriteTo(io.Discard)
+	err := a.each(tar.NewReader(archive), entry)
+	if err == nil {
+		_, err = io.Copy(io.Discard, archive)
+	}
+	switch {
+	case src.err != nil:
+		return src.err // not the archive's fault
+	case a.skeleton != nil && a.skeleton.err != nil:
+		return a.skeleton.err // the disk's
+	}
 	return err
 }
 

@@ -294,6 +294,11 @@ func isGone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || isLoop(err) || isNotDir(err)
 }
 
+// isBadDisk says that the disk, or the file system on it, has lost what was to be read.
+func isBadDisk(err error) bool {
+	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EUCLEAN) || errors.Is(err, unix.EBADMSG)
+}
+
 // procPath is a path to what d stands for, as long as d is open.
 func (d at) procPath() string { return fmt.Sprintf("/proc/self/fd/%d", d) }
 
