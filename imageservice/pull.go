@@ -122,7 +122,7 @@ func (s *Service) present(ctx context.Context, target digest.Digest, tags, diges
 			return "", false, err
 		}
 		defer s.guard.release(keys)
-		if ready(ctx, s.layers, img.DiffIDs) != nil {
+		if ready(ctx, s.layers, img.DiffIDs) != nil || s.store.verify(img.ID) != nil {
 			return "", false, nil // then it is pulled like a new one
 		}
 		ok, err := s.store.name(img.ID, tags, digests)

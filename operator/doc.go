@@ -57,7 +57,7 @@ func item(img imageservice.Image, users map[string][]string) *api.Image {
 func (s *Server) Remove(ctx context.Context, req *api.RemoveRequest) (*api.RemoveResponse, error) {
 	resp, users := &api.RemoveResponse{}, s.users()
 	remove := func(ref string) {
-		img, err := s.images.Get(ref)
+		img, err := s.images.Find(ref)
 		if errors.Is(err, imageservice.ErrNotFound) {
 			return
 		}
@@ -90,7 +90,7 @@ func (s *Server) chosen(refs []string) ([]imageservice.Image, error) {
 	}
 	var out []imageservice.Image
 	for _, ref := range refs {
-		img, err := s.images.Get(ref)
+		img, err := s.images.Find(ref)
 		if err != nil {
 			return nil, err
 		}

@@ -30,10 +30,15 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
+	return openBench(t, "overlay")
+}
+
+func openBench(t *testing.T, driver string) *bench {
+	t.Helper()
 	b := &bench{reg: registrytest.New(), users: map[string][]string{}, root: t.TempDir()}
 	t.Cleanup(b.reg.Close)
 	var err error
-	if b.layers, err = snapshot.Open(t.Context(), "overlay", filepath.Join(b.root, "snapshots")); err != nil {
+	if b.layers, err = snapshot.Open(t.Context(), driver, filepath.Join(b.root, "snapshots")); err != nil {
 		t.Fatal(err)
 	}
 	if b.images, err = imageservice.Open(t.Context(), imageservice.Options{Root: filepath.Join(b.root, "images"), Layers: b.layers}); err != nil {
@@ -63,7 +68,7 @@ func newBench(t *testing.T) *bench {
 func (b *bench) add(repo string, files ...string) string {
 	var layers []registrytest.Layer
 	for _, f := range files {
-		layers = append(layers, registrytest.GzipLayer(registrytest.Tar(f, f)))
+		layers = append(layers, registrytest.GzipLayer(registrytest.Tar(f[:min(len(f), 8)], f)))
 	}
 	b.reg.AddImage(repo, "1", layers, nil)
 	return b.reg.Host() + "/" + repo + ":1"

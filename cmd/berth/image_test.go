@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +73,34 @@ func (f *fakeImages) Remove(_ context.Context, req *api.RemoveRequest) (*api.Rem
 		resp.Failed = []string{"image \"01\": ID prefix fits more than one image"}
 	}
 	return resp, nil
+}
+
+func (f *fakeImages) Verify(req *api.VerifyRequest, stream grpc.ServerStreamingServer[api.VerifyResponse]) error {
+	for i, verdict := range []api.Verdict{api.Verdict_SOUND, api.Verdict_UNVERIFIABLE, api.Verdict_DAMAGED} {
+		if len(req.GetImages()) > 0 && verdict == api.Verdict_DAMAGED {
+			break
+		}
+		resp := &api.VerifyResponse{Image: &api.Image{Id: anID, Tags: []string{"a:" + string(rune('0'+i))}}, Verdict: verdict}
+		if verdict != api.Verdict_SOUND {
+			resp.Findings = []string{"layer sha256:01: why"}
+		}
+		if err := stream.Send(resp); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestImageVerify(t *testing.T) {
+	socket := (&fakeDaemon{operator: &fakeImages{}}).serve(t)
+	out, err := run(t, "image", "verify", "--socket", socket)
+	if !errors.Is(err, errAnswered) {
+		t.Errorf("%v", err)
+	}
+	contains(t, out, "0123456789ab  a:0  ok\n", "a:1  not verifiable\n  layer sha256:01: why\n", "a:2  DAMAGED\n  layer", "berth image pull")
+	if out, err = run(t, "image", "verify", "a:0", "--socket", socket); err != nil || strings.Contains(out, "mends") {
+		t.Errorf("%v: %s", err, out)
+	}
 }
 
 func TestImageList(t *testing.T) {
