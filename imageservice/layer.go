@@ -35,7 +35,7 @@ const maxWindow = 128 << 20
 
 // addLayer sees to it that a layer is on disk. Whoever needs the layer meanwhile, for this
 // image or another, waits for the same transfer.
-func (s *Service) addLayer(ctx context.Context, repo *registry.Repository, l layer, p *pullProgress) error {
+func (s *Service) addLayer(ctx context.Context, fetch fetcher, l layer, p *pullProgress) error {
 	for {
 		if s.layers.HasLayer(l.diffID) {
 			p.bytes.Add(l.blob.Size)
@@ -44,7 +44,7 @@ func (s *Service) addLayer(ctx context.Context, repo *registry.Repository, l lay
 		p.stage(l.blob.Digest, StageShared) // unless the transfer is ours
 		var mine int64                      // of this layer's bytes, those that p has counted
 		_, led, err := s.layerFlights.do(ctx, l.diffID, func(ctx context.Context) (struct{}, error) {
-			n, err := s.fetchLayer(ctx, repo, l, p)
+			n, err := fetch(ctx, l)
 			mine = n
 			return struct{}{}, err
 		})
@@ -110,16 +110,20 @@ func (s *Service) unpackLayer(ctx context.Context, repo *registry.Repository, l 
 	if archive.cause != nil && ctx.Err() == nil {
 		err = archive.cause // the driver may only have seen its echo
 	}
+	// Only what contradicts the manifest is the host's fault; a bad archive that matches its digest is the same everywhere.
+	return src.n, wrong && blob.Reject(), layerError(l, err)
+}
+
+// layerError says which layer could not be unpacked, and that it is the image's fault where
+// it is.
+func layerError(l layer, err error) error {
 	switch {
 	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, snapshot.ErrMalicious):
-		err = fmt.Errorf("layer %s: %w: %w", l.blob.Digest, err, ErrCorrupt)
+		return fmt.Errorf("layer %s: %w: %w", l.blob.Digest, err, ErrCorrupt)
 	case errors.Is(err, snapshot.ErrTooLarge):
-		err = fmt.Errorf("layer %s: %w: %w", l.blob.Digest, err, ErrTooLarge)
-	default:
-		err = fmt.Errorf("layer %s: %w", l.blob.Digest, err)
+		return fmt.Errorf("layer %s: %w: %w", l.blob.Digest, err, ErrTooLarge)
 	}
-	// Only what contradicts the manifest is the host's fault; a bad archive that matches its digest is the same everywhere.
-	return src.n, wrong && blob.Reject(), err
+	return fmt.Errorf("layer %s: %w", l.blob.Digest, err)
 }
 
 // A source is a blob being read: hashed and counted.

@@ -21,6 +21,7 @@ import (
 // A bench is a server with a real store, a registry and a client.
 type bench struct {
 	api.ImagesClient
+	conn   *grpc.ClientConn
 	reg    *registrytest.Server
 	images *imageservice.Service
 	layers snapshot.Driver
@@ -60,6 +61,7 @@ func openBench(t *testing.T, driver string) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
+	b.conn = conn
 	b.ImagesClient = api.NewImagesClient(conn)
 	return b
 }

@@ -21,7 +21,8 @@ func imageCommand(to *target) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	parent.AddCommand(imageListCommand(to), imagePullCommand(to), imageRemoveCommand(to), imageVerifyCommand(to))
+	parent.AddCommand(imageListCommand(to), imagePullCommand(to), imageRemoveCommand(to), imageVerifyCommand(to),
+		imageImportCommand(to), imageExportCommand(to))
 	return parent
 }
 
