@@ -22,7 +22,7 @@ func imageCommand(to *target) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	parent.AddCommand(imageListCommand(to), imagePullCommand(to), imageRemoveCommand(to), imageVerifyCommand(to),
-		imageImportCommand(to), imageExportCommand(to))
+		imageImportCommand(to), imageExportCommand(to), imagePushCommand(to))
 	return parent
 }
 

@@ -25,6 +25,7 @@ type host struct {
 	url           *url.URL
 	namespace     string // what mirrors are told the registry is; "" for the registry itself
 	resolve, pull bool
+	push          bool
 	trusted       bool // may be shown the credential
 
 	header    http.Header
@@ -69,7 +70,7 @@ func newHost(e endpoint, domain string, cred Credential, retry Retry, stall Stal
 	h := &host{
 		name:    e.host,
 		url:     &url.URL{Scheme: e.scheme, Host: e.host, Path: e.path},
-		resolve: e.resolve, pull: e.pull,
+		resolve: e.resolve, pull: e.pull, push: e.push,
 		trusted: cred.forHost(e, domain),
 		header:  e.header, transport: transport, probe: e.probe,
 	}
