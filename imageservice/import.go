@@ -36,7 +36,7 @@ type arrival struct {
 // When it fails, the images before the one that failed are here and of the others nothing is
 // left. Errors: this package's, From's own, the context's, or the disk's.
 func (s *Service) Import(ctx context.Context, req ImportRequest) ([]Image, error) {
-	p := &pullProgress{image: "an archive", since: time.Now()}
+	p := &pullProgress{image: "an archive", work: "importing", since: time.Now()}
 	p.now(StageReading)
 	s.progress.add(p)
 	defer s.progress.remove(p)
@@ -148,7 +148,7 @@ func (s *Service) arrivals(ctx context.Context, a *archive.Archive, name string)
 
 // arrival reads one image's documents, and looks whether the archive has what else it needs.
 func (s *Service) arrival(ctx context.Context, blobs *archiveBlobs, l listedImage) (one arrival, err error) {
-	one.progress = &pullProgress{image: l.names[0].String(), since: time.Now()}
+	one.progress = &pullProgress{image: l.names[0].String(), work: "importing", since: time.Now()}
 	one.rec, one.manifest, one.config, err = s.pullNew(ctx, blobs, l.target, one.progress)
 	if err != nil {
 		return one, err

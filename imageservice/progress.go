@@ -1,6 +1,7 @@
 package imageservice
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -43,6 +44,7 @@ const (
 // until the manifest is known.
 type Progress struct {
 	Image        string // full name
+	Work         string // "pulling", "importing" or "pushing"
 	Since        time.Time
 	Bytes, Total int64
 	Layers, Done int // layers in all, layers finished
@@ -63,6 +65,7 @@ type LayerProgress struct {
 // pullProgress is a pull's counters.
 type pullProgress struct {
 	image  string
+	work   string // "" is pulling
 	since  time.Time
 	bytes  atomic.Int64
 	total  atomic.Int64
@@ -128,7 +131,7 @@ func load[T any](p *atomic.Pointer[T]) (v T) {
 // snapshot is p as it is now.
 func (p *pullProgress) snapshot() Progress {
 	out := Progress{
-		Image: p.image, Since: p.since, Bytes: p.bytes.Load(), Total: p.total.Load(),
+		Image: p.image, Work: cmp.Or(p.work, "pulling"), Since: p.since, Bytes: p.bytes.Load(), Total: p.total.Load(),
 		Layers: int(p.layers.Load()), Done: int(p.done.Load()), Stage: load(&p.step),
 	}
 	all := p.parts.Load()

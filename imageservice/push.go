@@ -85,7 +85,7 @@ func (s *Service) push(ctx context.Context, req PushRequest, named reference.Nam
 		return "", ErrNotFound // it has just gone
 	}
 	p := &pushing{service: s, target: target, rec: rec, from: repositoriesOf(img, named), how: req.Compress,
-		progress: &pullProgress{image: named.String(), since: time.Now()}}
+		progress: &pullProgress{image: named.String(), work: "pushing", since: time.Now()}}
 	p.progress.now(StageResolving)
 	s.progress.add(p.progress)
 	defer s.progress.remove(p.progress)

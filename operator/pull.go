@@ -24,7 +24,7 @@ func (s *Server) Pulls(context.Context, *api.PullsRequest) (*api.PullsResponse, 
 
 func progress(p imageservice.Progress) *api.Progress {
 	out := &api.Progress{
-		Image: p.Image, StartedUnixNano: p.Since.UnixNano(), Bytes: p.Bytes, TotalBytes: p.Total,
+		Image: p.Image, Work: p.Work, StartedUnixNano: p.Since.UnixNano(), Bytes: p.Bytes, TotalBytes: p.Total,
 		Layers: int32(p.Layers), LayersDone: int32(p.Done), Stage: string(p.Stage), Pods: p.For,
 	}
 	for _, l := range p.Unfinished {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -252,4 +254,85 @@ func TestMeter(t *testing.T) {
 		t.Errorf("%d lines: %q", n, out.String())
 	}
 	contains(t, out.String(), "2.0 MiB/s")
+}
+
+func (f *fakeImages) Export(req *api.ExportRequest, stream grpc.ServerStreamingServer[api.ExportResponse]) error {
+	for _, part := range []string{"an ", "archive of " + strings.Join(req.GetImages(), ",") + " " + req.GetFormat()} {
+		if err := stream.Send(&api.ExportResponse{Data: []byte(part)}); err != nil {
+			return err
+		}
+	}
+	if req.GetImages()[0] == "bad" {
+		return status.Error(codes.Internal, "layer sha256:01: damaged on disk")
+	}
+	return nil
+}
+
+// Import names what it got.
+func (f *fakeImages) Import(stream grpc.ClientStreamingServer[api.ImportRequest, api.ImportResponse]) error {
+	var got []byte
+	var name string
+	for {
+		req, err := stream.Recv()
+		if err != nil {
+			break
+		}
+		if name += req.GetName(); name == "refused" {
+			return status.Error(codes.Unknown, "import: archive: is empty")
+		}
+		got = append(got, req.GetData()...)
+	}
+	if len(got) > 100 {
+		got = bytes.Join(bytes.Fields(bytes.ReplaceAll(got, []byte{0}, []byte(" ")))[:1], nil)
+	}
+	return stream.SendAndClose(&api.ImportResponse{Images: []*api.Image{{Id: anID, Tags: []string{name, string(got)}}}})
+}
+
+func (f *fakeImages) Push(req *api.PushRequest, stream grpc.ServerStreamingServer[api.PushResponse]) error {
+	if err := stream.Send(&api.PushResponse{Progress: &api.Progress{Stage: "packing", Work: "pushing"}}); err != nil {
+		return err
+	}
+	return stream.Send(&api.PushResponse{Target: req.GetTarget(), Digest: anID})
+}
+
+// TestImageArchives: an archive is there whole or not at all.
+func TestImageArchives(t *testing.T) {
+	socket := (&fakeDaemon{operator: &fakeImages{}}).serve(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "a.tar")
+	if out, err := run(t, "image", "export", "a", "b", file, "--format", "docker", "--socket", socket); err != nil || out != "" {
+		t.Errorf("%v: %s", err, out)
+	}
+	if data, err := os.ReadFile(file); err != nil || string(data) != "an archive of a,b docker" {
+		t.Errorf("%q, %v", data, err)
+	}
+	if out, err := run(t, "image", "export", "a", "-", "--socket", socket); err != nil || out != "an archive of a oci" {
+		t.Errorf("%v: %s", err, out)
+	}
+	if _, err := run(t, "image", "export", "bad", filepath.Join(dir, "bad.tar"), "--socket", socket); err == nil || !strings.Contains(err.Error(), "damaged on disk") {
+		t.Errorf("%v", err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+	out, err := run(t, "image", "import", file, "--name", "mine:1", "--socket", socket)
+	if err != nil || out != "imported mine:1, an archive of a,b docker 0123456789ab\n" {
+		t.Errorf("%v: %s", err, out)
+	}
+	if _, err := run(t, "image", "import", file, "--name", "refused", "--socket", socket); err == nil || err.Error() != "import: archive: is empty" {
+		t.Errorf("%v", err)
+	}
+	folder := t.TempDir()
+	if _, err := run(t, "image", "import", folder, "--socket", socket); err == nil || !strings.Contains(err.Error(), "is no OCI image layout") {
+		t.Errorf("%v", err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "index.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err = run(t, "image", "import", folder, "--socket", socket); err != nil || !strings.Contains(out, "index.json") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if out, err = run(t, "image", "push", "a", "r.example/a:1", "--socket", socket); err != nil || !strings.HasSuffix(out, "r.example/a:1 "+anID+"\n") {
+		t.Errorf("%v: %s", err, out)
+	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 // aPull is a transfer under way, as it is printed as JSON.
 type aPull struct {
 	Image      string   `json:"image"`
+	Work       string   `json:"work"` // pulling, importing or pushing
 	Started    int64    `json:"started_unix_nano"`
 	Bytes      int64    `json:"bytes"`
 	Total      int64    `json:"total_bytes"` // 0: not known yet
@@ -39,7 +41,7 @@ type aLayer struct {
 
 func pullOf(p *api.Progress) aPull {
 	out := aPull{
-		Image: p.GetImage(), Started: p.GetStartedUnixNano(), Bytes: p.GetBytes(), Total: p.GetTotalBytes(), Layers: p.GetLayers(),
+		Image: p.GetImage(), Work: cmp.Or(p.GetWork(), "pulling"), Started: p.GetStartedUnixNano(), Bytes: p.GetBytes(), Total: p.GetTotalBytes(), Layers: p.GetLayers(),
 		Done: p.GetLayersDone(), Stage: p.GetStage(), Unfinished: []aLayer{}, Pods: orEmpty(p.GetPods()),
 	}
 	for _, l := range p.GetUnfinished() {

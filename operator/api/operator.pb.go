@@ -275,7 +275,9 @@ type Progress struct {
 	Stage      string           `protobuf:"bytes,7,opt,name=stage,proto3" json:"stage,omitempty"`
 	Unfinished []*LayerProgress `protobuf:"bytes,8,rep,name=unfinished,proto3" json:"unfinished,omitempty"`
 	// pods are NAMESPACE/NAME of those whose kubelet waits for it.
-	Pods          []string `protobuf:"bytes,9,rep,name=pods,proto3" json:"pods,omitempty"`
+	Pods []string `protobuf:"bytes,9,rep,name=pods,proto3" json:"pods,omitempty"`
+	// work is "pulling", "importing" or "pushing".
+	Work          string `protobuf:"bytes,10,opt,name=work,proto3" json:"work,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -371,6 +373,13 @@ func (x *Progress) GetPods() []string {
 		return x.Pods
 	}
 	return nil
+}
+
+func (x *Progress) GetWork() string {
+	if x != nil {
+		return x.Work
+	}
+	return ""
 }
 
 type LayerProgress struct {
@@ -1266,7 +1275,7 @@ const file_operator_proto_rawDesc = "" +
 	"\bplatform\x18\t \x01(\tR\bplatform\"\r\n" +
 	"\vListRequest\"7\n" +
 	"\fListResponse\x12'\n" +
-	"\x06images\x18\x01 \x03(\v2\x0f.berth.v1.ImageR\x06images\"\x9f\x02\n" +
+	"\x06images\x18\x01 \x03(\v2\x0f.berth.v1.ImageR\x06images\"\xb3\x02\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12*\n" +
 	"\x11started_unix_nano\x18\x02 \x01(\x03R\x0fstartedUnixNano\x12\x14\n" +
@@ -1280,7 +1289,9 @@ const file_operator_proto_rawDesc = "" +
 	"\n" +
 	"unfinished\x18\b \x03(\v2\x17.berth.v1.LayerProgressR\n" +
 	"unfinished\x12\x12\n" +
-	"\x04pods\x18\t \x03(\tR\x04pods\"\x86\x01\n" +
+	"\x04pods\x18\t \x03(\tR\x04pods\x12\x12\n" +
+	"\x04work\x18\n" +
+	" \x01(\tR\x04work\"\x86\x01\n" +
 	"\rLayerProgress\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x14\n" +
