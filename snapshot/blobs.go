@@ -92,6 +92,7 @@ func writeTree(path string, root *erofs.Node, devices []erofs.Device) (sum uint3
 
 func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (rec sealRecord, err error) {
 	g := grafting{root: emptyDir(), numbers: map[string]uint16{}}
+	var trees int64
 	for _, d := range diffIDs {
 		if err := ctx.Err(); err != nil {
 			return rec, err
@@ -104,7 +105,7 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 		if err != nil {
 			return rec, err
 		}
-		tree, err := b.readTree(name, layer.Tree)
+		tree, size, err := b.readTree(name, layer.Tree)
 		if err != nil {
 			return rec, damageOf(name, err)
 		}
@@ -113,6 +114,9 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 			return rec, damageOf(name, err)
 		}
 		rec.Parts = append(rec.Parts, sealedPart{Data: layer.Data, Tree: layer.Tree, Blocks: blocks})
+		if trees += size; trees > maxTrees {
+			return rec, fmt.Errorf("layers of more files than fit into memory: %w", ErrTooLarge)
+		}
 		g.add(tree, name, blocks)
 	}
 	rec.Devices, rec.Chain = g.layers, diffIDs
@@ -120,24 +124,28 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 	return rec, err
 }
 
-// readTree reads a layer's tree, which is to have that checksum.
-func (b *blobs) readTree(name string, sum uint32) (*erofs.Node, error) {
+// maxTrees bounds the trees that an image is made of, in bytes. It is about a fifth of
+// what they are in memory.
+const maxTrees = 1 << 30
+
+// readTree reads a layer's tree, which is to have that checksum. It tells its size.
+func (b *blobs) readTree(name string, sum uint32) (tree *erofs.Node, size int64, err error) {
 	path := b.path("layers", name, treeFile)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) || isBadDisk(err) {
 		err = fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if got := crc32.Checksum(data, castagnoli); got != sum {
-		return nil, fmt.Errorf("%s: checksum %08x, not %08x: %w", path, got, sum, ErrDamaged)
+		return nil, 0, fmt.Errorf("%s: checksum %08x, not %08x: %w", path, got, sum, ErrDamaged)
 	}
-	tree, err := erofs.Read(bytes.NewReader(data))
+	tree, err = erofs.Read(bytes.NewReader(data))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, 0, fmt.Errorf("%s: %w", path, err)
 	}
-	return tree, nil
+	return tree, int64(len(data)), nil
 }
 
 // blocks is the size of a layer's data, which is to be what it was.

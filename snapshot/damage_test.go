@@ -269,7 +269,7 @@ func TestDamagedInUse(t *testing.T) {
 			}
 			at := filepath.Join(t.TempDir(), "view")
 			if err := MountAll(view, at); !errors.Is(err, fs.ErrNotExist) { // told before, mounted after
-				t.Errorf("the damaged image can still be mounted, or %v", err)
+				t.Errorf("the damaged image can still be mounted, or %v", errors.Join(err, Unmount(at)))
 			}
 			for _, err := range []error{p.prepareErr(t, "c3"), p.prepareErr(t, "c1")} {
 				if !errors.Is(err, ErrNotFound) {

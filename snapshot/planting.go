@@ -278,20 +278,6 @@ func (p *planter) write(n *erofs.Node, hdr *tar.Header, body io.Reader) error {
 	return err
 }
 
-// isSparse tells whether the archive has something else of a file than its bytes: where
-// they go, in one of GNU tar's forms ("Storing Sparse Files" in its manual).
-func isSparse(hdr *tar.Header) bool {
-	if hdr.Typeflag == tar.TypeGNUSparse {
-		return true
-	}
-	for key := range hdr.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			return true
-		}
-	}
-	return false
-}
-
 // parentOf finds the directory at name, a clean path as the archive spells it, making
 // what is missing. It is the last of what is returned, which begins with the root.
 func (p *planter) parentOf(name string) ([]*erofs.Node, error) {
@@ -378,6 +364,9 @@ func (c *climb) down(part string, create bool) (followed bool, err error) {
 		if !create {
 			return false, fmt.Errorf("directory %q is not in the layer: %w", strings.Join(append(c.names, part), "/"), ErrCorrupt)
 		}
+		if err := c.countImplied(); err != nil {
+			return false, err
+		}
 		next = c.imply(dir, part)
 	case next.Target != "":
 		if c.todo = append(strings.Split(next.Target, "/"), c.todo...); len(c.todo) > maxTodo {
@@ -390,6 +379,6 @@ func (c *climb) down(part string, create bool) (followed bool, err error) {
 	case !next.IsDir():
 		return false, fmt.Errorf("parent %q is not a directory: %w", strings.Join(append(c.names, part), "/"), ErrCorrupt)
 	}
-	c.chain, c.names = append(slices.Clip(c.chain), next), append(slices.Clip(c.names), part)
+	c.chain, c.names = append(c.chain, next), append(c.names, part)
 	return false, nil
 }

@@ -170,3 +170,16 @@ func FuzzFormatsAgree(f *testing.F) {
 	f.Add([]byte{2, 0, 0xb3, 0, 0x80, 0x31})
 	f.Fuzz(func(t *testing.T, script []byte) { agree(t, scripted(script), Limits{Entries: 200, Bytes: 1 << 20}) })
 }
+
+// FuzzArchivesAgree is the same for any bytes.
+func FuzzArchivesAgree(f *testing.F) {
+	needRoot(f)
+	for _, h := range hostile(f) {
+		if len(h.data) < 8<<10 { // the deep ones take too long
+			f.Add(h.data)
+		}
+	}
+	f.Add(archive(f, dir("a", 0o755), file("a/b", "b"), hardlink("c", "a/b"), symlink("d", "a"), file("d/e", "e"), file(".wh.f", "")))
+	f.Add(paxSparse(f, "2\n0\n1\n700\n1\n", 800))
+	f.Fuzz(func(t *testing.T, data []byte) { agree(t, data, Limits{Entries: 200, Bytes: 1 << 20}) })
+}
