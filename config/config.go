@@ -53,6 +53,8 @@ type Network struct {
 // Image is about pulling images.
 type Image struct {
 	CertsDir       string   `toml:"certs_dir" comment:"Mirrors and certificates of registries: HOST/hosts.toml, as containerd reads them."`
+	RegistriesConf string   `toml:"registries_conf" comment:"Mirrors, places and blocked names in the format of CRI-O and podman: /etc/containers/registries.conf, with the *.conf\nof the folder registries.conf.d beside it. A registry's own hosts.toml goes first. Short names stay docker.io's. Empty: none."`
+	AuthFile       string   `toml:"auth_file" comment:"Credentials of the node itself, as Docker's config.json or podman's auth.json has them, credential helpers too.\nkubelet's, where it sends some, go first. Empty: none."`
 	ParallelLayers int      `toml:"parallel_layers" comment:"Layers of one image that are fetched and unpacked at once."`
 	Pinned         []string `toml:"pinned" comment:"Images that kubelet must not collect as garbage: names (busybox is docker.io/library/busybox:latest),\nIDs, or patterns of full names, in which * and ? stand for anything but a slash and [a-c] for one of its characters:\nregistry.k8s.io/pause:*"`
 }

@@ -68,9 +68,10 @@ func (c Config) Validate() error {
 		p.path("cdi.spec_dirs", dir)
 	}
 	p.address("streaming.address", c.Streaming.Address)
-	for key, path := range map[string]string{"streaming.tls_cert": c.Streaming.TLSCert, "streaming.tls_key": c.Streaming.TLSKey} {
-		if path != "" {
-			p.path(key, path)
+	for _, f := range [][2]string{{"streaming.tls_cert", c.Streaming.TLSCert}, {"streaming.tls_key", c.Streaming.TLSKey},
+		{"image.registries_conf", c.Image.RegistriesConf}, {"image.auth_file", c.Image.AuthFile}} {
+		if f[1] != "" {
+			p.path(f[0], f[1])
 		}
 	}
 	if (c.Streaming.TLSCert == "") != (c.Streaming.TLSKey == "") {

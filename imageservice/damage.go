@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"k8s.io/klog/v2"
@@ -37,7 +38,10 @@ func (s *Service) addSealed(ctx context.Context, fetch fetcher, layers []layer, 
 			return err
 		}
 		p.now(StageSealing)
-		if err = s.layers.SealImage(ctx, chain); !errors.Is(err, snapshot.ErrDamaged) {
+		begin := time.Now()
+		err = s.layers.SealImage(ctx, chain)
+		p.spent.seal.since(begin)
+		if !errors.Is(err, snapshot.ErrDamaged) {
 			break
 		}
 		klog.FromContext(ctx).Info("Fetching a damaged layer again", "image", p.image, "err", err)

@@ -15,7 +15,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/berthd/berth/imageservice/archive"
+	"github.com/berthd/berth/imageservice/imagefile"
 	"github.com/berthd/berth/snapshot/durable"
 )
 
@@ -81,7 +81,7 @@ func (s *Service) Export(ctx context.Context, req ExportRequest) error {
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
-	e := &export{service: s, req: req, to: archive.NewWriter(req.To), layers: map[digest.Digest]ocispec.Descriptor{}}
+	e := &export{service: s, req: req, to: imagefile.NewWriter(req.To), layers: map[digest.Digest]ocispec.Descriptor{}}
 	for _, one := range chosen {
 		if err := e.add(ctx, one); err != nil {
 			return fmt.Errorf("export %s: %w", one.image.ID, err)
@@ -134,7 +134,7 @@ func (s *Service) exported(refs []string) (out []exportedImage, err error) {
 type export struct {
 	service *Service
 	req     ExportRequest
-	to      *archive.Writer
+	to      *imagefile.Writer
 	layers  map[digest.Digest]ocispec.Descriptor // that are written, by diff ID
 	index   []ocispec.Descriptor
 	docker  []dockerImage
@@ -181,10 +181,10 @@ func (e *export) add(ctx context.Context, one exportedImage) error {
 		return err
 	}
 	d := digest.FromBytes(manifest)
-	if err := e.to.AddBytes(archive.BlobName(one.image.ID), config); err != nil {
+	if err := e.to.AddBytes(imagefile.BlobName(one.image.ID), config); err != nil {
 		return err
 	}
-	if err := e.to.AddBytes(archive.BlobName(d), manifest); err != nil {
+	if err := e.to.AddBytes(imagefile.BlobName(d), manifest); err != nil {
 		return err
 	}
 	desc := ocispec.Descriptor{MediaType: mediaTypeOf(manifest), Digest: d, Size: int64(len(manifest))}
@@ -210,7 +210,7 @@ func (e *export) addLayer(ctx context.Context, diffID digest.Digest) (ocispec.De
 		return desc, err
 	}
 	defer file.Close()
-	name := archive.BlobName(desc.Digest)
+	name := imagefile.BlobName(desc.Digest)
 	if e.req.Docker {
 		name = dockerLayer(desc)
 	}

@@ -200,7 +200,7 @@ func (b *bench) reopen(t *testing.T, o Options) {
 	}
 	o.Root, o.Layers = b.root, b.fake
 	client := quickly
-	client.CertsDir = o.CertsDir
+	client.CertsDir, client.RegistriesConf, client.AuthFile = o.CertsDir, o.RegistriesConf, o.AuthFile
 	s, err := open(t.Context(), o, registry.New(client))
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/distribution/reference"
@@ -13,7 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"k8s.io/klog/v2"
 
-	"github.com/berthd/berth/imageservice/archive"
+	"github.com/berthd/berth/imageservice/imagefile"
 	"github.com/berthd/berth/snapshot/durable"
 )
 
@@ -45,7 +46,7 @@ func (s *Service) Import(ctx context.Context, req ImportRequest) ([]Image, error
 		return nil, fmt.Errorf("import: %w", err)
 	}
 	defer spool.Close()
-	a, err := archive.Read(ctx, req.From, spool, s.limit)
+	a, err := imagefile.Read(ctx, req.From, spool, s.limit)
 	if err != nil {
 		return nil, fmt.Errorf("import: %w", err)
 	}
@@ -103,26 +104,28 @@ func (s *Service) unpackBlob(ctx context.Context, blobs *archiveBlobs, l layer, 
 		return 0, fmt.Errorf("layer %s: %w", l.blob.Digest, err)
 	}
 	p.stage(l.blob.Digest, StageUnpacking)
-	src := &source{from: blob, hash: digest.SHA256.Digester(), progress: p}
-	tar := readAhead(&decompressor{src: src, limit: s.limit(l.blob.Size), hash: digest.SHA256.Digester(), layer: l})
-	err = s.layers.AddLayer(ctx, l.diffID, tar, func() error {
-		defer p.stage(l.blob.Digest, StageSyncing)
-		tar.cause = tar.from.verify()
-		return tar.cause
-	})
-	tar.stop()
+	var counted atomic.Int64
+	counting := func(buf []byte) (int, error) {
+		n, err := blob.Read(buf)
+		counted.Add(int64(n))
+		p.bytes.Add(int64(n))
+		return n, err
+	}
+	a, verify := p.openArchive(readerFunc(counting), l, s.limit(l.blob.Size))
+	err = s.layers.AddLayer(ctx, l.diffID, a, verify)
+	a.close()
 	if err == nil {
 		s.candidates.add(l.diffID)
-		return src.n, nil
+		return counted.Load(), nil
 	}
-	if tar.cause != nil && ctx.Err() == nil {
-		err = tar.cause
+	if a.err != nil && ctx.Err() == nil {
+		err = a.err // the driver may only have seen its echo
 	}
-	return src.n, layerError(l, err)
+	return counted.Load(), layerError(l, err)
 }
 
 // arrivals reads the documents of all images of an archive that are for this machine.
-func (s *Service) arrivals(ctx context.Context, a *archive.Archive, name string) ([]arrival, *archiveBlobs, error) {
+func (s *Service) arrivals(ctx context.Context, a *imagefile.Archive, name string) ([]arrival, *archiveBlobs, error) {
 	blobs := &archiveBlobs{archive: a, made: map[digest.Digest][]byte{}, at: map[digest.Digest]string{}, described: map[string]ocispec.Descriptor{}}
 	read := blobs.docker
 	if a.Has(ocispec.ImageLayoutFile) || a.Has(ocispec.ImageIndexFile) { // docker save writes both forms, of the same images
@@ -222,7 +225,7 @@ func rename(listed []listedImage, name string) ([]listedImage, error) {
 
 // An archiveBlobs is the blobs of an archive by their digests.
 type archiveBlobs struct {
-	archive *archive.Archive
+	archive *imagefile.Archive
 	made    map[digest.Digest][]byte // documents that are not in it
 	at      map[digest.Digest]string // names of blobs that are not where a layout has them
 
@@ -266,7 +269,7 @@ func (b *archiveBlobs) name(d digest.Digest) string {
 	if name, ok := b.at[d]; ok {
 		return name
 	}
-	return archive.BlobName(d)
+	return imagefile.BlobName(d)
 }
 
 // open reads a blob without verifying it.

@@ -73,6 +73,7 @@ type pullProgress struct {
 	done   atomic.Int32
 	step   atomic.Pointer[Stage]
 	parts  atomic.Pointer[parts]
+	spent  spent
 }
 
 // parts are the layers of a pull. The map is not changed once it is there.
@@ -85,7 +86,7 @@ type part struct {
 	blob  digest.Digest
 	size  int64
 	stage atomic.Pointer[Stage]
-	host  atomic.Pointer[string]
+	host  atomic.Pointer[func() string]
 }
 
 // begin notes what there is to fetch.
@@ -114,8 +115,8 @@ func (p *pullProgress) stage(blob digest.Digest, s Stage) {
 	}
 }
 
-// from notes which host sends a blob.
-func (p *pullProgress) from(blob digest.Digest, host string) {
+// from notes who knows which host sends a blob, or takes it.
+func (p *pullProgress) from(blob digest.Digest, host func() string) {
 	if all := p.parts.Load(); all != nil && all.by[blob] != nil {
 		all.by[blob].host.Store(&host)
 	}
@@ -139,7 +140,11 @@ func (p *pullProgress) snapshot() Progress {
 		return out
 	}
 	for _, one := range all.order {
-		if l := (LayerProgress{Blob: one.blob, Size: one.size, Stage: load(&one.stage), Host: load(&one.host)}); l.Stage != StageDone {
+		l := LayerProgress{Blob: one.blob, Size: one.size, Stage: load(&one.stage)}
+		if host := load(&one.host); host != nil {
+			l.Host = host()
+		}
+		if l.Stage != StageDone {
 			out.Unfinished = append(out.Unfinished, l)
 		}
 	}

@@ -19,7 +19,7 @@ import (
 // A PullRequest asks for an image.
 type PullRequest struct {
 	Image string // name with tag or digest; "busybox" is docker.io/library/busybox:latest
-	Auth  *Auth  // nil: nobody
+	Auth  *Auth  // nil: the node's own credentials, if it has any for the registry
 	For   string // who wants it, for Progress; "" is nobody in particular
 }
 
@@ -235,10 +235,12 @@ func (s *Service) commit(ctx context.Context, fetch fetcher, rec record, manifes
 		return err
 	}
 	p.now(StageCommitting)
+	begin := time.Now()
 	if err := s.store.put(rec, manifest, config); err != nil {
 		return err
 	}
-	klog.FromContext(ctx).V(1).Info("Pulled an image", "image", p.image, "id", rec.image.ID, "bytes", rec.image.Size, "took", time.Since(p.since))
+	p.spent.commit.since(begin)
+	klog.FromContext(ctx).V(1).Info("Pulled an image", append([]any{"image", p.image, "id", rec.image.ID, "bytes", rec.image.Size, "took", time.Since(p.since)}, p.spent.pairs()...)...)
 	return nil
 }
 

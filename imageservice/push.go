@@ -194,7 +194,7 @@ func (p *pushing) layer(ctx context.Context, diffID, shown digest.Digest) (ocisp
 	}
 	defer file.Close()
 	p.progress.stage(shown, StageUploading)
-	p.progress.from(shown, p.target.Host())
+	p.progress.from(shown, p.target.Host)
 	there, err := p.has(ctx, desc.Digest)
 	if there || err != nil {
 		p.progress.bytes.Add(desc.Size)

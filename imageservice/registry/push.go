@@ -159,7 +159,7 @@ func (t *Target) send(ctx context.Context, method, path string, query url.Values
 	if err != nil {
 		return nil, &url.Error{Op: method, Err: err}
 	}
-	u.Path += "/" + t.repo.path + path
+	u.Path += "/" + t.host.repo + path
 	if query == nil {
 		query = url.Values{}
 	}
@@ -174,7 +174,7 @@ func (t *Target) send(ctx context.Context, method, path string, query url.Values
 // exchange makes one request. Only the host itself is shown credentials and the headers of
 // hosts.toml.
 func (t *Target) exchange(ctx context.Context, method string, u *url.URL, mediaType string, size int64, body func() (io.ReadCloser, error)) (*http.Response, error) {
-	ctx = auth.AppendScopesForHost(ctx, u.Host, "repository:"+t.repo.path+":pull,push")
+	ctx = auth.AppendScopesForHost(ctx, u.Host, "repository:"+t.host.repo+":pull,push")
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, &url.Error{Op: method, Err: errors.New("not a URL")}

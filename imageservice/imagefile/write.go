@@ -1,4 +1,4 @@
-package archive
+package imagefile
 
 import (
 	"archive/tar"

@@ -1,4 +1,4 @@
-// Package archive reads and writes images as single files: tar archives of an OCI image
+// Package imagefile reads and writes images as single files: tar archives of an OCI image
 // layout (image-layout.md of the OCI image specification) and what docker save writes.
 //
 // It knows of tar and of names in it, and nothing of images: what a document says is for
@@ -9,7 +9,7 @@
 // everything has a cap.
 //
 // Nothing is kept: an Archive is good for as long as the file that it was spooled to is open.
-package archive
+package imagefile
 
 import (
 	"archive/tar"
