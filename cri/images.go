@@ -37,6 +37,9 @@ func (s imageServer) PullImage(ctx context.Context, req *runtimeapi.PullImageReq
 		return nil, err
 	}
 	pull := imageservice.PullRequest{Image: req.GetImage().GetImage()}
+	if m := req.GetSandboxConfig().GetMetadata(); m != nil {
+		pull.For = cut(m.GetNamespace(), maxUsername) + "/" + cut(m.GetName(), maxUsername)
+	}
 	if a := req.GetAuth(); a != nil {
 		pull.Auth = &imageservice.Auth{Username: a.GetUsername(), Password: a.GetPassword(), Auth: a.GetAuth(),
 			ServerAddress: a.GetServerAddress(), IdentityToken: a.GetIdentityToken(), RegistryToken: a.GetRegistryToken()}

@@ -9,7 +9,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"k8s.io/klog/v2"
 
-	"github.com/berthd/berth/imageservice/registry"
 	"github.com/berthd/berth/snapshot"
 )
 
@@ -29,15 +28,16 @@ func (s *Service) complete(img Image) error {
 
 // addSealed brings layers here and makes them mountable. One that is here, and found damaged
 // when it is made so, is fetched again.
-func (s *Service) addSealed(ctx context.Context, repo *registry.Repository, layers []layer, chain []digest.Digest, p *pullProgress) error {
+func (s *Service) addSealed(ctx context.Context, fetch fetcher, layers []layer, chain []digest.Digest, p *pullProgress) error {
 	var err error
 	for range len(layers) + 1 { // each of them may be
-		if err := s.addLayers(ctx, repo, layers, p); err != nil {
+		if err := s.addLayers(ctx, fetch, layers, p); err != nil {
 			return err
 		}
 		if err := s.store.intend(chain); err != nil {
 			return err
 		}
+		p.now(StageSealing)
 		begin := time.Now()
 		err = s.layers.SealImage(ctx, chain)
 		p.spent.seal.since(begin)
@@ -47,6 +47,7 @@ func (s *Service) addSealed(ctx context.Context, repo *registry.Repository, laye
 		klog.FromContext(ctx).Info("Fetching a damaged layer again", "image", p.image, "err", err)
 		p.bytes.Store(0)
 		p.done.Store(0)
+		p.now(StageLayers)
 	}
 	if err != nil {
 		return fmt.Errorf("seal: %w", err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -17,6 +18,7 @@ type Image struct {
 	Digests  []string        // "docker.io/library/busybox@sha256:…", sorted; never empty
 	Size     int64           // bytes: of the layers as they were compressed, and of the configuration, an artifact's manifest; never 0
 	Pinned   bool            // kubelet must not collect it
+	Pulled   time.Time       // when it came here, to the second
 	DiffIDs  []digest.Digest // its layers, base first
 	Config   Config
 	Platform Platform

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -28,15 +29,16 @@ func layerLimit(compressed int64) int64 { return 8<<30 + 200*compressed }
 
 // addLayer sees to it that a layer is on disk. Whoever needs the layer meanwhile, for this
 // image or another, waits for the same transfer.
-func (s *Service) addLayer(ctx context.Context, repo *registry.Repository, l layer, p *pullProgress) error {
+func (s *Service) addLayer(ctx context.Context, fetch fetcher, l layer, p *pullProgress) error {
 	for {
 		if s.layers.HasLayer(l.diffID) {
 			p.bytes.Add(l.blob.Size)
 			return nil
 		}
-		var mine int64 // of this layer's bytes, those that p has counted
+		p.stage(l.blob.Digest, StageShared) // unless the transfer is ours
+		var mine int64                      // of this layer's bytes, those that p has counted
 		_, led, err := s.layerFlights.do(ctx, l.diffID, func(ctx context.Context) (struct{}, error) {
-			n, err := s.fetchLayer(ctx, repo, l, p)
+			n, err := fetch(ctx, l)
 			mine = n
 			return struct{}{}, err
 		})
@@ -55,6 +57,7 @@ func (s *Service) addLayer(ctx context.Context, repo *registry.Repository, l lay
 // fetchLayer transfers a layer, from another host if one sends a wrong one. It
 // returns what it has counted in p.
 func (s *Service) fetchLayer(ctx context.Context, repo *registry.Repository, l layer, p *pullProgress) (int64, error) {
+	p.stage(l.blob.Digest, StageQueued)
 	begin := time.Now()
 	select {
 	case s.slots <- struct{}{}:
@@ -79,6 +82,7 @@ func (s *Service) fetchLayer(ctx context.Context, repo *registry.Repository, l l
 func (s *Service) unpackLayer(ctx context.Context, repo *registry.Repository, l layer, p *pullProgress) (n int64, again bool, err error) {
 	blobCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	p.stage(l.blob.Digest, StageConnecting)
 	var counted atomic.Int64
 	blob, err := s.downloads.Blob(blobCtx, repo, l.blob, func(n int64) {
 		counted.Add(n)
@@ -88,9 +92,11 @@ func (s *Service) unpackLayer(ctx context.Context, repo *registry.Repository, l 
 		return 0, false, err
 	}
 	defer blob.Close()
-	a := openArchive(blob, l, s.limit(l.blob.Size), &p.spent)
+	p.from(l.blob.Digest, blob.Host)
+	p.stage(l.blob.Digest, StageDownloading)
+	a, verify := p.openArchive(blob, l, s.limit(l.blob.Size))
 	begin := time.Now()
-	err = s.layers.AddLayer(ctx, l.diffID, a, a.verify)
+	err = s.layers.AddLayer(ctx, l.diffID, a, verify)
 	p.spent.layer(time.Since(begin), a)
 	cancel() // a Read that hangs
 	a.close()
@@ -102,15 +108,35 @@ func (s *Service) unpackLayer(ctx context.Context, repo *registry.Repository, l 
 	if a.err != nil && ctx.Err() == nil {
 		err = a.err // the driver may only have seen its echo
 	}
-	switch {
-	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, snapshot.ErrMalicious):
-		err = fmt.Errorf("layer %s: %w: %w", l.blob.Digest, err, ErrCorrupt)
-	case errors.Is(err, snapshot.ErrTooLarge):
-		err = fmt.Errorf("layer %s: %w: %w", l.blob.Digest, err, ErrTooLarge)
-	default:
-		err = fmt.Errorf("layer %s: %w", l.blob.Digest, err)
-	}
 	// Only what contradicts the manifest is the host's fault; a bad archive that matches its digest is the same everywhere.
 	again = a.wrong && blob.Reject()
-	return counted.Load(), again, err
+	return counted.Load(), again, layerError(l, err)
+}
+
+// layerError says which layer could not be unpacked, and that it is the image's fault where
+// it is.
+func layerError(l layer, err error) error {
+	switch {
+	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, snapshot.ErrMalicious):
+		return fmt.Errorf("layer %s: %w: %w", l.blob.Digest, err, ErrCorrupt)
+	case errors.Is(err, snapshot.ErrTooLarge):
+		return fmt.Errorf("layer %s: %w: %w", l.blob.Digest, err, ErrTooLarge)
+	}
+	return fmt.Errorf("layer %s: %w", l.blob.Digest, err)
+}
+
+// openArchive is openArchive for a layer of the pull, whose progress tells of it.
+func (p *pullProgress) openArchive(blob io.Reader, l layer, limit int64) (a *archive, verify func() error) {
+	read := func(buf []byte) (int, error) {
+		n, err := blob.Read(buf)
+		if err == io.EOF {
+			p.stage(l.blob.Digest, StageUnpacking)
+		}
+		return n, err
+	}
+	a = openArchive(readerFunc(read), l, limit, &p.spent)
+	return a, func() error {
+		defer p.stage(l.blob.Digest, StageSyncing)
+		return a.verify()
+	}
 }

@@ -93,7 +93,7 @@ func newView(records map[digest.Digest]record, unseal [][]digest.Digest, pinned 
 	v := &view{names: map[string]int{}, needed: map[string]bool{}}
 	for _, r := range records {
 		img := r.image
-		img.Pinned = pinned.hold(img)
+		img.Pinned, img.Pulled = pinned.hold(img), r.pulled
 		v.images = append(v.images, img)
 		for _, key := range guardKeys(img.DiffIDs) {
 			v.needed[key] = true
@@ -153,4 +153,14 @@ func guardKeys(chain []digest.Digest) []string {
 		keys = append(keys, d.String())
 	}
 	return keys
+}
+
+// FullName is the name that an image goes by in lists when name is pulled, or
+// ErrInvalidReference.
+func FullName(name string) (string, error) {
+	named, err := parseName(name)
+	if err != nil {
+		return "", err
+	}
+	return named.String(), nil
 }

@@ -20,6 +20,7 @@ import (
 type PullRequest struct {
 	Image string // name with tag or digest; "busybox" is docker.io/library/busybox:latest
 	Auth  *Auth  // nil: the node's own credentials, if it has any for the registry
+	For   string // who wants it, for Progress; "" is nobody in particular
 }
 
 // A pullKey names a pull under way. Pulls of one name with different credentials are
@@ -52,6 +53,7 @@ func (s *Service) Pull(ctx context.Context, req PullRequest) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("pull %s: %w", named, err)
 	}
+	defer s.progress.ask(named.String(), req.For)()
 	id, _, err := s.pulls.do(ctx, pullKey{named.String(), cred}, func(ctx context.Context) (digest.Digest, error) {
 		return s.pull(ctx, named, cred)
 	})
@@ -68,6 +70,7 @@ func (s *Service) Pull(ctx context.Context, req PullRequest) (Image, error) {
 // pull is one transfer.
 func (s *Service) pull(ctx context.Context, named reference.Named, cred registry.Credential) (digest.Digest, error) {
 	p := &pullProgress{image: named.String(), since: time.Now()}
+	p.now(StageResolving)
 	s.progress.add(p)
 	defer s.progress.remove(p)
 
@@ -87,12 +90,13 @@ func (s *Service) pull(ctx context.Context, named reference.Named, cred registry
 	if id, ok, err := s.present(ctx, target.Digest, tags, digests); ok || err != nil {
 		return id, err
 	}
-	rec, manifest, config, err := s.pullNew(ctx, repo, target, p)
+	rec, manifest, config, err := s.pullNew(ctx, repo, ocispec.Descriptor{Digest: target.Digest, Size: -1}, p)
 	if err != nil {
 		return "", err
 	}
 	rec.image.Tags, rec.image.Digests = tags, digests
-	return rec.image.ID, s.commit(ctx, repo, rec, manifest, config, p)
+	fetch := func(ctx context.Context, l layer) (int64, error) { return s.fetchLayer(ctx, repo, l, p) }
+	return rec.image.ID, s.commit(ctx, fetch, rec, manifest, config, p)
 }
 
 // namesFor lists the names that a pull of named gives the image.
@@ -119,7 +123,7 @@ func (s *Service) present(ctx context.Context, target digest.Digest, tags, diges
 			return "", false, err
 		}
 		defer s.guard.release(keys)
-		if ready(ctx, s.layers, img.DiffIDs) != nil {
+		if ready(ctx, s.layers, img.DiffIDs) != nil || s.store.verify(img.ID) != nil {
 			return "", false, nil // then it is pulled like a new one
 		}
 		ok, err := s.store.name(img.ID, tags, digests)
@@ -135,8 +139,8 @@ func hasDigest(name string, d digest.Digest) bool {
 
 // pullNew fetches the documents of an image: manifest, by way of an index as the case may be, and configuration,
 // which is nil for an artifact.
-func (s *Service) pullNew(ctx context.Context, repo *registry.Repository, target ocispec.Descriptor, p *pullProgress) (rec record, manifest, config []byte, err error) {
-	doc, manifest, manifestDigest, err := fetchManifest(ctx, repo, target.Digest)
+func (s *Service) pullNew(ctx context.Context, repo documents, target ocispec.Descriptor, p *pullProgress) (rec record, manifest, config []byte, err error) {
+	doc, manifest, manifestDigest, err := fetchManifest(ctx, repo, target)
 	if err != nil {
 		return rec, nil, nil, err
 	}
@@ -167,9 +171,17 @@ func (s *Service) pullNew(ctx context.Context, repo *registry.Repository, target
 // now is the time as the index has it.
 func now() time.Time { return time.Now().UTC().Truncate(time.Second) }
 
-// fetchManifest follows d to the manifest for this machine and checks it.
-func fetchManifest(ctx context.Context, repo *registry.Repository, d digest.Digest) (document, []byte, digest.Digest, error) {
-	next := ocispec.Descriptor{Digest: d, Size: -1}
+// documents are where an image's documents come from: a registry's repository, or an
+// archive. What they return has the digest that was asked for.
+type documents interface {
+	Manifest(ctx context.Context, d digest.Digest) (data []byte, mediaType string, err error)
+	Bytes(ctx context.Context, desc ocispec.Descriptor) ([]byte, error)
+}
+
+// fetchManifest follows target, whose size is -1 when it is not known, to the manifest for
+// this machine and checks it.
+func fetchManifest(ctx context.Context, repo documents, target ocispec.Descriptor) (document, []byte, digest.Digest, error) {
+	next := target
 	for range maxNesting {
 		data, contentType, err := repo.Manifest(ctx, next.Digest)
 		if err != nil {
@@ -195,12 +207,12 @@ func fetchManifest(ctx context.Context, repo *registry.Repository, d digest.Dige
 			return document{}, nil, "", fmt.Errorf("index: %w", err)
 		}
 	}
-	return document{}, nil, "", fmt.Errorf("%s: more than %d indexes in a row: %w", d, maxNesting, ErrUnsupported)
+	return document{}, nil, "", fmt.Errorf("%s: more than %d indexes in a row: %w", target.Digest, maxNesting, ErrUnsupported)
 }
 
 // commit brings the layers of rec here and writes it down. The layers, and the seal, are
 // held from before they are looked for until after the index names them.
-func (s *Service) commit(ctx context.Context, repo *registry.Repository, rec record, manifest, config []byte, p *pullProgress) error {
+func (s *Service) commit(ctx context.Context, fetch fetcher, rec record, manifest, config []byte, p *pullProgress) error {
 	doc, err := parseDocument(manifest, "", "")
 	if err != nil {
 		return err
@@ -219,9 +231,10 @@ func (s *Service) commit(ctx context.Context, repo *registry.Repository, rec rec
 		}
 		layers = append(layers, l)
 	}
-	if err := s.addSealed(ctx, repo, layers, rec.image.DiffIDs, p); err != nil {
+	if err := s.addSealed(ctx, fetch, layers, rec.image.DiffIDs, p); err != nil {
 		return err
 	}
+	p.now(StageCommitting)
 	begin := time.Now()
 	if err := s.store.put(rec, manifest, config); err != nil {
 		return err
@@ -231,8 +244,12 @@ func (s *Service) commit(ctx context.Context, repo *registry.Repository, rec rec
 	return nil
 }
 
+// A fetcher brings one layer to the disk, and returns how many of its bytes it has counted
+// in the pull's progress.
+type fetcher func(ctx context.Context, l layer) (int64, error)
+
 // addLayers adds layers side by side, the largest first: it takes longest.
-func (s *Service) addLayers(ctx context.Context, repo *registry.Repository, layers []layer, p *pullProgress) error {
+func (s *Service) addLayers(ctx context.Context, fetch fetcher, layers []layer, p *pullProgress) error {
 	layers = slices.Clone(layers)
 	slices.SortStableFunc(layers, func(a, b layer) int { return int(min(max(b.blob.Size-a.blob.Size, -1), 1)) })
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -242,10 +259,11 @@ func (s *Service) addLayers(ctx context.Context, repo *registry.Repository, laye
 			if err := groupCtx.Err(); err != nil {
 				return err
 			}
-			if err := s.addLayer(groupCtx, repo, l, p); err != nil {
+			if err := s.addLayer(groupCtx, fetch, l, p); err != nil {
 				return err
 			}
 			p.done.Add(1)
+			p.stage(l.blob.Digest, StageDone)
 			return nil
 		})
 	}

@@ -160,3 +160,13 @@ func (s *Service) Get(ref string) (Image, error) {
 	}
 	return img, nil
 }
+
+// Find is Get that also finds an image that has lost a layer, for who looks after images
+// and does not run them.
+func (s *Service) Find(ref string) (Image, error) {
+	img, err := s.store.view.Load().find(ref)
+	if err != nil {
+		return Image{}, fmt.Errorf("image %.300q: %w", ref, err)
+	}
+	return img, nil
+}

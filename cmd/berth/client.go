@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/config"
+	"github.com/berthd/berth/operator/api"
 )
 
 // messageLimit is the largest answer that is taken, in bytes: lists of a full
@@ -22,8 +23,9 @@ const messageLimit = 64 << 20
 // A client asks one berthd. Close it.
 type client struct {
 	runtimeapi.RuntimeServiceClient
-	conn   *grpc.ClientConn
-	socket string
+	operator api.ImagesClient
+	conn     *grpc.ClientConn
+	socket   string
 }
 
 // dial prepares to ask the daemon that the flags and the settings name. Nothing
@@ -42,7 +44,7 @@ func (t *target) dial() (*client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("socket %s: %w", socket, err)
 	}
-	return &client{runtimeapi.NewRuntimeServiceClient(conn), conn, socket}, nil
+	return &client{runtimeapi.NewRuntimeServiceClient(conn), api.NewImagesClient(conn), conn, socket}, nil
 }
 
 func (c *client) Close() error { return c.conn.Close() }
@@ -55,6 +57,10 @@ func (c *client) explain(err error) error {
 		return fmt.Errorf("berthd does not answer on %s: is it running? %s", c.socket, s.Message())
 	case codes.DeadlineExceeded:
 		return fmt.Errorf("berthd did not answer on %s in time (--timeout)", c.socket)
+	case codes.Unimplemented:
+		return fmt.Errorf("berthd on %s has no such call: it is older than this program, or another runtime: %s", c.socket, s.Message())
+	case codes.Canceled:
+		return errors.New("cancelled")
 	}
 	return errors.New(s.Message())
 }
@@ -68,5 +74,15 @@ func (t *target) ask(ctx context.Context, f func(context.Context, *client) error
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, t.timeout)
 	defer cancel()
+	return f(ctx, c)
+}
+
+// reach runs f with a client, for as long as it takes.
+func (t *target) reach(ctx context.Context, f func(context.Context, *client) error) error {
+	c, err := t.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
 	return f(ctx, c)
 }

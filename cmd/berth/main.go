@@ -1,6 +1,7 @@
 // Berth is the operator's command line: what the daemon thinks of itself, of a
-// pod and of its settings. It asks through the CRI socket and changes nothing, but
-// for berth install, which puts berth on a node.
+// pod, of its images and of its settings. It asks through the CRI socket and changes
+// nothing, but for berth image, which brings and removes images, and berth install,
+// which puts berth on a node.
 package main
 
 import (
@@ -57,7 +58,7 @@ func command() *cobra.Command {
 	flags.StringVar(&to.settings, "config", "", "settings file that berthd runs with (default "+config.DefaultPath+", which may be absent)")
 	flags.StringVar(&to.socket, "socket", "", "unix socket of berthd (default: as in the settings)")
 	flags.DurationVar(&to.timeout, "timeout", 10*time.Second, "how long to wait for berthd")
-	root.AddCommand(statusCommand(to), whyCommand(to), configCommand(to), installCommand(), versionCommand())
+	root.AddCommand(statusCommand(to), whyCommand(to), imageCommand(to), configCommand(to), installCommand(), versionCommand())
 	return root
 }
 

@@ -20,6 +20,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berthd/berth/config"
+	"github.com/berthd/berth/operator/api"
 )
 
 // run runs the program with args and returns what it prints.
@@ -52,6 +53,7 @@ type fakeDaemon struct {
 	hidden     string // a pod that is not listed
 	info       map[string]string
 	block      chan struct{}
+	operator   api.ImagesServer // nil: it has none
 }
 
 func (f *fakeDaemon) Version(ctx context.Context, _ *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
@@ -135,6 +137,9 @@ func (f *fakeDaemon) serve(t *testing.T) (socket string) {
 	}
 	s := grpc.NewServer()
 	runtimeapi.RegisterRuntimeServiceServer(s, f)
+	if f.operator != nil {
+		api.RegisterImagesServer(s, f.operator)
+	}
 	go s.Serve(l)
 	t.Cleanup(s.Stop)
 	return socket
@@ -348,7 +353,7 @@ func TestCommands(t *testing.T) {
 	for _, c := range command().Commands() {
 		names = append(names, c.Name())
 	}
-	if want := []string{"config", "install", "status", "version", "why"}; !slices.Equal(names, want) {
+	if want := []string{"config", "image", "install", "status", "version", "why"}; !slices.Equal(names, want) {
 		t.Errorf("commands %v, want %v: what is not built is not listed", names, want)
 	}
 	if out, err := run(t, "version"); err != nil || !strings.HasPrefix(out, "berth "+version+" go") {
@@ -359,7 +364,7 @@ func TestCommands(t *testing.T) {
 			t.Errorf("completion %s: %v", shell, err)
 		}
 	}
-	if _, err := run(t, "image"); err == nil || !strings.Contains(err.Error(), "unknown command") {
+	if _, err := run(t, "volume"); err == nil || !strings.Contains(err.Error(), "unknown command") {
 		t.Errorf("an unknown command: %v", err)
 	}
 	if _, err := run(t, "config", "dump"); err == nil || !strings.Contains(err.Error(), "unknown command") {

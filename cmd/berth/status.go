@@ -20,6 +20,7 @@ type nodeStatus struct {
 	Conditions []nodeCondition `json:"conditions"`
 	Handlers   []string        `json:"handlers"` // "" is the default one
 	AppArmor   string          `json:"apparmor,omitempty"`
+	Pulls      []aPull         `json:"pulls"` // under way
 }
 
 type nodeCondition struct {
@@ -80,7 +81,8 @@ func (c *client) status(ctx context.Context) (nodeStatus, error) {
 	for _, h := range resp.GetRuntimeHandlers() {
 		s.Handlers = append(s.Handlers, h.GetName())
 	}
-	return s, nil
+	s.Pulls, err = c.pulls(ctx)
+	return s, err
 }
 
 func (s nodeStatus) print(out io.Writer, asJSON bool) error {
@@ -114,7 +116,10 @@ func (s nodeStatus) print(out io.Writer, asJSON bool) error {
 	if s.AppArmor != "" {
 		fmt.Fprintf(w, "AppArmor\t%s\n", clean(s.AppArmor))
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return printPulls(out, "", s.Pulls)
 }
 
 func yesNo(b bool) string {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -52,6 +53,10 @@ func (c *client) why(ctx context.Context, out io.Writer, name string) error {
 	if err != nil {
 		return err
 	}
+	pulls, err := c.pulls(ctx)
+	if err != nil {
+		return err
+	}
 	found := 0
 	for _, p := range pods {
 		if !goesBy(name, p.GetId(), p.GetMetadata().GetName(), p.GetMetadata().GetNamespace()) {
@@ -66,6 +71,9 @@ func (c *client) why(ctx context.Context, out io.Writer, name string) error {
 				fmt.Fprintf(out, "  container %s  %s  %s\n", clean(k.GetMetadata().GetName()), short(k.GetId()), containerState(k.GetState()))
 			}
 		}
+		if err := printPulls(out, "  ", pullsFor(pulls, p.GetMetadata(), "")); err != nil {
+			return err
+		}
 	}
 	for _, k := range containers {
 		if !goesBy(name, k.GetId(), k.GetMetadata().GetName(), "") {
@@ -73,6 +81,9 @@ func (c *client) why(ctx context.Context, out io.Writer, name string) error {
 		}
 		found++
 		if err := c.whyContainer(ctx, out, k.GetId()); err != nil {
+			return err
+		}
+		if err := printPulls(out, "  ", pullsFor(pulls, podOf(pods, k), k.GetImage().GetUserSpecifiedImage())); err != nil {
 			return err
 		}
 	}
@@ -84,6 +95,38 @@ func (c *client) why(ctx context.Context, out io.Writer, name string) error {
 		return nil
 	}
 	return fmt.Errorf("%s: berthd knows no such pod or container", name)
+}
+
+// pullsFor are the pulls that a pod's kubelet waits for: of image alone, if that is not
+// "", which then is the name as the pod has it.
+func pullsFor(pulls []aPull, pod *runtimeapi.PodSandboxMetadata, image string) (out []aPull) {
+	for _, p := range pulls {
+		if slices.Contains(p.Pods, pod.GetNamespace()+"/"+pod.GetName()) && (image == "" || isNamed(p.Image, image)) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// isNamed tells whether a pull's full name is what somebody calls name, who may have left
+// out the registry, the folder "library" and the tag "latest".
+func isNamed(full, name string) bool {
+	for _, prefix := range []string{"", "docker.io/", "docker.io/library/"} {
+		if full == prefix+name || full == prefix+name+":latest" {
+			return true
+		}
+	}
+	return false
+}
+
+// podOf is the metadata of a container's pod.
+func podOf(pods []*runtimeapi.PodSandbox, k *runtimeapi.Container) *runtimeapi.PodSandboxMetadata {
+	for _, p := range pods {
+		if p.GetId() == k.GetPodSandboxId() {
+			return p.GetMetadata()
+		}
+	}
+	return nil
 }
 
 // all lists every pod and container. As streams: the lists may be larger than one

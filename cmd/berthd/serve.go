@@ -21,6 +21,8 @@ import (
 	"github.com/berthd/berth/cri"
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/netns"
+	"github.com/berthd/berth/operator"
+	operatorapi "github.com/berthd/berth/operator/api"
 	"github.com/berthd/berth/sandbox"
 	"github.com/berthd/berth/sandbox/selinux"
 	"github.com/berthd/berth/shim"
@@ -33,7 +35,6 @@ const drainLimit = 10 * time.Second
 // serve builds the parts in the order of their dependencies, answers until ctx
 // ends, and stops. Containers go on.
 func serve(ctx context.Context, cfg config.Config) error {
-	logger := klog.FromContext(ctx)
 	unlock, err := claimFolders(cfg)
 	if err != nil {
 		return err
@@ -51,15 +52,10 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer network.Close()
-	systemd := cfg.SystemdCgroup()
-	if _, err := os.Stat("/run/systemd/system"); systemd && err != nil {
-		return errors.New("cgroup.driver: systemd does not run this machine; leave the key out, or set it to \"cgroupfs\"")
+	server, operators, err := newServer(cfg, network)
+	if err != nil {
+		return err
 	}
-	server := cri.New(cri.Options{
-		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,
-		NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.JSON,
-		Streaming: cri.Streaming{Address: cfg.Streaming.Address, TLSCert: cfg.Streaming.TLSCert, TLSKey: cfg.Streaming.TLSKey},
-	})
 	failed := make(chan error, 1)
 	go func() { failed <- server.GRPC().Serve(listener) }() // Unavailable until Attach
 
@@ -68,25 +64,12 @@ func serve(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	layers, err := snapshot.Open(ctx, cfg.Snapshot.Driver, filepath.Join(cfg.Root, "snapshots"))
-	if err != nil {
-		return err
-	}
-	images, err := imageservice.Open(ctx, imageservice.Options{
-		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers,
-		RegistriesConf: cfg.Image.RegistriesConf, AuthFile: cfg.Image.AuthFile,
-		ParallelLayers: cfg.Image.ParallelLayers, LayerConnections: cfg.Image.LayerConnections, Connections: cfg.Image.Connections,
-		Pinned: cfg.Image.Pinned,
-	})
+	layers, images, err := openImages(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer images.Close()
-	binary, err := cfg.ShimBinary()
-	if err != nil {
-		return err
-	}
-	shims, err := shim.Open(ctx, shim.Options{Binary: binary, State: cfg.State, PodsPerProcess: cfg.Shim.PodsPerProcess, Verbosity: cfg.Log.Verbosity})
+	shims, binary, err := openShims(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -94,7 +77,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	node, err := sandbox.Open(ctx, sandbox.Options{
 		SELinux: policy, AppArmor: true,
 		Root: cfg.Root, State: cfg.State, Handlers: handlersOf(cfg),
-		SystemdCgroup: systemd, PauseBinary: binary, CDIDirs: cfg.CDI.SpecDirs, OwnDevices: cfg.Devices.Ownership,
+		SystemdCgroup: cfg.SystemdCgroup(), PauseBinary: binary, CDIDirs: cfg.CDI.SpecDirs, OwnDevices: cfg.Devices.Ownership,
 		Namespaces: netns.OpenNamespaces(cfg.State, binary), Network: network, Roots: layers,
 		Images: images, Tasks: shims, Processes: shims, Runtimes: &shim.Runtimes{}, CheckShim: shims.Check,
 	})
@@ -106,14 +89,63 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer closeStreams(ctx, server)
+	operators.Attach(images, func() map[string][]string { return imageUsers(node.Containers.List()) })
 	server.Attach(node, images)
+	return answer(ctx, cfg, server, node, failed)
+}
+
+// newServer is the CRI server and the operators' on the same socket. Their parts are
+// still to come.
+func newServer(cfg config.Config, network *netns.Network) (*cri.Server, *operator.Server, error) {
+	systemd := cfg.SystemdCgroup()
+	if _, err := os.Stat("/run/systemd/system"); systemd && err != nil {
+		return nil, nil, errors.New("cgroup.driver: systemd does not run this machine; leave the key out, or set it to \"cgroupfs\"")
+	}
+	server := cri.New(cri.Options{
+		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,
+		NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.JSON,
+		Streaming: cri.Streaming{Address: cfg.Streaming.Address, TLSCert: cfg.Streaming.TLSCert, TLSKey: cfg.Streaming.TLSKey},
+	})
+	operators := &operator.Server{}
+	operatorapi.RegisterImagesServer(server.GRPC(), operators)
+	return server, operators, nil
+}
+
+// openImages opens the snapshots and the images that stand on them. Close the images.
+func openImages(ctx context.Context, cfg config.Config) (snapshot.Driver, *imageservice.Service, error) {
+	layers, err := snapshot.Open(ctx, cfg.Snapshot.Driver, filepath.Join(cfg.Root, "snapshots"))
+	if err != nil {
+		return nil, nil, err
+	}
+	images, err := imageservice.Open(ctx, imageservice.Options{
+		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers,
+		RegistriesConf: cfg.Image.RegistriesConf, AuthFile: cfg.Image.AuthFile,
+		ParallelLayers: cfg.Image.ParallelLayers, LayerConnections: cfg.Image.LayerConnections, Connections: cfg.Image.Connections,
+		Pinned: cfg.Image.Pinned,
+	})
+	return layers, images, err
+}
+
+// openShims finds the shims that run, and the shim's program for more. Close them.
+func openShims(ctx context.Context, cfg config.Config) (*shim.Shims, string, error) {
+	binary, err := cfg.ShimBinary()
+	if err != nil {
+		return nil, "", err
+	}
+	shims, err := shim.Open(ctx, shim.Options{Binary: binary, State: cfg.State, PodsPerProcess: cfg.Shim.PodsPerProcess, Verbosity: cfg.Log.Verbosity})
+	return shims, binary, err
+}
+
+// answer tells that berthd is ready, and waits until ctx ends or the socket fails. Then it
+// lets the calls under way end.
+func answer(ctx context.Context, cfg config.Config, server *cri.Server, node *sandbox.Node, failed <-chan error) error {
+	logger := klog.FromContext(ctx)
 	logger.Info("Serving the CRI", "socket", cfg.Socket, "version", version, "pods", len(node.Pods.List()))
 	text := func() string {
 		return fmt.Sprintf("Serving the CRI on %s; pods: %d", cfg.Socket, len(node.Pods.List()))
 	}
 	tell(daemon.SdNotifyReady, text())
 	go keepAlive(ctx, cfg.Socket, text)
-
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve %s: %w", cfg.Socket, err)
@@ -123,6 +155,22 @@ func serve(ctx context.Context, cfg config.Config) error {
 	logger.Info("Stopping; containers go on")
 	drain(server, node)
 	return nil
+}
+
+// imageUsers lists the IDs of containers by the ID of each image that they stand on.
+func imageUsers(list []*sandbox.Container) map[string][]string {
+	users := map[string][]string{}
+	for _, c := range list {
+		r := c.Record()
+		ids := map[string]bool{r.Image.ID: true}
+		for _, v := range r.ImageVolumes {
+			ids[v.Image.ID] = true
+		}
+		for id := range ids {
+			users[id] = append(users[id], r.ID)
+		}
+	}
+	return users
 }
 
 // handlersOf are the runtime handlers by name.

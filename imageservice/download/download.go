@@ -47,6 +47,16 @@ type part struct {
 	claimed bool  // by a worker, or it is there
 }
 
+// Host is one of the hosts that it comes from, "" before there is one. It is for any goroutine.
+func (d *Download) Host() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.hosts) == 0 {
+		return ""
+	}
+	return d.hosts[len(d.hosts)-1].Host()
+}
+
 // copySize is how much is read at once, in bytes.
 const copySize = 256 << 10
 
@@ -68,6 +78,8 @@ func (d *Download) direct(off int64) error {
 		d.cancel()
 		return err
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.hosts = append(d.hosts, d.stream)
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -27,10 +28,11 @@ type Blob struct {
 	body   io.Reader // nil: not connected
 	closer func()
 	host   *host
-	used   []*host // all that sent some of it
-	tries  int     // connections since there was progress
-	mark   int64   // off at the last progress
-	err    error   // sticky
+	name   atomic.Pointer[string] // of host
+	used   []*host                // all that sent some of it
+	tries  int                    // connections since there was progress
+	mark   int64                  // off at the last progress
+	err    error                  // sticky
 }
 
 // Blob begins to fetch the blob desc, of which digest and size count. ctx governs
@@ -203,6 +205,7 @@ func (b *Blob) ask(h *host) (err error) {
 		return b.repo.netError(b.ctx, h, what, err)
 	}
 	b.body, b.host = resp.Body, h
+	b.name.Store(&h.name)
 	b.used = append(b.used, h)
 	b.closer = func() {
 		cancel()
@@ -216,6 +219,15 @@ func (b *Blob) disconnect() {
 		b.closer()
 	}
 	b.body, b.closer = nil, nil
+}
+
+// Host is the host that sends it, or sent last; "" before there is one. Unlike the rest of b,
+// it is for any goroutine.
+func (b *Blob) Host() string {
+	if name := b.name.Load(); name != nil {
+		return *name
+	}
+	return ""
 }
 
 // Close ends the transfer. It may be called again.

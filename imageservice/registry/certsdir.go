@@ -56,7 +56,7 @@ func endpointsFor(certsDir, domain string) ([]endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	endpoints := []endpoint{{pull: true, resolve: true}}
+	endpoints := []endpoint{{pull: true, resolve: true, push: true}}
 	if dir != "" {
 		if endpoints, err = readDir(dir); err != nil {
 			return nil, err
@@ -164,7 +164,7 @@ func dockerCerts(dir string) ([]endpoint, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, ErrConfig)
 	}
-	e := endpoint{pull: true, resolve: true}
+	e := endpoint{pull: true, resolve: true, push: true}
 	for _, entry := range entries {
 		file := filepath.Join(dir, entry.Name())
 		switch filepath.Ext(file) {

@@ -20,6 +20,7 @@ type endpoint struct {
 	scheme, host, path string // path without a slash at its end; "/v2" as a rule
 	repo               string // the repository there; "": that of the image's name
 	resolve, pull      bool   // capabilities
+	push               bool
 
 	ca          []string    // files of certificates to trust beside the system's
 	client      [][2]string // files of client certificate and key; the key may be "" (same file)
@@ -213,7 +214,7 @@ func (e *endpoint) setURL(server string, overridePath bool) error {
 
 func (e *endpoint) setCapabilities(names []string) error {
 	if len(names) == 0 {
-		e.pull, e.resolve = true, true
+		e.pull, e.resolve, e.push = true, true, true
 	}
 	for _, name := range names {
 		switch strings.ToLower(name) {
@@ -221,7 +222,9 @@ func (e *endpoint) setCapabilities(names []string) error {
 			e.pull = true
 		case "resolve":
 			e.resolve = true
-		case "push", "referrers": // known, of no use to a node
+		case "push":
+			e.push = true
+		case "referrers": // known, of no use to a node
 		default:
 			return fmt.Errorf("unknown capability %q: %w", name, ErrConfig)
 		}

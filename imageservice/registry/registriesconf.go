@@ -181,6 +181,7 @@ func (all registries) endpoints(t *registryTable, name reference.Named, certsDir
 		return nil, err
 	}
 	if !blocked {
+		e.push = true // a mirror is not pushed to
 		out = append(out, e)
 	}
 	if len(out) == 0 {
@@ -217,6 +218,7 @@ func (all registries) endpoint(t *registryTable, l location, name reference.Name
 			return e, false, err
 		}
 		e = certs[0]
+		e.push = false
 	}
 	e.setRegistry(host)
 	e.repo, e.fallback = repo, strings.HasPrefix(t.Prefix, "*")

@@ -1,5 +1,5 @@
 // Package registry reads images from OCI distribution registries and from the
-// mirrors that an operator set up for them.
+// mirrors that an operator set up for them, and pushes some (push.go).
 //
 // A [Client] holds settings and nothing else. A [Repository] is one look at one
 // repository, for one pull: it reads hosts.toml and registries.conf when it is opened, and the

@@ -26,6 +26,7 @@ type host struct {
 	repo          string // the repository's name there
 	namespace     string // what mirrors are told the registry is; "" for the registry itself
 	resolve, pull bool
+	push          bool
 	trusted       bool // may be shown the caller's credential
 	secure        bool // HTTPS with a certificate that is verified: it may not lead to less
 
@@ -77,7 +78,7 @@ func (c *Client) newHost(r *Repository, e endpoint, retry Retry) (*host, error) 
 		name:    e.host,
 		url:     &url.URL{Scheme: e.scheme, Host: e.host, Path: e.path},
 		repo:    r.path,
-		resolve: e.resolve, pull: e.pull,
+		resolve: e.resolve, pull: e.pull, push: e.push,
 		trusted: r.cred != (Credential{}) && r.cred.forHost(e, r.domain),
 		secure:  e.scheme == "https" && !e.skipVerify,
 		header:  e.header, transport: transport, probe: e.probe,

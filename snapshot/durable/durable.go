@@ -114,3 +114,17 @@ func Sweep(dir string) error {
 	}
 	return nil
 }
+
+// Scratch makes a file without a name in dir, for what is needed while it is open and is
+// gone after: close it. A crash at the very moment leaves what Sweep removes.
+func Scratch(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, tmpPrefix+"*")
+	if err != nil {
+		return nil, fmt.Errorf("scratch file: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("scratch file: %w", err)
+	}
+	return f, nil
+}

@@ -18,8 +18,9 @@ var mayImport = map[string][]string{
 	"imageservice": {"snapshot"},
 	"sandbox":      {"imageservice", "netns", "shim", "snapshot"},
 	"cri":          {"imageservice", "netns", "sandbox", "shim", "snapshot"},
-	"cmd":          {"config", "cri", "imageservice", "netns", "sandbox", "shim", "snapshot"},
-	"test":         {"cmd", "config", "cri", "imageservice", "netns", "sandbox", "shim", "snapshot"},
+	"operator":     {"imageservice"}, // beside cri: calls that the CRI has not, about images alone
+	"cmd":          {"config", "cri", "imageservice", "netns", "operator", "sandbox", "shim", "snapshot"},
+	"test":         {"cmd", "config", "cri", "imageservice", "netns", "operator", "sandbox", "shim", "snapshot"},
 }
 
 // leaves are packages that stand on their own: they import nothing of ours
@@ -33,7 +34,8 @@ var leaves = map[string][]string{
 	"sandbox/selinux":       {},
 	"cri/stream":            {},
 	"shim/keeper":           {"shim/api", "shim/keeper"},
-	"cmd/berth":             {"config"},
+	"operator/api":          {},
+	"cmd/berth":             {"config", "operator/api"}, // the API is how it asks berthd, and brings nothing of berthd with it
 	"cmd/berth-shim":        {"shim/api", "shim/keeper"},
 }
 
@@ -46,6 +48,7 @@ var sharedWith = map[string][]string{
 	"sandbox/selinux":    {"cmd", "cri"},
 	"shim/api":           {"cmd"},
 	"shim/keeper":        {"cmd"},
+	"operator/api":       {"cmd"},
 }
 
 // importDirection is design.md, section 2.

@@ -167,6 +167,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if i := strings.LastIndex(path, "/manifests/"); i > 0 {
+		if r.Method == http.MethodPut {
+			s.takeManifest(w, r, path[:i], path[i+len("/manifests/"):])
+			return
+		}
 		s.mu.Lock()
 		m, ok := s.manifests[path[:i]+":"+path[i+len("/manifests/"):]]
 		s.mu.Unlock()
@@ -182,6 +186,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet {
 			_, _ = w.Write(m.data)
 		}
+		return
+	}
+	if i := strings.LastIndex(path, "/blobs/uploads/"); i > 0 {
+		s.takeBlob(w, r, path[:i])
 		return
 	}
 	if i := strings.LastIndex(path, "/blobs/"); i > 0 {

@@ -1,0 +1,111 @@
+package imageservice
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berthd/berth/imageservice/registry"
+	"github.com/berthd/berth/snapshot"
+)
+
+// A Verification is what reading all of an image has shown.
+type Verification struct {
+	Image   Image
+	Damaged []error // what is not as it was; the next pull of the image mends it
+	Unknown []error // what there is nothing to compare with
+}
+
+// Verify reads all of each image and compares it with its digests: documents, layers and
+// seal. It calls tell for one after the other and ends with tell's error, the context's or
+// the disk's. A layer that several images share is read once. Damaged layers are put away, so
+// that no new container gets them.
+func (s *Service) Verify(ctx context.Context, images []Image, tell func(Verification) error) error {
+	known := map[digest.Digest]error{}
+	for _, img := range images {
+		v, err := s.verify(ctx, img, known)
+		if err != nil {
+			return fmt.Errorf("verify %s: %w", img.ID, err)
+		}
+		if err := tell(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) verify(ctx context.Context, img Image, known map[digest.Digest]error) (Verification, error) {
+	v := Verification{Image: img}
+	keys := guardKeys(img.DiffIDs)
+	if err := s.guard.hold(ctx, keys); err != nil {
+		return v, err
+	}
+	defer s.guard.release(keys)
+	if err := s.store.verify(img.ID); err != nil {
+		v.Damaged = append(v.Damaged, err)
+	}
+	for _, d := range img.DiffIDs {
+		if _, ok := known[d]; !ok {
+			known[d] = s.layers.VerifyLayer(ctx, d)
+		}
+		if err := v.add(known[d]); err != nil {
+			return v, err
+		}
+	}
+	if len(v.Damaged) > 0 {
+		return v, nil
+	}
+	if err := s.layers.SealImage(ctx, img.DiffIDs); err != nil { // a damaged one is made again
+		return v, v.add(fmt.Errorf("seal: %w", err))
+	}
+	return v, nil
+}
+
+// add sorts err in; what says nothing about the image it returns.
+func (v *Verification) add(err error) error {
+	switch {
+	case err == nil:
+	case errors.Is(err, snapshot.ErrDamaged), errors.Is(err, snapshot.ErrNotFound):
+		v.Damaged = append(v.Damaged, err)
+	case errors.Is(err, snapshot.ErrUnsupported):
+		v.Unknown = append(v.Unknown, err)
+	default:
+		return err
+	}
+	return nil
+}
+
+// verify compares the documents of an image with their digests. One that has gone meanwhile
+// has none.
+func (st *store) verify(id digest.Digest) error {
+	rec, ok := st.record(id)
+	if !ok {
+		return nil
+	}
+	_, _, err := st.documents(rec)
+	return err
+}
+
+// record is what is known of an image.
+func (st *store) record(id digest.Digest) (record, bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	rec, ok := st.records[id]
+	return rec, ok
+}
+
+// documents reads an image's manifest and its configuration, which is nil for an artifact,
+// and compares them with their digests.
+func (st *store) documents(rec record) (manifest, config []byte, err error) {
+	if manifest, err = readVerified(st.manifestFile(rec.manifest), rec.manifest, registry.MaxManifest); err != nil {
+		return nil, nil, fmt.Errorf("manifest: %w", err)
+	}
+	if !rec.image.IsArtifact() {
+		if config, err = readVerified(st.configFile(rec.image.ID), rec.image.ID, maxConfig); err != nil {
+			return nil, nil, fmt.Errorf("configuration: %w", err)
+		}
+	}
+	return manifest, config, nil
+}
