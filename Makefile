@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: help build berthd shim setup tools test test-vm demo clean
+.PHONY: help build berthd shim setup tools test test-vm demo bench-pull bench-cold clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-vm: tools ## run the suites in virtual machines with systemd, cgroup v2, Ap
 
 demo: tools build ## run a pod with a web server through crictl; DEMO_IMAGE=name runs another image
 	@go run ./test/demo
+
+bench-pull: setup build ## pull a big image with berth and with containerd, in turns; BENCH=-help lists the flags
+	@go run ./test/bench/pull $(BENCH)
 
 clean: ## remove what was built and cached
 	rm -rf bin .cache
