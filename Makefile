@@ -41,5 +41,8 @@ demo: tools build ## run a pod with a web server through crictl; DEMO_IMAGE=name
 bench-pull: setup build ## pull a big image with berth and with containerd, in turns; BENCH=-help lists the flags
 	@go run ./test/bench/pull $(BENCH)
 
+bench-cold: setup build ## pods of one cold image at once, and pods beside a pull; BENCH=-help lists the flags
+	@go run ./test/bench/cold $(BENCH)
+
 clean: ## remove what was built and cached
 	rm -rf bin .cache

@@ -104,15 +104,12 @@ func Build(ctx context.Context, repo, cache string, spec Spec) (Layout, error) {
 const notes = "images.json"
 
 func open(dir string) (Layout, error) {
-	data, err := os.ReadFile(filepath.Join(dir, notes))
-	if err != nil {
-		return Layout{}, err
-	}
 	l := Layout{Dir: dir}
-	if err := json.Unmarshal(data, &l.Images); err != nil {
-		return Layout{}, fmt.Errorf("%s: %w; remove the folder, and it is made again", filepath.Join(dir, notes), err)
+	err := readJSON(filepath.Join(dir, notes), &l.Images)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; remove the folder, and it is made again", err)
 	}
-	return l, nil
+	return l, err
 }
 
 // fill writes the layout of spec into dir.

@@ -72,14 +72,14 @@ func unpack(t *testing.T, l Layout, d digest.Digest) map[string]string {
 	t.Helper()
 	var m ocispec.Manifest
 	var c ocispec.Image
-	read(t, l.blob(d), &m)
-	read(t, l.blob(m.Config.Digest), &c)
+	read(t, l.Blob(d), &m)
+	read(t, l.Blob(m.Config.Digest), &c)
 	if len(m.Layers) != len(Small().Shares) || len(c.RootFS.DiffIDs) != len(m.Layers) {
 		t.Fatalf("%d layers, %d diff IDs", len(m.Layers), len(c.RootFS.DiffIDs))
 	}
 	files := map[string]string{}
 	for i, desc := range m.Layers {
-		f, err := os.Open(l.blob(desc.Digest))
+		f, err := os.Open(l.Blob(desc.Digest))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,9 +172,4 @@ func TestChoose(t *testing.T) {
 	if total < 900_000 || total > 1_100_000 || len(got) < 15 {
 		t.Errorf("repeated: %d bytes in %d files", total, len(got))
 	}
-}
-
-// blob is where the content d is.
-func (l Layout) blob(d digest.Digest) string {
-	return filepath.Join(l.Dir, "blobs", "sha256", d.Encoded())
 }

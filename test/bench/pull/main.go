@@ -13,19 +13,13 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strings"
 
+	"github.com/berthd/berth/test/bench"
 	"github.com/berthd/berth/test/bench/bigimage"
-	"github.com/berthd/berth/test/bench/meter"
 	"github.com/berthd/berth/test/bench/registry"
-	"github.com/berthd/berth/test/node"
 )
-
-// host is what the image's registry is called.
-const host = "bench.test"
 
 func main() {
 	registry.Main()
@@ -48,6 +42,7 @@ type setting struct {
 	drivers  []string
 	profile  bool
 	markdown string
+	dir      string
 }
 
 func options(args []string) (o setting, err error) {
@@ -57,6 +52,7 @@ func options(args []string) (o setting, err error) {
 	drivers := flags.String("drivers", "", "berth's snapshot.driver; several, separated by commas, take turns; empty is berth's default")
 	flags.BoolVar(&o.profile, "profile", true, "one more pull each at the end, under perf, to say where the CPU goes")
 	flags.StringVar(&o.markdown, "markdown", "", "file that the tables are also written to, as markdown")
+	flags.StringVar(&o.dir, "dir", "", "folder for the stores, on a disk that nobody else uses; empty is an ext4 of the benchmark's own, on a loop device")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -69,69 +65,18 @@ func options(args []string) (o setting, err error) {
 
 // run makes the surroundings, measures and prints. What it made goes away also when it fails.
 func run(ctx context.Context, o setting) (err error) {
-	w, err := node.NewWorld(ctx)
-	if err != nil {
-		return err
-	}
-	clean := context.WithoutCancel(ctx)
-	defer func() { err = errors.Join(err, w.Close(clean)) }()
-	if err := meter.OnDisk(w.Dir); err != nil {
-		return err
-	}
 	fmt.Println("containerd and runc are built unless .cache has them; so is the image, in a minute")
-	if err := w.BuildContainerd(ctx); err != nil {
-		return err
-	}
-	if err := buildBerth(ctx, w); err != nil {
-		return err
-	}
-	layout, err := bigimage.Build(ctx, w.Repo, filepath.Join(w.Repo, ".cache", "images"), bigimage.Big())
+	p, err := bench.NewPlace(ctx, o.dir)
 	if err != nil {
 		return err
 	}
-	reg, err := registry.Start(layout.Dir)
-	if err != nil {
+	defer func() { err = errors.Join(err, p.Close(context.WithoutCancel(ctx))) }()
+	if err := p.World.BuildContainerd(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, reg.Close()) }()
-	if err := registry.WriteHosts(w.Certs, host, reg.Addr); err != nil {
-		return err
-	}
-	b := &benchmark{world: w, registry: reg, setting: o, results: map[key][]result{}}
+	b := &benchmark{Place: p, setting: o, results: map[key][]result{}}
 	if err := b.all(ctx); err != nil {
 		return err
 	}
-	return b.print(layout)
-}
-
-// buildBerth builds a berthd with symbols, for perf, and has the nodes run it. Symbols change
-// nothing about its speed.
-func buildBerth(ctx context.Context, w *node.World) error {
-	bin := filepath.Join(w.Dir, "bin")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", filepath.Join(bin, "berthd"), "./cmd/berthd")
-	cmd.Dir, cmd.Env = w.Repo, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build berthd: %w: %s", err, out)
-	}
-	shim := filepath.Join(w.Repo, "bin", "berth-shim")
-	if _, err := os.Stat(shim); err != nil {
-		return fmt.Errorf("%w; make build builds it", err)
-	}
-	if err := os.Symlink(shim, filepath.Join(bin, "berth-shim")); err != nil {
-		return err
-	}
-	return os.Setenv("BERTH_BIN", bin)
-}
-
-// print prints the tables.
-func (b *benchmark) print(layout bigimage.Layout) error {
-	var md strings.Builder
-	for _, t := range b.tables(layout) {
-		fmt.Println("\n" + t.Text())
-		md.WriteString(t.Markdown() + "\n")
-	}
-	if b.markdown == "" {
-		return nil
-	}
-	return os.WriteFile(b.markdown, []byte(md.String()), 0o644)
+	return bench.Print(b.tables(), b.markdown)
 }

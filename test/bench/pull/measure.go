@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/berthd/berth/test/bench"
 	"github.com/berthd/berth/test/bench/meter"
 	"github.com/berthd/berth/test/bench/profile"
 	"github.com/berthd/berth/test/bench/registry"
@@ -46,8 +48,7 @@ type result struct {
 // A benchmark is the measurement under way.
 type benchmark struct {
 	setting
-	world    *node.World
-	registry *registry.Process
+	*bench.Place
 	results  map[key][]result
 	profiles map[key]profile.Profile
 	noPerf   error
@@ -55,14 +56,11 @@ type benchmark struct {
 
 // contenders are containerd and berth, with each driver.
 func (b *benchmark) contenders() []contender {
-	all := []contender{{"containerd", "github.com/containerd/containerd/", b.world.Containerd}}
+	all := []contender{{"containerd", "github.com/containerd/containerd/", b.World.Containerd}}
 	for _, driver := range b.drivers {
-		name, extra := "berth", ""
-		if driver != "" {
-			name, extra = "berth "+driver, fmt.Sprintf("[snapshot]\ndriver = %q\n", driver)
-		}
+		name := strings.TrimSpace("berth " + driver)
 		all = append(all, contender{name, "github.com/berthd/berth/", func(context.Context) (*node.Node, error) {
-			return b.world.Berth("berth", extra)
+			return b.World.Berth("berth", bench.BerthConfig(driver))
 		}})
 	}
 	return all
@@ -138,7 +136,7 @@ func (b *benchmark) one(ctx context.Context, c contender, packing string, into m
 	if err != nil {
 		return r, err
 	}
-	if _, err := b.registry.TakeCounts(ctx); err != nil {
+	if _, err := b.Registry.TakeCounts(ctx); err != nil {
 		return r, err
 	}
 	if into == nil {
@@ -169,7 +167,7 @@ func (b *benchmark) pull(ctx context.Context, n *node.Node, client *node.Client,
 		return err
 	}
 	start := time.Now()
-	if _, err := client.Pull(ctx, host+"/big:"+packing); err != nil {
+	if _, err := client.Pull(ctx, bench.Host+"/big:"+packing); err != nil {
 		return err
 	}
 	end := time.Now()
@@ -184,7 +182,7 @@ func (b *benchmark) pull(ctx context.Context, n *node.Node, client *node.Client,
 	used := after.runtime.Sub(before.runtime)
 	r.cpu, r.written = used.CPU, used.Written
 	r.machine = after.machine - before.machine - (after.others - before.others)
-	counts, err := b.registry.TakeCounts(ctx)
+	counts, err := b.Registry.TakeCounts(ctx)
 	if err != nil {
 		return err
 	}
@@ -206,7 +204,7 @@ func (b *benchmark) look(n *node.Node) (l reading, err error) {
 	if l.machine, err = meter.Machine(); err != nil {
 		return l, err
 	}
-	reg, err := meter.Of(b.registry.PID())
+	reg, err := meter.Of(b.Registry.PID())
 	if err != nil {
 		return l, err
 	}
@@ -250,7 +248,7 @@ func (b *benchmark) profiled(ctx context.Context, n *node.Node, client *node.Cli
 	if err != nil {
 		return err
 	}
-	_, pullErr := client.Pull(ctx, host+"/big:"+packing)
+	_, pullErr := client.Pull(ctx, bench.Host+"/big:"+packing)
 	p, err := rec.Stop(context.WithoutCancel(ctx), c.owner)
 	into[key{c.name, packing}] = p
 	return errors.Join(pullErr, err)

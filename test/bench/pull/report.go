@@ -43,8 +43,8 @@ func seconds(v float64) string   { return fmt.Sprintf("%.2f s", v) }
 func megabytes(v float64) string { return fmt.Sprintf("%.1f MB", v/1e6) }
 
 // tables are all that the benchmark has to say.
-func (b *benchmark) tables(layout bigimage.Layout) (all []bench.Table) {
-	for _, img := range layout.Images {
+func (b *benchmark) tables() (all []bench.Table) {
+	for _, img := range b.Layout.Images {
 		if len(b.results[key{"containerd", img.Packing}]) == 0 {
 			continue
 		}
