@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -57,16 +56,19 @@ func (t Table) Markdown() string {
 	return b.String()
 }
 
-// Quantile is the value below which the share q of values lies, by nearest rank, or
-// the zero value without any.
-func Quantile[T cmp.Ordered](values []T, q float64) T {
-	var zero T
+// Quantile is the value below which the share q of values lies, between the two nearest in
+// proportion, or 0 without any: 0 is the least, 0.5 the median, 1 the most.
+func Quantile[T ~int64 | ~float64](values []T, q float64) T {
 	if len(values) == 0 {
-		return zero
+		return 0
 	}
 	sorted := slices.Sorted(slices.Values(values))
-	rank := int(q*float64(len(sorted)) + 0.9999999)
-	return sorted[min(max(rank, 1), len(sorted))-1]
+	at := q * float64(len(sorted)-1)
+	below := int(at)
+	if below >= len(sorted)-1 {
+		return sorted[len(sorted)-1]
+	}
+	return sorted[below] + T((at-float64(below))*float64(sorted[below+1]-sorted[below]))
 }
 
 // Ratios pairs the rounds of two contenders: a[i] with b[i]. A round in which one has no value counts for neither.
