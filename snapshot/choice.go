@@ -51,23 +51,32 @@ func openChosen(ctx context.Context, driver, dir string, limits Limits) (Driver,
 }
 
 // driverOf is the driver that dir has layers or sealed images of; empty when it has none.
-// A layer and a seal are on disk whole or not at all, and root file systems need a seal.
+// A layer and a seal are on disk whole or not at all, unless the disk has lost some of it;
+// and root file systems need a seal.
 func driverOf(dir string) (string, error) {
+	var found []string
 	for _, sub := range []string{"layers", "seals"} {
-		found, err := os.ReadDir(filepath.Join(dir, sub))
+		entries, err := os.ReadDir(filepath.Join(dir, sub))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", err
 		}
-		for _, e := range found {
-			for _, file := range []string{dataFile, imageFile} {
-				if _, err := os.Lstat(filepath.Join(dir, sub, e.Name(), file)); err == nil {
-					return driverErofs, nil
-				} else if !errors.Is(err, fs.ErrNotExist) {
-					return "", err
-				}
+		for _, e := range entries {
+			found = append(found, filepath.Join(dir, sub, e.Name()))
+		}
+	}
+	for _, s := range signs {
+		for _, at := range found {
+			if exists(filepath.Join(at, s.file)) {
+				return s.driver, nil
 			}
-			return driverOverlay, nil
 		}
 	}
 	return "", nil
+}
+
+// signs are the files that one driver's layers and seals have, and no other's. A seal of
+// the driver overlay may have none: it comes last.
+var signs = []struct{ file, driver string }{
+	{dataFile, driverErofs}, {treeFile, driverErofs}, {skeletonFile, driverErofs}, {imageFile, driverErofs},
+	{"fs", driverOverlay}, {"implicit", driverOverlay}, {"whiteouts", driverOverlay}, {"seal.json", driverOverlay},
 }

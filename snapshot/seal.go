@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,11 +20,21 @@ type sealRecord struct {
 	// Top says that the seal has a directory to stack above them.
 	Top bool `json:"top,omitempty"`
 
-	// Chain is what an image was made of, base first; Devices are the names of the layers
-	// that it has bytes of, in its order; Image is its checksum.
+	// Chain is what an image was made of, base first; Parts are what its layers were like then,
+	// in that order; Devices are the names of the layers that it has bytes of, in its own
+	// order; Image is its checksum.
 	Chain   []digest.Digest `json:"chain,omitempty"`
+	Parts   []sealedPart    `json:"parts,omitempty"`
 	Devices []string        `json:"devices,omitempty"`
 	Image   uint32          `json:"imageCRC32C,omitempty"`
+}
+
+// A sealedPart is a layer as it was when an image was made of it: its checksums and the
+// size of its data.
+type sealedPart struct {
+	Data   uint32 `json:"dataCRC32C"`
+	Tree   uint32 `json:"treeCRC32C"`
+	Blocks uint32 `json:"dataBlocks"`
 }
 
 // SealImage implements Seals.
@@ -45,16 +54,12 @@ func (o *overlay) SealImage(ctx context.Context, diffIDs []digest.Digest) error 
 		if err != nil {
 			return err
 		}
-		data, err := json.Marshal(rec)
-		if err != nil {
-			return err
-		}
-		if err := durable.Replace(filepath.Join(tmp, "seal.json"), data, 0o600); err != nil {
+		if err := writeRecord(filepath.Join(tmp, "seal.json"), rec); err != nil {
 			return err
 		}
 		return durable.SyncTree(ctx, tmp)
 	})
-	if err != nil {
+	if err = o.noted(ctx, err); err != nil {
 		return fmt.Errorf("seal: %w", err)
 	}
 	return durable.SyncDir(o.path("seals"))
@@ -75,7 +80,7 @@ func (o *overlay) UnsealImage(ctx context.Context, diffIDs []digest.Digest) erro
 func (o *overlay) haveAll(diffIDs []digest.Digest) error {
 	for _, d := range diffIDs {
 		if !o.HasLayer(d) {
-			return fmt.Errorf("layer %s: %w", d, ErrNotFound)
+			return fmt.Errorf("layer %s: %w; pull the image again", d, ErrNotFound)
 		}
 	}
 	return nil
