@@ -43,6 +43,7 @@ type setting struct {
 	profile  bool
 	markdown string
 	dir      string
+	helpers  bool
 }
 
 func options(args []string) (o setting, err error) {
@@ -52,6 +53,7 @@ func options(args []string) (o setting, err error) {
 	drivers := flags.String("drivers", "", "berth's snapshot.driver; several, separated by commas, take turns; empty is berth's default")
 	flags.BoolVar(&o.profile, "profile", true, "one more pull each at the end, under perf, to say where the CPU goes")
 	flags.StringVar(&o.markdown, "markdown", "", "file that the tables are also written to, as markdown")
+	flags.BoolVar(&o.helpers, "helpers", true, "let containerd unpack gzip with igzip or unpigz where they are installed, as it does by itself")
 	flags.StringVar(&o.dir, "dir", "", "folder for the stores, on a disk that nobody else uses; empty is an ext4 of the benchmark's own, on a loop device")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -73,6 +75,13 @@ func run(ctx context.Context, o setting) (err error) {
 	defer func() { err = errors.Join(err, p.Close(context.WithoutCancel(ctx))) }()
 	if err := p.World.BuildContainerd(ctx); err != nil {
 		return err
+	}
+	if !o.helpers { // containerd's own switches
+		for _, name := range []string{"CONTAINERD_DISABLE_IGZIP", "CONTAINERD_DISABLE_PIGZ"} {
+			if err := os.Setenv(name, "1"); err != nil {
+				return err
+			}
+		}
 	}
 	b := &benchmark{Place: p, setting: o, results: map[key][]result{}}
 	if err := b.all(ctx); err != nil {

@@ -93,12 +93,15 @@ func (b *benchmark) figures(img bigimage.Image) bench.Table {
 	}
 	t.Rows = append(t.Rows, targets)
 	t.Notes = append(t.Notes, "Ratios are medians of each round's. containerd leaves what it has unpacked to the page cache; + sync is with sync -f of the store after the pull.",
-		"The machine's CPU is without the registry's, and with that of whatever else ran."+decompressor())
+		"The machine's CPU is without the registry's, and with that of whatever else ran."+decompressor(b.helpers && img.Packing == "gzip"))
 	return t
 }
 
-// decompressor says that containerd has help in unpacking gzip, if it has.
-func decompressor() string {
+// decompressor says that containerd has help in unpacking gzip, if it has and may.
+func decompressor(may bool) string {
+	if !may {
+		return ""
+	}
 	for _, p := range []string{"igzip", "unpigz"} {
 		if path, err := exec.LookPath(p); err == nil {
 			return " containerd unpacks gzip with " + path + "."
