@@ -43,7 +43,7 @@ func kind(stack []string) string {
 			return k.kind
 		}
 	}
-	return "other Go code"
+	return "other code"
 }
 
 // syscallName is what a kernel's entry function is the entry of.
