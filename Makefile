@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: help build berthd shim setup tools test test-vm test-powercut demo clean
+.PHONY: help build berthd shim setup tools test test-vm test-powercut demo bench-pull bench-cold clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ test-powercut: tools build ## take the power away 200 times while images are pul
 
 demo: tools build ## run a pod with a web server through crictl; DEMO_IMAGE=name runs another image
 	@go run ./test/demo
+
+bench-pull: setup build ## pull a big image with berth and with containerd, in turns; BENCH=-help lists the flags
+	@go run ./test/bench/pull $(BENCH)
+
+bench-cold: setup build ## pods of one cold image at once, and pods beside a pull; BENCH=-help lists the flags
+	@go run ./test/bench/cold $(BENCH)
 
 clean: ## remove what was built and cached
 	rm -rf bin .cache

@@ -34,7 +34,8 @@ type phase struct {
 func phases() []phase {
 	own := func(pkg string) bool { return !strings.HasPrefix(pkg, "test/") }
 	small := func(pkg string) bool {
-		return slices.Contains([]string{"test/images", "test/leaks", "test/tally", "test/arch", "test/node", "test/run", "test/bench", "test/vm"}, pkg)
+		return slices.Contains([]string{"test/images", "test/leaks", "test/tally", "test/arch", "test/node", "test/run", "test/bench", "test/vm"}, pkg) ||
+			strings.HasPrefix(pkg, "test/bench/")
 	}
 	is := func(name string) func(string) bool { return func(pkg string) bool { return pkg == name } }
 	return []phase{
