@@ -18,9 +18,7 @@ func (z *Reader) block() error {
 	case 0:
 		return z.storedHeader()
 	case 1:
-		fixed := fixedOf()
-		z.lit, z.dist = &fixed.lit, &fixed.dist
-		z.next = inCodes
+		z.tab, z.next = fixedOf(), inCodes
 		return nil
 	case 2:
 		return z.dynamicHeader()
@@ -96,7 +94,7 @@ func (z *Reader) dynamicHeader() error {
 	case !distForm.build(t.dist[:], lens[nlit:], symbolsOf().dist[:]):
 		return z.corrupt("bad code of distances")
 	}
-	z.lit, z.dist, z.next = &t.lit, &t.dist, inCodes
+	z.tab, z.next = t, inCodes
 	return nil
 }
 
@@ -112,7 +110,7 @@ func (z *Reader) codeLengths(lens []uint8) error {
 			e = z.own.code[z.hold&(1<<codeRoot-1)]
 		}
 		z.take(uint64(e & takeMask))
-		sym := e >> litPos
+		sym := e >> litPos & 31
 		var value uint8
 		var extra uint64
 		n := 3

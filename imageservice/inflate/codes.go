@@ -42,7 +42,7 @@ func (z *Reader) slow() (outcome, error) {
 	var e uint32
 	for {
 		z.top()
-		e = z.lit[(index+z.hold&root)&(litSize-1)]
+		e = z.tab.lit[(index+z.hold&root)&(litSize-1)]
 		take := uint64(e & takeMask)
 		if take > z.nbits {
 			if err := z.need(z.nbits + 1); err != nil {
@@ -50,16 +50,16 @@ func (z *Reader) slow() (outcome, error) {
 			}
 			continue
 		}
-		if e&isLink == 0 || e&isLiteral != 0 {
+		if e&isLink == 0 {
 			break
 		}
 		z.take(take)
 		index, root = uint64(e>>linkPos)&linkMask, 1<<(e>>widthPos&widthMask)-1
 	}
 	bits := z.take(uint64(e & takeMask))
-	if n := e & isLiteral; n != 0 {
-		store32(z.out, z.wp, e>>litPos)
-		z.wp += int(n >> countPos)
+	if e&isLiteral != 0 {
+		z.out[z.wp] = byte(e >> litPos)
+		z.wp++
 		return goOn, nil
 	}
 	if e&isOdd != 0 {
@@ -78,7 +78,7 @@ func (z *Reader) slowMatch(length int) (outcome, error) {
 	var e uint64
 	for {
 		z.top()
-		e = z.dist[(index+z.hold&root)&(distSize-1)]
+		e = z.tab.dist[(index+z.hold&root)&(distSize-1)]
 		take := e & takeMask
 		if take > z.nbits {
 			if err := z.need(z.nbits + 1); err != nil {

@@ -13,7 +13,6 @@
 //   - Reserved flags in a header are an error (RFC 1952, 2.3.1.2).
 //   - A block without a code for its end is refused at once, not where it must fail.
 //   - The input is read to its end, in large pieces.
-//   - When it ends with an error, up to 2 bytes that could still have been decoded are not.
 //
 // What follows the last member is an error, be it garbage or zeros, as in
 // compress/gzip and unlike gzip(1), which ignores both.

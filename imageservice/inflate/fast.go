@@ -1,56 +1,76 @@
 package inflate
 
 // fast decodes symbols while there is so much of input and of room that nothing
-// needs to be checked within a step.
+// needs to be checked within a step: literals, up to four, and a match after up to three.
+// It is one long function because a call in the loop has its variables in memory.
+//
+// hold has 64 bits of the stream after each refill, of which those in bytes before pos
+// count: 63-used of them, at least 56. A step up to the second refill takes
+// at most 3 codes of litRoot bits and 20 for a length, from there on 28 for a distance. Only the
+// lowest 6 bits of used count, so that whole entries can be added to it. e is the
+// next entry, looked up as early as it can be.
 func (z *Reader) fast() outcome {
 	in, pos, lastPos := z.in, z.pos, z.end-inSlack
-	out, wp, lastWP, start := z.out, z.wp, len(z.out)-outSlack, z.start
-	hold, n := z.hold, z.nbits
-	lit, far := z.lit, z.dist
+	out, wp, lastWP := z.out, z.wp, len(z.out)-outSlack
+	tab := z.tab
+	hold := z.hold
+	used := uint32(63 - z.nbits)
 	got := goOn
 
+	hold |= load64(in, pos) << (^used & 63)
+	pos += int(used >> 3 & 7)
+	used &= 7
+	e := tab.lit[hold&(1<<litRoot-1)]
 	for pos <= lastPos && wp <= lastWP {
-		hold |= load64(in, pos) << (n & 63)
-		pos += int((63 - n) >> 3)
-		n |= 56
-		e := lit[hold&(1<<litRoot-1)]
-		if e&isLiteral != 0 {
-			store32(out, wp, e>>litPos)
-			wp += int(e >> countPos & 3)
+		hold |= load64(in, pos) << (^used & 63)
+		pos += int(used >> 3 & 7)
+		used &= 7
+		if int32(e) < 0 {
+			store8(out, wp, byte(e>>litPos))
+			wp++
 			hold >>= e & takeMask
-			n -= uint64(e & takeMask)
-			e = lit[hold&(1<<litRoot-1)]
-			if e&isLiteral != 0 {
-				store32(out, wp, e>>litPos)
-				wp += int(e >> countPos & 3)
+			used += e
+			e = tab.lit[hold&(1<<litRoot-1)]
+			if int32(e) < 0 {
+				store8(out, wp, byte(e>>litPos))
+				wp++
 				hold >>= e & takeMask
-				n -= uint64(e & takeMask)
-				e = lit[hold&(1<<litRoot-1)]
-				if e&isLiteral != 0 {
-					store32(out, wp, e>>litPos)
-					wp += int(e >> countPos & 3)
+				used += e
+				e = tab.lit[hold&(1<<litRoot-1)]
+				if int32(e) < 0 {
+					store8(out, wp, byte(e>>litPos))
+					wp++
 					hold >>= e & takeMask
-					n -= uint64(e & takeMask)
-					continue
+					used += e
+					e = tab.lit[hold&(1<<litRoot-1)]
+					if int32(e) < 0 {
+						store8(out, wp, byte(e>>litPos))
+						wp++
+						hold >>= e & takeMask
+						used += e
+						e = tab.lit[hold&(1<<litRoot-1)]
+						continue
+					}
 				}
 			}
 		}
 		// At least 34 bits are left, and a length takes 20.
 		if e&isOdd != 0 {
 			hold >>= e & takeMask
-			n -= uint64(e & takeMask)
+			used += e
 			if e&isLink != 0 {
-				e = lit[(uint64(e>>linkPos&linkMask)+hold&(1<<(e>>widthPos&widthMask)-1))&(litSize-1)]
-				if e&isLiteral != 0 {
-					store32(out, wp, e>>litPos)
+				e = tab.lit[(uint64(e>>linkPos&linkMask)+hold&(1<<(e>>widthPos&widthMask)-1))&(litSize-1)]
+				if int32(e) < 0 {
+					store8(out, wp, byte(e>>litPos))
 					wp++
 					hold >>= e & takeMask
-					n -= uint64(e & takeMask)
+					used += e
+					e = tab.lit[hold&(1<<litRoot-1)]
 					continue
 				}
 				if e&isOdd != 0 {
 					hold >>= e & takeMask
-					n -= uint64(e & takeMask)
+					used += e
 				}
 			}
 			if e&isOdd != 0 {
@@ -61,33 +81,36 @@ func (z *Reader) fast() outcome {
 				break
 			}
 		}
-		length := int(e>>litPos&511) + int(uint32(hold>>(e>>lenCodePos&63))&(e>>lenMaskPos&31))
+		was := hold
 		hold >>= e & takeMask
-		n -= uint64(e & takeMask)
+		used += e
+		end := wp + int(e>>litPos&511) + int(uint32(was>>(e>>lenCodePos&63))&(e>>lenMaskPos&31))
 
-		hold |= load64(in, pos) << (n & 63)
-		pos += int((63 - n) >> 3)
-		n |= 56
-		d := far[hold&(1<<distRoot-1)]
+		hold |= load64(in, pos) << (^used & 63)
+		pos += int(used >> 3 & 7)
+		used &= 7
+		d := tab.dist[hold&(1<<distRoot-1)]
 		if d&isOddDist != 0 {
 			if d&isLinkDist != 0 {
 				hold >>= d & takeMask
-				n -= d & takeMask
-				d = far[(d>>linkPos&linkMask+hold&(1<<(d>>widthPos&widthMask)-1))&(distSize-1)]
+				used += uint32(d)
+				d = tab.dist[(d>>linkPos&linkMask+hold&(1<<(d>>widthPos&widthMask)-1))&(distSize-1)]
 			}
 			if d&isOddDist != 0 {
 				got = badCode
 				break
 			}
 		}
-		dist := int(d>>distPos) + int(hold>>(d>>distCodePos&63)&(d>>distMaskPos&(1<<13-1)))
+		was = hold
 		hold >>= d & takeMask
-		n -= d & takeMask
-		if dist > wp-start {
+		used += uint32(d)
+		dist := int(d>>distPos) + int(was>>(d>>distCodePos&63)&(d>>distMaskPos&(1<<13-1)))
+		if dist > wp-z.start {
 			got = badDist
 			break
 		}
-		from, end := wp-dist, wp+length
+		e = tab.lit[hold&(1<<litRoot-1)]
+		from := wp - dist
 		switch {
 		case dist >= 16:
 			for {
@@ -129,7 +152,7 @@ func (z *Reader) fast() outcome {
 		}
 		wp = end
 	}
-	z.pos, z.wp, z.nbits = pos, wp, n
-	z.hold = hold & (1<<n - 1)
+	z.pos, z.wp, z.nbits = pos, wp, uint64(63-used&63)
+	z.hold = hold & (1<<z.nbits - 1)
 	return got
 }

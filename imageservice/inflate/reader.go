@@ -16,9 +16,9 @@ const (
 	inSize   = 128 << 10 // what is asked of the source at once
 	outSize  = 256 << 10 // what is decoded at once
 	maxMatch = 258
-	// outSlack is the room that decoding one step may need: three lookups of three
-	// literals, a match, and what copying in large units writes beyond it.
-	outSlack = 9 + maxMatch + 32 + 5
+	// outSlack is the room that one step of decoding may need: four literals or three
+	// and a match, and what copying in large units writes beyond it.
+	outSlack = 4 + maxMatch + 16
 	// inSlack is what one step may read ahead: two refills.
 	inSlack = 16
 	// unread is how many bytes of the input before the current ones are kept, for
@@ -52,9 +52,8 @@ type Reader struct {
 	final bool // the current block is its member's last
 	left  int  // of a stored block, in bytes
 
-	lit  *litTable // of the current block
-	dist *distTable
-	own  *tables // those of dynamic blocks
+	tab *tables // of the current block
+	own *tables // those of dynamic blocks
 }
 
 // A step is what the decoder does next.

@@ -9,33 +9,32 @@ import (
 // root table for codes of up to rootBits, and from there on with sub-tables that
 // entries of the root table link to. An entry is a number with all that decoding needs:
 //
-//	bits     0-5   how many bits to take, code and extra bits together
-//	bits     6-7   how many literals it stands for
+//	bits 0-5   how many bits to take, code and extra bits together
 //
-// One with literals has them in bits 8-31, the first lowest. One without has, in the table of
+// and, in the table of
 //
 //	literals and lengths         distances
-//	bits  8-16                   bits 32-46   length or distance, to which extra bits are added
+//	bits  8-16                   bits 32-46   literal; length or distance, to which extra bits are added
 //	bits 17-21                   bits 16-28   mask of the extra bits
 //	bits 22-25                   bits  8-11   where the extra bits are: how long the code is
-//	bit  31                      bit  63      set: it is none of that, but
-//	bit  30                      bit  62      a link to a sub-table, which begins at
+//	bit  31                                   it is a literal
+//	bit  30                      bit  63      it is none of these, but
+//	bit  29                      bit  62      a link to a sub-table, which begins at
 //	bits  8-19                   bits  8-19   this index and takes an index of
 //	bits 20-23                   bits 20-23   this many bits
-//	bit  29                                   the end of the block
+//	bit  28                                   the end of the block
 //
 // and otherwise no code. Codes in sub-tables are counted from where the sub-table begins.
 const (
 	takeMask  = 63
-	countPos  = 6
-	isLiteral = 3 << countPos
+	isLiteral = 1 << 31
 
 	litPos     = 8
 	lenMaskPos = 17
 	lenCodePos = 22
-	isOdd      = 1 << 31
-	isLink     = 1 << 30
-	isEnd      = 1 << 29
+	isOdd      = 1 << 30
+	isLink     = 1 << 29
+	isEnd      = 1 << 28
 
 	distPos     = 32
 	distMaskPos = 16
@@ -90,7 +89,7 @@ type symbols struct {
 var symbolsOf = sync.OnceValue(func() *symbols {
 	s := new(symbols)
 	for i := range 256 {
-		s.lit[i] = 1<<countPos | uint32(i)<<litPos
+		s.lit[i] = isLiteral | uint32(i)<<litPos
 	}
 	s.lit[256] = isOdd | isEnd
 	base := uint32(3)
@@ -109,7 +108,7 @@ var symbolsOf = sync.OnceValue(func() *symbols {
 	}
 	s.dist[30], s.dist[31] = isOddDist, isOddDist
 	for i := range s.code {
-		s.code[i] = 1<<countPos | uint32(i)<<litPos
+		s.code[i] = isLiteral | uint32(i)<<litPos
 	}
 	return s
 })
