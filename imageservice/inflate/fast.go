@@ -122,10 +122,12 @@ func (z *Reader) fast() outcome {
 				}
 			}
 		case dist >= 8:
+			// Each unit begins where the next period does, and is read as it was written:
+			// what is in the processor's queue of stores cannot be read otherwise.
 			for {
-				store64(out, wp, load64(out, from))
-				wp += 8
-				from += 8
+				copy16(out, wp, from)
+				wp += dist
+				from += dist
 				if wp >= end {
 					break
 				}
@@ -140,11 +142,14 @@ func (z *Reader) fast() outcome {
 				}
 			}
 		default:
-			// Each store begins where the next period does.
+			// As many whole periods as fit, again and again.
+			v := load64(out, from) & (1<<(8*dist) - 1)
+			v |= v << (8 * dist)
+			v |= v << (16 * dist)
+			period := int(periods[dist&7])
 			for {
-				store64(out, wp, load64(out, from))
-				wp += dist
-				from += dist
+				store64(out, wp, v)
+				wp += period
 				if wp >= end {
 					break
 				}
@@ -156,3 +161,6 @@ func (z *Reader) fast() outcome {
 	z.hold = hold & (1<<z.nbits - 1)
 	return got
 }
+
+// periods is how many bytes of 8 are whole periods of a distance, which is the index.
+var periods = [8]uint8{0, 8, 8, 6, 8, 5, 6, 7}
