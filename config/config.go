@@ -65,7 +65,7 @@ type Shim struct {
 
 // Snapshot is about root filesystems.
 type Snapshot struct {
-	Driver string `toml:"driver" comment:"How layers are kept. \"overlay\": a folder for each; \"erofs\": two files for each, mounted as one image.\nEmpty: as they are kept already, else erofs where the kernel has it. It can change when there are no pods and no images."`
+	Driver string `toml:"driver" comment:"How layers are kept. \"overlay\": a folder for each; \"erofs\": two files for each, mounted as one image;\n\"native\": files too, of which each container gets a tree of its own, for file systems that overlayfs does not take (not with SELinux).\nEmpty: as they are kept already, else erofs where the kernel has it. It can change when there are no pods and no images."`
 }
 
 // Cgroup is about who makes cgroups.

@@ -59,7 +59,7 @@ func (c Config) Validate() error {
 	}
 	p.number("shim.pods_per_process", c.Shim.PodsPerProcess, 1, maxPodsShared)
 	if c.Snapshot.Driver != "" {
-		p.choice("snapshot.driver", c.Snapshot.Driver, "erofs", "overlay")
+		p.choice("snapshot.driver", c.Snapshot.Driver, "erofs", "overlay", "native")
 	}
 	if c.Cgroup.Driver != "" {
 		p.choice("cgroup.driver", c.Cgroup.Driver, "cgroupfs", "systemd")

@@ -92,7 +92,7 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 		if err != nil {
 			return rec, err
 		}
-		tree, err := b.readTree(name, layer.Tree)
+		tree, err := readTree(b.path("layers", name, treeFile), layer.Tree)
 		if err != nil {
 			return rec, err
 		}
@@ -107,9 +107,8 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 	return rec, err
 }
 
-// readTree reads a layer's tree, which is to have that checksum.
-func (b *blobs) readTree(name string, sum uint32) (*erofs.Node, error) {
-	path := b.path("layers", name, treeFile)
+// readTree reads a tree, which is to have that checksum.
+func readTree(path string, sum uint32) (*erofs.Node, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", path, ErrNotFound)

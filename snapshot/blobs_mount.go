@@ -37,7 +37,7 @@ func (l *mountLocks) of(seal string) *sync.Mutex {
 }
 
 // start learns how this kernel mounts EROFS, and unmounts what a crash has left mounted.
-func (b *blobs) start() error {
+func (b *blobs) start(ctx context.Context) error {
 	if err := makeDir(b.path(mountsDir), 0o700); err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (b *blobs) start() error {
 		return err
 	}
 	for _, e := range left {
-		if err := b.close(e.Name()); err != nil {
+		if err := b.close(ctx, e.Name()); err != nil {
 			return err
 		}
 	}
@@ -78,8 +78,7 @@ func (b *blobs) probe() (err error) {
 	return fmt.Errorf("this kernel mounts no EROFS (CONFIG_EROFS_FS; the module erofs): %w: %w", ErrUnsupported, err)
 }
 
-// open mounts a seal unless it is mounted. An image that is damaged is made again of the
-// layers' trees.
+// open mounts a seal unless it is mounted.
 func (b *blobs) open(ctx context.Context, seal string) error {
 	l := b.locks.of(seal)
 	l.Lock()
@@ -87,17 +86,7 @@ func (b *blobs) open(ctx context.Context, seal string) error {
 	if is, err := mountinfo.Mounted(b.path(mountsDir, seal)); is || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	rec, err := b.sound(ctx, seal)
-	if errors.Is(err, ErrDamaged) {
-		klog.FromContext(ctx).Error(err, "An image is damaged on disk; it is made again")
-		if err := b.trash.throw(b.path("seals", seal), seal); err != nil {
-			return err
-		}
-		if err := b.SealImage(ctx, rec.Chain); err != nil {
-			return err
-		}
-		rec, err = b.sound(ctx, seal)
-	}
+	rec, err := b.soundAgain(ctx, seal)
 	if err != nil {
 		return err
 	}
@@ -106,6 +95,23 @@ func (b *blobs) open(ctx context.Context, seal string) error {
 		devices = append(devices, b.path("layers", name, dataFile))
 	}
 	return b.mount(b.path("seals", seal, imageFile), devices, b.path(mountsDir, seal))
+}
+
+// soundAgain reads a seal's record. An image that is damaged is made again of the layers'
+// trees.
+func (b *blobs) soundAgain(ctx context.Context, seal string) (sealRecord, error) {
+	rec, err := b.sound(ctx, seal)
+	if !errors.Is(err, ErrDamaged) {
+		return rec, err
+	}
+	klog.FromContext(ctx).Error(err, "An image is damaged on disk; it is made again")
+	if err := b.trash.throw(b.path("seals", seal), seal); err != nil {
+		return rec, err
+	}
+	if err := b.SealImage(ctx, rec.Chain); err != nil {
+		return rec, err
+	}
+	return b.sound(ctx, seal)
 }
 
 // sound reads a seal's record and its image, which is to be as it was written.
@@ -137,7 +143,7 @@ func (b *blobs) mount(image string, devices []string, target string) error {
 }
 
 // close unmounts a seal unless a container stands on it.
-func (b *blobs) close(seal string) error {
+func (b *blobs) close(_ context.Context, seal string) error {
 	l := b.locks.of(seal)
 	l.Lock()
 	defer l.Unlock()

@@ -17,12 +17,18 @@ import (
 const (
 	driverErofs   = "erofs"
 	driverOverlay = "overlay"
+	driverNative  = "native"
 )
 
-// formats are the formats of the drivers.
-var formats = map[string]func(*overlay) format{
-	driverErofs:   func(o *overlay) format { return &blobs{overlay: o} },
-	driverOverlay: func(o *overlay) format { return directories{o} },
+// formats are the formats of the drivers, and how root file systems are laid on them.
+var formats = map[string]func(*overlay) (format, laying){
+	driverErofs:   func(o *overlay) (format, laying) { return &blobs{overlay: o}, overlays{o} },
+	driverOverlay: func(o *overlay) (format, laying) { return directories{o}, overlays{o} },
+	driverNative: func(o *overlay) (format, laying) {
+		o.mark = driverNative
+		n := native{&blobs{overlay: o}}
+		return n, n
+	},
 }
 
 // openChosen opens dir with that driver, or with the one that it has, or with the best
@@ -39,10 +45,10 @@ func openChosen(ctx context.Context, driver, dir string, limits Limits) (Driver,
 		return nil, fmt.Errorf("snapshots %s are of the driver %s, not %s: remove all pods and images first, or leave snapshot.driver out: %w", dir, have, driver, ErrInvalid)
 	}
 	chosen := cmp.Or(driver, have, driverErofs)
-	o, err := openOverlay(ctx, dir, limits, formats[chosen])
+	o, err := openOverlay(ctx, dir, limits, chosen)
 	if driver == "" && have == "" && errors.Is(err, ErrUnsupported) {
 		klog.FromContext(ctx).Info("Layers are kept as folders: images start slower and take more space", "reason", err)
-		o, err = openOverlay(ctx, dir, limits, formats[driverOverlay])
+		o, err = openOverlay(ctx, dir, limits, driverOverlay)
 	}
 	if err != nil {
 		return nil, err
@@ -59,15 +65,25 @@ func driverOf(dir string) (string, error) {
 			return "", err
 		}
 		for _, e := range found {
-			for _, file := range []string{dataFile, imageFile} {
-				if _, err := os.Lstat(filepath.Join(dir, sub, e.Name(), file)); err == nil {
-					return driverErofs, nil
-				} else if !errors.Is(err, fs.ErrNotExist) {
-					return "", err
-				}
-			}
-			return driverOverlay, nil
+			return madeBy(filepath.Join(dir, sub, e.Name()))
 		}
 	}
 	return "", nil
+}
+
+// madeBy is the driver of a layer or a seal.
+func madeBy(dir string) (string, error) {
+	for file, record := range map[string]string{dataFile: "layer.json", imageFile: "seal.json"} {
+		if _, err := os.Lstat(filepath.Join(dir, file)); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return "", err
+		}
+		var rec struct{ Driver string }
+		if err := readRecord(filepath.Join(dir, record), &rec); err != nil {
+			return "", err
+		}
+		return cmp.Or(rec.Driver, driverErofs), nil
+	}
+	return driverOverlay, nil
 }

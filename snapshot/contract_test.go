@@ -38,6 +38,16 @@ func TestErofsContract(t *testing.T) {
 	})
 }
 
+func TestNativeContract(t *testing.T) {
+	testDriver(t, func(t *testing.T, dir string) Driver {
+		d, err := Open(t.Context(), "native", dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	})
+}
+
 // TestErofsLoopContract is the same as on kernels that mount no files.
 func TestErofsLoopContract(t *testing.T) {
 	testDriver(t, func(t *testing.T, dir string) Driver {

@@ -24,9 +24,9 @@ import (
 //	seals/…/fs           where the chain needs one
 type directories struct{ *overlay }
 
-func (o directories) start() error                       { return nil }
-func (o directories) open(context.Context, string) error { return nil }
-func (o directories) close(string) error                 { return nil }
+func (o directories) start(context.Context) error         { return nil }
+func (o directories) open(context.Context, string) error  { return nil }
+func (o directories) close(context.Context, string) error { return nil }
 
 func (o directories) fill(ctx context.Context, tmp string, r io.Reader) (rec layerRecord, err error) {
 	files := filepath.Join(tmp, "fs")

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"k8s.io/klog/v2"
@@ -21,18 +22,21 @@ import (
 )
 
 // overlay is the driver whose root file systems are overlays: a directory to write into,
-// over what the format has of an image. On disk, below dir, all of it 0700:
+// over what the format has of an image; or, where overlays cannot be, trees of their own
+// (laying.go). On disk, below dir, all of it 0700:
 //
 //	layers/sha256-<hex>/   layer.json, and what the format has
 //	seals/<hex>/           of a chain; seal.json, and what the format has
-//	roots/<id>/            fs/ is upper, work/, root.json
+//	roots/<id>/            root.json, fs/ is what the container writes to, work/
 //	views/<id>/<hex>       a record for each chain that the container only reads
 //	empty/                 the lower directory of an image without layers
 //	tmp/                   being made
 //	trash/                 being deleted
 type overlay struct {
 	dir     string
+	mark    string // of a driver that does not show otherwise in its layers and seals
 	format  format
+	laying  laying
 	limits  Limits
 	trash   trash
 	bootID  string
@@ -57,24 +61,25 @@ type format interface {
 	lowers(seal string, rec sealRecord) ([]string, error)
 	// start is called once, when it is known what the containers stand on. It is an error
 	// when this machine lacks something.
-	start() error
+	start(ctx context.Context) error
 	// open makes the lower directories of a seal usable. It may be called again.
 	open(ctx context.Context, seal string) error
 	// close undoes open, for a seal that no container stands on. An absent one is fine.
-	close(seal string) error
+	close(ctx context.Context, seal string) error
 }
 
 // layerRecord is layer.json.
 type layerRecord struct {
 	Usage
-	OpaqueRoot bool `json:"opaqueRoot,omitempty"` // hides all layers below
+	Driver     string `json:"driver,omitempty"`     // that made it, where files alone do not show it
+	OpaqueRoot bool   `json:"opaqueRoot,omitempty"` // hides all layers below
 
 	// Of a layer that is files: their checksums (sum.go).
 	Data uint32 `json:"dataCRC32C,omitempty"`
 	Tree uint32 `json:"treeCRC32C,omitempty"`
 }
 
-func openOverlay(ctx context.Context, dir string, limits Limits, format func(*overlay) format) (*overlay, error) {
+func openOverlay(ctx context.Context, dir string, limits Limits, driver string) (*overlay, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -83,7 +88,7 @@ func openOverlay(ctx context.Context, dir string, limits Limits, format func(*ov
 		return nil, fmt.Errorf("snapshots %q: overlayfs cannot be told such a path: %w", dir, ErrInvalid)
 	}
 	o := &overlay{dir: dir, limits: limits, trash: trash{filepath.Join(dir, "trash")}, users: make(map[string]map[string]struct{})}
-	o.format = format(o)
+	o.format, o.laying = formats[driver](o)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -112,10 +117,10 @@ func openOverlay(ctx context.Context, dir string, limits Limits, format func(*ov
 			return nil, err
 		}
 	}
-	if o.options, err = o.probe(); err != nil {
+	if err := o.laying.try(); err != nil {
 		return nil, fmt.Errorf("snapshots %s: %w", dir, err)
 	}
-	if err := o.format.start(); err != nil {
+	if err := o.format.start(ctx); err != nil {
 		return nil, fmt.Errorf("snapshots %s: %w", dir, err)
 	}
 	return o, nil
@@ -237,6 +242,7 @@ func (o *overlay) fillLayer(ctx context.Context, tmp string, r io.Reader, verify
 	if err != nil {
 		return err
 	}
+	rec.Driver = o.mark
 	if verify != nil {
 		if err := verify(); err != nil {
 			return fmt.Errorf("verify: %w", err)
@@ -258,7 +264,7 @@ func measureDir(ctx context.Context, dir string) (Usage, error) {
 		return Usage{}, err
 	}
 	defer root.close()
-	return measure(ctx, root)
+	return measure(ctx, root, time.Time{})
 }
 
 // HasLayer implements Layers.

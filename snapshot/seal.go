@@ -15,6 +15,8 @@ import (
 
 // sealRecord is seal.json.
 type sealRecord struct {
+	Driver string `json:"driver,omitempty"` // that made it, where files alone do not show it
+
 	// Layers are the names of the directories to stack, topmost first: each once, because a
 	// layer applied again hides its earlier self, and none below one that hides all.
 	Layers []string `json:"layers,omitempty"`
@@ -45,6 +47,7 @@ func (o *overlay) SealImage(ctx context.Context, diffIDs []digest.Digest) error 
 		if err != nil {
 			return err
 		}
+		rec.Driver = o.mark
 		data, err := json.Marshal(rec)
 		if err != nil {
 			return err

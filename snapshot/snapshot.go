@@ -173,6 +173,16 @@ func WithLabel(mounts []Mount, label string) []Mount {
 	return mounts
 }
 
+// Labels tells whether WithLabel reaches all of a driver's mounts.
+func Labels(d Driver) bool {
+	o, ok := d.(*overlay)
+	if !ok {
+		return false
+	}
+	_, ok = o.laying.(overlays)
+	return ok
+}
+
 // A RootOption adjusts what Prepare and View make.
 type RootOption func(*rootRecord)
 
@@ -206,7 +216,7 @@ func WithLimits(l Limits) Option {
 }
 
 // Open opens the snapshots in dir, which it makes if it is absent, with the named
-// driver: "erofs", "overlay", or "", which is the one that dir has, or the first of these
+// driver: "erofs", "overlay", "native", or "", which is the one that dir has, or the first of these
 // that this kernel can. It sweeps what a crash has left; deleting that goes on after Open
 // has returned. ErrUnsupported: no such driver, or one that cannot work here; ErrInvalid:
 // dir has what another driver made. Only one process may have dir open.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"time"
 )
 
 // The trees here may be a container's making: any depth, any number of names, names
@@ -58,14 +59,16 @@ type branch struct {
 // maxBranch is how long a branch's path may get before a new anchor is set.
 const maxBranch = 3000
 
-// measure adds up the tree at root. It may change meanwhile.
-func measure(ctx context.Context, root at) (Usage, error) {
+// measure adds up what is in the tree at root, root itself and what has changed after
+// since, which is everything when it is zero. The tree may change meanwhile.
+func measure(ctx context.Context, root at, since time.Time) (Usage, error) {
 	m := meter{seen: make(map[[2]uint64]struct{})}
 	own, err := root.stat(".")
 	if err != nil {
 		return Usage{}, err
 	}
 	m.add(own)
+	m.since = since
 	top, err := root.dup()
 	if err != nil {
 		return Usage{}, err
@@ -88,11 +91,15 @@ func measure(ctx context.Context, root at) (Usage, error) {
 
 type meter struct {
 	Usage
-	seen map[[2]uint64]struct{} // files with several names
-	todo []branch
+	since time.Time
+	seen  map[[2]uint64]struct{} // files with several names
+	todo  []branch
 }
 
 func (m *meter) add(a attr) {
+	if !a.ctime.After(m.since) {
+		return
+	}
 	if a.nlink > 1 && !a.isDir() {
 		key := [2]uint64{a.dev, a.ino}
 		if _, ok := m.seen[key]; ok {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"k8s.io/klog/v2"
@@ -58,13 +57,11 @@ func (o *overlay) view(ctx context.Context, id string, rec rootRecord) ([]Mount,
 	if err := durable.Replace(o.path("views", id, rec.Seal), data, 0o600); err != nil {
 		return nil, err
 	}
-	if empty := o.path("empty"); len(lowers) == 1 && lowers[0] == empty { // overlayfs takes no directory twice
-		return []Mount{{Type: "bind", Source: empty, Options: []string{"bind", "ro", "nodev"}}}, nil
+	m, err := o.laying.view(ctx, rec, lowers)
+	if err != nil {
+		return nil, err
 	}
-	if len(lowers) == 1 { // overlayfs without an upper directory wants two lower ones
-		lowers = append(lowers, o.path("empty"))
-	}
-	return []Mount{{Type: "overlay", Source: "overlay", UserNS: rec.IDs.UserNS, Options: []string{"lowerdir=" + strings.Join(lowers, ":"), "ro", "nodev"}}}, nil
+	return []Mount{m}, nil
 }
 
 // learnViews notes what the views stand on, at the start. A record that was torn by a

@@ -71,6 +71,9 @@ func serve(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
+	if policy != nil && !snapshot.Labels(layers) {
+		return errors.New("selinux.enable: the root filesystems of this snapshot.driver cannot be labelled; choose erofs or overlay, or set selinux.enable = false")
+	}
 	images, err := imageservice.Open(ctx, imageservice.Options{
 		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers,
 		ParallelLayers: cfg.Image.ParallelLayers, Pinned: cfg.Image.Pinned,
