@@ -37,9 +37,12 @@ func openChosen(ctx context.Context, driver, dir string, limits Limits) (Driver,
 	if driver != "" && formats[driver] == nil {
 		return nil, fmt.Errorf("snapshot driver %q: %w", driver, ErrUnsupported)
 	}
-	have, err := driverOf(dir)
+	have, err := DriverOf(dir)
 	if err != nil {
 		return nil, err
+	}
+	if driver == "" && have != "" && formats[have] == nil {
+		return nil, fmt.Errorf("snapshots %s are of the proxy %s: set snapshot.driver to it: %w", dir, have, ErrUnsupported)
 	}
 	if driver != "" && have != "" && driver != have {
 		return nil, fmt.Errorf("snapshots %s are of the driver %s, not %s: remove all pods and images first, or leave snapshot.driver out: %w", dir, have, driver, ErrInvalid)
@@ -56,9 +59,20 @@ func openChosen(ctx context.Context, driver, dir string, limits Limits) (Driver,
 	return o, nil
 }
 
-// driverOf is the driver that dir has layers or sealed images of; empty when it has none.
+// DriverOf is the driver that dir has layers or sealed images of; empty when it has none.
 // A layer and a seal are on disk whole or not at all, and root file systems need a seal.
-func driverOf(dir string) (string, error) {
+func DriverOf(dir string) (string, error) {
+	sealed, err := filepath.Glob(filepath.Join(dir, "proxy", "chains", "*.json")) // package proxy
+	if err != nil {
+		return "", err
+	}
+	for _, path := range sealed {
+		var rec struct{ Driver string }
+		if err := readRecord(path, &rec); err != nil {
+			return "", err
+		}
+		return rec.Driver, nil
+	}
 	for _, sub := range []string{"layers", "seals"} {
 		found, err := os.ReadDir(filepath.Join(dir, sub))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -95,7 +95,7 @@ func (o *overlay) closeAll(ctx context.Context, names []string) error {
 
 // Prepare implements Roots.
 func (o *overlay) Prepare(ctx context.Context, id string, diffIDs []digest.Digest, opts ...RootOption) ([]Mount, error) {
-	if err := checkID(id); err != nil {
+	if err := CheckID(id); err != nil {
 		return nil, err
 	}
 	rec := rootRecord{BootID: o.bootID, Layers: diffIDs}
@@ -176,7 +176,7 @@ func (o *overlay) lowers(rec rootRecord) ([]string, error) {
 
 // Remove implements Roots.
 func (o *overlay) Remove(ctx context.Context, id string) error {
-	if err := checkID(id); err != nil {
+	if err := CheckID(id); err != nil {
 		return err
 	}
 	label := "root-" + id + "."
@@ -201,7 +201,7 @@ func (o *overlay) Remove(ctx context.Context, id string) error {
 
 // Usage implements Roots.
 func (o *overlay) Usage(ctx context.Context, id string) (Usage, error) {
-	if err := checkID(id); err != nil {
+	if err := CheckID(id); err != nil {
 		return Usage{}, err
 	}
 	u, err := o.laying.usage(ctx, id)

@@ -49,6 +49,8 @@ var (
 	ErrNotRegular = errors.New("not a regular file")
 	// ErrDamaged says that the disk does not have what was written.
 	ErrDamaged = errors.New("damaged on disk")
+	// ErrUnavailable says that the process that keeps the snapshots does not answer.
+	ErrUnavailable = errors.New("not available")
 	// ErrUnsupported says that the kernel or the file system under the snapshots lacks
 	// what the driver needs, or that there is no such driver.
 	ErrUnsupported = errors.New("not supported")
@@ -193,6 +195,15 @@ func WithIDMap(m IDMap) RootOption {
 	return func(r *rootRecord) { r.IDs = m }
 }
 
+// IDMapOf is the user namespace that the options ask for; the zero value for none.
+func IDMapOf(opts ...RootOption) IDMap {
+	var rec rootRecord
+	for _, o := range opts {
+		o(&rec)
+	}
+	return rec.IDs
+}
+
 // Limits bound what one layer may hold. They protect the node from archives made to
 // exhaust it; no honest image comes near.
 type Limits struct {
@@ -221,9 +232,13 @@ func WithLimits(l Limits) Option {
 // has returned. ErrUnsupported: no such driver, or one that cannot work here; ErrInvalid:
 // dir has what another driver made. Only one process may have dir open.
 func Open(ctx context.Context, driver, dir string, opts ...Option) (Driver, error) {
+	return openChosen(ctx, driver, dir, limitsOf(opts))
+}
+
+func limitsOf(opts []Option) Limits {
 	limits := Limits{Entries: 2_000_000, Bytes: 256 << 30}
 	for _, o := range opts {
 		o(&limits)
 	}
-	return openChosen(ctx, driver, dir, limits)
+	return limits
 }

@@ -16,7 +16,7 @@ import (
 // View implements Roots. What a view stands on is on record in views/<id>/<seal>, like
 // root.json without waiting for the disk.
 func (o *overlay) View(ctx context.Context, id string, diffIDs []digest.Digest, opts ...RootOption) ([]Mount, error) {
-	if err := checkID(id); err != nil {
+	if err := CheckID(id); err != nil {
 		return nil, err
 	}
 	rec := rootRecord{BootID: o.bootID, Layers: diffIDs}
