@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: help build berthd shim setup tools test test-vm demo clean
+.PHONY: help build berthd shim setup tools test test-vm test-powercut demo clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: tools build ## vet, unit tests (race detector), kernel tests as root, reco
 # Its own program says one line per suite; go run ./test/vm suites lists them.
 test-vm: tools ## run the suites in virtual machines with systemd, cgroup v2, AppArmor and SELinux; 30 min
 	@go run ./test/vm run
+
+test-powercut: tools build ## take the power away 200 times while images are pulled and removed, and without fsync; 15 min
+	@BERTH_CUTS=$${BERTH_CUTS:-100} go test -count=1 -v -timeout=60m ./test/powercut
 
 demo: tools build ## run a pod with a web server through crictl; DEMO_IMAGE=name runs another image
 	@go run ./test/demo

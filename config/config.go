@@ -52,9 +52,13 @@ type Network struct {
 
 // Image is about pulling images.
 type Image struct {
-	CertsDir       string   `toml:"certs_dir" comment:"Mirrors and certificates of registries: HOST/hosts.toml, as containerd reads them."`
-	ParallelLayers int      `toml:"parallel_layers" comment:"Layers of one image that are fetched and unpacked at once."`
-	Pinned         []string `toml:"pinned" comment:"Images that kubelet must not collect as garbage: names (busybox is docker.io/library/busybox:latest),\nIDs, or patterns of full names, in which * and ? stand for anything but a slash and [a-c] for one of its characters:\nregistry.k8s.io/pause:*"`
+	CertsDir         string   `toml:"certs_dir" comment:"Mirrors and certificates of registries: HOST/hosts.toml, as containerd reads them."`
+	RegistriesConf   string   `toml:"registries_conf" comment:"Mirrors, places and blocked names in the format of CRI-O and podman: /etc/containers/registries.conf, with the *.conf\nof the folder registries.conf.d beside it. A registry's own hosts.toml goes first. Short names stay docker.io's. Empty: none."`
+	AuthFile         string   `toml:"auth_file" comment:"Credentials of the node itself, as Docker's config.json or podman's auth.json has them, credential helpers too.\nkubelet's, where it sends some, go first. Empty: none."`
+	ParallelLayers   int      `toml:"parallel_layers" comment:"Layers of one image that are fetched and unpacked at once."`
+	LayerConnections int      `toml:"layer_connections" comment:"Connections to a registry for one large layer, whose parts come side by side."`
+	Connections      int      `toml:"connections" comment:"Connections for layers in all. Each takes 256 KiB of memory, and each layer under way 3 MiB; layers under way are twice parallel_layers at most."`
+	Pinned           []string `toml:"pinned" comment:"Images that kubelet must not collect as garbage: names (busybox is docker.io/library/busybox:latest),\nIDs, or patterns of full names, in which * and ? stand for anything but a slash and [a-c] for one of its characters:\nregistry.k8s.io/pause:*"`
 }
 
 // Shim is about the processes that keep containers alive.
@@ -65,7 +69,7 @@ type Shim struct {
 
 // Snapshot is about root filesystems.
 type Snapshot struct {
-	Driver string `toml:"driver" comment:"How layers are kept. \"overlay\": a folder for each; \"erofs\": two files for each, mounted as one image;\n\"native\": files too, of which each container gets a tree of its own, for file systems that overlayfs does not take (not with SELinux).\nEmpty: as they are kept already, else erofs where the kernel has it. It can change when there are no pods and no images."`
+	Driver string `toml:"driver" comment:"How layers are kept. \"overlay\": a folder for each; \"erofs\": three files for each, mounted as one image;\n\"native\": files too, of which each container gets a tree of its own, for file systems that overlayfs does not take (not with SELinux).\nEmpty: as they are kept already, else erofs where the kernel has it. It can change when there are no pods and no images."`
 }
 
 // Cgroup is about who makes cgroups.
@@ -107,10 +111,10 @@ func Default() Config {
 		State:     "/run/berth",
 		Log:       Log{Format: "text"},
 		Network:   Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin"}},
-		Image:     Image{CertsDir: "/etc/berth/certs.d", ParallelLayers: 3, Pinned: []string{}},
+		Image:     Image{CertsDir: "/etc/berth/certs.d", ParallelLayers: 3, LayerConnections: 4, Connections: 12, Pinned: []string{}},
 		Shim:      Shim{PodsPerProcess: 64},
 		Streaming: Streaming{Address: "127.0.0.1:0"},
-		Snapshot:  Snapshot{Driver: "overlay"},
+		Snapshot:  Snapshot{},
 		SELinux:   SELinux{Enable: true},
 		CDI:       CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		Handlers:  map[string]Handler{},

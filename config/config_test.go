@@ -88,7 +88,11 @@ bin_dirs = ["/b"]
 embedded = true
 [image]
 certs_dir = "/certs"
+registries_conf = "/registries.conf"
+auth_file = "/config.json"
 parallel_layers = 8
+layer_connections = 2
+connections = 6
 pinned = ["registry.k8s.io/pause:3.10"]
 [shim]
 binary = "/shim"
@@ -108,7 +112,7 @@ tls_key = "/tls.key"
 `, func(c *Config) {
 			*c = Config{
 				Root: "/r", State: "/s", Socket: "/s.sock", Log: Log{4, "json"}, Network: Network{"/c", []string{"/b"}, true},
-				Image: Image{"/certs", 8, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1}, Snapshot: Snapshot{"overlay"},
+				Image: Image{"/certs", "/registries.conf", "/config.json", 8, 2, 6, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1}, Snapshot: Snapshot{"overlay"},
 				Cgroup: Cgroup{"cgroupfs"}, CDI: CDI{[]string{"/cdi"}}, Streaming: Streaming{"[::1]:10010", "/tls.crt", "/tls.key"}, Handlers: map[string]Handler{},
 			}
 		}},
@@ -154,8 +158,8 @@ func TestReadRefuses(t *testing.T) {
 		{"a key twice", "root = \"/a\"\nroot = \"/b\"", []string{"root"}},
 		{"a number that is too large", "[shim]\npods_per_process = 99999999999999999999", []string{"line 2"}},
 
-		{"relative paths", "root = \"r\"\nstate = \"s\"\nsocket = \"x\"\n[network]\nconf_dir = \"c\"\nbin_dirs = [\"b\"]\n[image]\ncerts_dir = \"\"\n[shim]\nbinary = \"berth-shim\"",
-			[]string{`root: "r" is not an absolute path`, `state: "s"`, `socket: "x"`, `network.conf_dir: "c"`, `network.bin_dirs: "b"`, `image.certs_dir: ""`, `shim.binary: "berth-shim"`}},
+		{"relative paths", "root = \"r\"\nstate = \"s\"\nsocket = \"x\"\n[network]\nconf_dir = \"c\"\nbin_dirs = [\"b\"]\n[image]\ncerts_dir = \"\"\nregistries_conf = \"r.conf\"\nauth_file = \"c.json\"\n[shim]\nbinary = \"berth-shim\"",
+			[]string{`root: "r" is not an absolute path`, `state: "s"`, `socket: "x"`, `network.conf_dir: "c"`, `network.bin_dirs: "b"`, `image.certs_dir: ""`, `image.registries_conf: "r.conf"`, `image.auth_file: "c.json"`, `shim.binary: "berth-shim"`}},
 		{"one folder for both", "root = \"/x\"\nstate = \"/x/\"", []string{"state: must differ from root"}},
 		{"a socket that is too long", "socket = \"/" + strings.Repeat("x", 107) + "\"", []string{"socket: ", "107 bytes"}},
 		{"numbers out of range", "[log]\nverbosity = -1\n[image]\nparallel_layers = 0\n[shim]\npods_per_process = 5000",
@@ -300,4 +304,31 @@ func TestJSON(t *testing.T) {
 	if _, ok := got.Handlers["other"]; !ok || got.Root != c.Root || got.Image.CertsDir != c.Image.CertsDir {
 		t.Errorf("%s", text)
 	}
+}
+
+func TestLacksRegistries(t *testing.T) {
+	usual := filepath.Join(t.TempDir(), "registries.conf")
+	write := func(text string) {
+		if err := os.WriteFile(usual, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(name string, i Image, want ...string) {
+		got := i.lacksRegistries(usual)
+		if len(got) != len(want) {
+			t.Errorf("%s: %q", name, got)
+		}
+		for n := range min(len(got), len(want)) {
+			if !strings.Contains(got[n], want[n]) {
+				t.Errorf("%s: %q", name, got[n])
+			}
+		}
+	}
+	check("nothing there", Image{})
+	write("unqualified-search-registries = [\"a.example\"]\n# [[registry]]\n")
+	check("nothing that counts", Image{})
+	write("\n[[registry]]\nprefix = \"a.example\"\n")
+	check("tables that nobody reads", Image{}, "image.registries_conf")
+	check("tables that are read", Image{RegistriesConf: usual})
+	check("named and not there", Image{RegistriesConf: "/nowhere/r", AuthFile: "/nowhere/a"}, "image.registries_conf: /nowhere/r", "image.auth_file: /nowhere/a")
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -37,12 +38,30 @@ func (c Config) Lacks() (wrong []error, advice []string) {
 			wrong = append(wrong, fmt.Errorf("%s: %w", f[0], err))
 		}
 	}
+	advice = append(advice, c.Image.lacksRegistries("/etc/containers/registries.conf")...)
 	if on, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && strings.HasPrefix(string(on), "Y") {
 		if _, err := exec.LookPath("apparmor_parser"); err != nil && !exists("/sbin/apparmor_parser") && !exists("/usr/sbin/apparmor_parser") {
 			advice = append(advice, "AppArmor is on and apparmor_parser is not there, so the default profile cannot be loaded: install the package apparmor")
 		}
 	}
 	return slices.DeleteFunc(wrong, func(err error) bool { return err == nil }), advice
+}
+
+// registryTable begins a table of registries.conf.
+var registryTable = regexp.MustCompile(`(?m)^\s*\[\[\s*registry\s*\]\]`)
+
+// lacksRegistries tells of files that are named and not there, and of usual, the place of CRI-O's
+// registries.conf, where that has tables and nobody has said that they count.
+func (i Image) lacksRegistries(usual string) (advice []string) {
+	for _, f := range [][2]string{{"registries_conf", i.RegistriesConf}, {"auth_file", i.AuthFile}} {
+		if f[1] != "" && !exists(f[1]) {
+			advice = append(advice, fmt.Sprintf("image.%s: %s is not there, and counts as empty", f[0], f[1]))
+		}
+	}
+	if data, err := os.ReadFile(usual); i.RegistriesConf == "" && err == nil && registryTable.Match(data) {
+		advice = append(advice, fmt.Sprintf("%s has tables of registries and is not read: set image.registries_conf to it if they are meant for this node's pods", usual))
+	}
+	return advice
 }
 
 // program is an error unless path can be run.

@@ -11,10 +11,11 @@ import (
 )
 
 const (
-	socketLimit   = 107 // bytes: sun_path without its end
-	maxVerbosity  = 10
-	maxLayers     = 64
-	maxPodsShared = 4096
+	socketLimit    = 107 // bytes: sun_path without its end
+	maxVerbosity   = 10
+	maxLayers      = 64
+	maxConnections = 256
+	maxPodsShared  = 4096
 )
 
 // handlerName is what Kubernetes takes for a RuntimeClass handler (a DNS label).
@@ -49,6 +50,8 @@ func (c Config) Validate() error {
 		p.path("network.bin_dirs", dir)
 	}
 	p.number("image.parallel_layers", c.Image.ParallelLayers, 1, maxLayers)
+	p.number("image.layer_connections", c.Image.LayerConnections, 1, maxConnections)
+	p.number("image.connections", c.Image.Connections, 1, maxConnections)
 	if slices.Contains(c.Image.Pinned, "") {
 		p.add("image.pinned", "an empty reference")
 	}
@@ -68,9 +71,10 @@ func (c Config) Validate() error {
 		p.path("cdi.spec_dirs", dir)
 	}
 	p.address("streaming.address", c.Streaming.Address)
-	for key, path := range map[string]string{"streaming.tls_cert": c.Streaming.TLSCert, "streaming.tls_key": c.Streaming.TLSKey} {
-		if path != "" {
-			p.path(key, path)
+	for _, f := range [][2]string{{"streaming.tls_cert", c.Streaming.TLSCert}, {"streaming.tls_key", c.Streaming.TLSKey},
+		{"image.registries_conf", c.Image.RegistriesConf}, {"image.auth_file", c.Image.AuthFile}} {
+		if f[1] != "" {
+			p.path(f[0], f[1])
 		}
 	}
 	if (c.Streaming.TLSCert == "") != (c.Streaming.TLSKey == "") {

@@ -96,6 +96,7 @@ var codeOf = []struct {
 	{snapshot.ErrInvalid, codes.Internal},
 	{snapshot.ErrUnsupported, codes.Internal},
 	{snapshot.ErrDamaged, codes.Internal},
+	{snapshot.ErrNotDigest, codes.Internal},
 }
 
 // toStatus gives err its code and keeps its text. An error that has a code

@@ -1,19 +1,24 @@
 package imageservice
 
-import "io"
+import (
+	"io"
+	"sync"
+	"time"
+)
 
-// An ahead reads its archive in a goroutine, some buffers ahead of whoever reads
-// it, so that a layer is decompressed while what came before it is being written.
-// It is for one reader.
+// An ahead reads in a goroutine, some buffers ahead of whoever reads it, so that a layer
+// is decompressed while what came before it is being written. It is for one reader.
 type ahead struct {
-	from *decompressor // the goroutine's, until it has ended
+	from io.Reader // the goroutine's, until it has ended
 
-	full  chan chunk    // closed when the goroutine ends
-	free  chan []byte   // buffers to fill
-	quit  chan struct{} // closed by stop
-	cur   chunk
-	spare []byte // the buffer that cur is in
-	cause error  // what Read has returned, unless io.EOF
+	full   chan chunk    // closed when the goroutine ends
+	free   chan []byte   // buffers to fill
+	quit   chan struct{} // closed by quitting
+	once   sync.Once
+	cur    chunk
+	spare  []byte        // the buffer that cur is in
+	cause  error         // what Read has returned, unless io.EOF
+	waited time.Duration // in Read
 }
 
 type chunk struct {
@@ -27,7 +32,7 @@ const (
 )
 
 // readAhead begins to read from. Call stop.
-func readAhead(from *decompressor) *ahead {
+func readAhead(from io.Reader) *ahead {
 	a := &ahead{from: from, full: make(chan chunk, aheadBuffers), free: make(chan []byte, aheadBuffers), quit: make(chan struct{})}
 	for range aheadBuffers {
 		a.free <- make([]byte, aheadSize)
@@ -45,15 +50,22 @@ func (a *ahead) run() {
 		case <-a.quit:
 			return
 		}
-		n, err := io.ReadFull(a.from, buf)
-		if err == io.ErrUnexpectedEOF && a.from.err == nil {
-			err = io.EOF
-		}
+		n, err := fill(a.from, buf)
 		a.full <- chunk{buf[:n], err} // never blocks: there are no more buffers than places
 		if err != nil {
 			return
 		}
 	}
+}
+
+// fill reads until buf is full or an error comes, which it returns as it is.
+func fill(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
 }
 
 // Read implements io.Reader.
@@ -69,9 +81,12 @@ func (a *ahead) Read(p []byte) (int, error) {
 			a.free <- a.spare
 			a.spare = nil
 		}
+		begin := time.Now()
 		c, ok := <-a.full
+		a.waited += time.Since(begin)
 		if !ok {
-			return 0, io.ErrClosedPipe
+			a.cause = io.ErrClosedPipe
+			return 0, a.cause
 		}
 		a.cur, a.spare = c, c.data[:cap(c.data)]
 	}
@@ -80,12 +95,13 @@ func (a *ahead) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// quitting tells the goroutine to end; a Read that waits returns what is there, and then
+// io.ErrClosedPipe.
+func (a *ahead) quitting() { a.once.Do(func() { close(a.quit) }) }
+
 // stop ends the goroutine and waits for it. What it reads from must not hang.
 func (a *ahead) stop() {
-	close(a.quit)
+	a.quitting()
 	for range a.full {
-	}
-	if a.from.close != nil {
-		a.from.close()
 	}
 }

@@ -88,6 +88,7 @@ func TestDamagedArtifact(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.reopen(t, Options{})
+	b.later()
 	if err := b.Collect(t.Context()); err != nil {
 		t.Fatal(err)
 	}

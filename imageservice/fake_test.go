@@ -123,6 +123,17 @@ func (f *fakeLayers) ListLayers(context.Context) ([]snapshot.LayerInfo, error) {
 	return out, nil
 }
 
+func (f *fakeLayers) Archive(_ context.Context, d digest.Digest, _ io.Writer) error {
+	return fmt.Errorf("layer %s: %w", d, snapshot.ErrUnsupported)
+}
+
+func (f *fakeLayers) VerifyLayer(_ context.Context, d digest.Digest) error {
+	if !f.HasLayer(d) {
+		return fmt.Errorf("layer %s: %w", d, snapshot.ErrNotFound)
+	}
+	return nil
+}
+
 func (f *fakeLayers) SealImage(_ context.Context, chain []digest.Digest) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -189,13 +200,16 @@ func (b *bench) reopen(t *testing.T, o Options) {
 	}
 	o.Root, o.Layers = b.root, b.fake
 	client := quickly
-	client.CertsDir = o.CertsDir
+	client.CertsDir, client.RegistriesConf, client.AuthFile = o.CertsDir, o.RegistriesConf, o.AuthFile
 	s, err := open(t.Context(), o, registry.New(client))
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.Service = s
 }
+
+// later has the service think that no layer is to be spared any more.
+func (b *bench) later() { b.now = func() time.Time { return time.Now().Add(spareTime + time.Minute) } }
 
 // name is the full name of ref in the bench's registry.
 func (b *bench) name(ref string) string { return b.reg.Host() + "/" + ref }

@@ -19,7 +19,7 @@ import (
 // A PullRequest asks for an image.
 type PullRequest struct {
 	Image string // name with tag or digest; "busybox" is docker.io/library/busybox:latest
-	Auth  *Auth  // nil: nobody
+	Auth  *Auth  // nil: the node's own credentials, if it has any for the registry
 }
 
 // A pullKey names a pull under way. Pulls of one name with different credentials are
@@ -219,19 +219,15 @@ func (s *Service) commit(ctx context.Context, repo *registry.Repository, rec rec
 		}
 		layers = append(layers, l)
 	}
-	if err := s.addLayers(ctx, repo, layers, p); err != nil {
+	if err := s.addSealed(ctx, repo, layers, rec.image.DiffIDs, p); err != nil {
 		return err
 	}
-	if err := s.store.intend(rec.image.DiffIDs); err != nil {
-		return err
-	}
-	if err := s.layers.SealImage(ctx, rec.image.DiffIDs); err != nil {
-		return fmt.Errorf("seal: %w", err)
-	}
+	begin := time.Now()
 	if err := s.store.put(rec, manifest, config); err != nil {
 		return err
 	}
-	klog.FromContext(ctx).V(1).Info("Pulled an image", "image", p.image, "id", rec.image.ID, "bytes", rec.image.Size, "took", time.Since(p.since))
+	p.spent.commit.since(begin)
+	klog.FromContext(ctx).V(1).Info("Pulled an image", append([]any{"image", p.image, "id", rec.image.ID, "bytes", rec.image.Size, "took", time.Since(p.since)}, p.spent.pairs()...)...)
 	return nil
 }
 

@@ -381,3 +381,24 @@ func TestDeadline(t *testing.T) {
 		cancel()
 	}
 }
+
+// TestPullWithoutContentType: what a manifest is, it says itself, when the registry does not.
+func TestPullWithoutContentType(t *testing.T) {
+	b := newBench(t)
+	want := b.reg.AddImage("app", "v1", layersOf("t", 1), nil)
+	for name, contentType := range map[string][]string{"none": nil, "guessed": {"text/plain; charset=utf-8"}, "general": {"application/json"}} {
+		b.reg.SetFault(func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header()["Content-Type"] = contentType
+			return false
+		})
+		b.reg.PutManifest("app:v1", "", want.Manifest)
+		b.reg.PutManifest("app:"+want.Digest.String(), "", want.Manifest)
+		img, err := b.Pull(t.Context(), PullRequest{Image: b.name("app:v1")})
+		if err != nil || img.ID != want.ID {
+			t.Errorf("%s: %+v, %v", name, img, err)
+		}
+		if err := b.Remove(t.Context(), b.name("app:v1")); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -17,12 +17,12 @@ import (
 // the layers that nobody else needs. Layers that containers use stay until
 // Collect. An absent image is fine; ErrAmbiguous.
 func (s *Service) Remove(ctx context.Context, ref string) error {
-	img, err := s.Get(ref)
+	img, err := s.store.view.Load().find(ref) // also when it has lost a layer
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("image %.300q: %w", ref, err)
 	}
 	s.candidates.add(img.DiffIDs...)
 	if err := s.store.drop(img.ID); err != nil {
@@ -32,7 +32,8 @@ func (s *Service) Remove(ctx context.Context, ref string) error {
 }
 
 // Collect removes the layers that no image, no pull and no container needs, and
-// the seals of images that are gone. Call it after containers were removed. It may run
+// the seals of images that are gone. Layers that no image has had are spared for an hour
+// after they came, or after Open. Call it after containers were removed. It may run
 // beside anything: a pull holds its layers, and waits for one that is just being removed.
 // Collections take turns: what could be collected when it was called is gone when it returns.
 func (s *Service) Collect(ctx context.Context) error {
@@ -57,7 +58,7 @@ func (s *Service) Collect(ctx context.Context) error {
 		s.guard.left(keys)
 	}
 	removed := false
-	for _, d := range s.candidates.list() {
+	for _, d := range s.candidates.list(s.now()) {
 		keys := s.guard.take([]string{d.String()}, s.needed)
 		if len(keys) == 0 {
 			continue
@@ -74,27 +75,41 @@ func (s *Service) Collect(ctx context.Context) error {
 			break
 		}
 	}
+	errs = append(errs, s.downloads.Prune(ctx))
 	if removed {
 		s.remeasure(ctx)
 	}
 	return errors.Join(errs...)
 }
 
+// spareTime is how long Collect leaves layers alone that no image has had yet: those of a
+// pull that was cut short, which kubelet asks for again.
+const spareTime = time.Hour
+
 // layerSet is the layers that Collect looks at: all that were here at the start or came
-// since. Container removals call it, and it must not read the disk for nothing. The zero value is ready.
+// since, each with the time up to which it is spared. Container removals call it, and it
+// must not read the disk for nothing. The zero value is ready.
 type layerSet struct {
 	mu  sync.Mutex
-	all map[digest.Digest]bool
+	all map[digest.Digest]time.Time
 }
 
-func (s *layerSet) add(layers ...digest.Digest) {
+// add adds layers that may go at once.
+func (s *layerSet) add(layers ...digest.Digest) { s.put(time.Time{}, true, layers) }
+
+// spare adds layers that may go later, but for those that are there.
+func (s *layerSet) spare(layers ...digest.Digest) { s.put(time.Now().Add(spareTime), false, layers) }
+
+func (s *layerSet) put(until time.Time, always bool, layers []digest.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.all == nil {
-		s.all = map[digest.Digest]bool{}
+		s.all = map[digest.Digest]time.Time{}
 	}
 	for _, d := range layers {
-		s.all[d] = true
+		if _, ok := s.all[d]; always || !ok {
+			s.all[d] = until
+		}
 	}
 }
 
@@ -104,10 +119,18 @@ func (s *layerSet) remove(d digest.Digest) {
 	delete(s.all, d)
 }
 
-func (s *layerSet) list() []digest.Digest {
+// list lists those that are not spared.
+func (s *layerSet) list(now time.Time) []digest.Digest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Sorted(maps.Keys(s.all))
+	var out []digest.Digest
+	for d, until := range s.all {
+		if !now.Before(until) {
+			out = append(out, d)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // needed reports whether an image needs the thing key names.

@@ -9,7 +9,7 @@
 // power cut.
 //
 // Everything may be called again after a crash. A pull that was cut short leaves
-// whole layers and nothing else; the next one fetches the rest. Open drops, with a
+// whole layers, and what has come of others (package download); the next one fetches the rest. Open drops, with a
 // line in the log, what it cannot verify; Remove and Collect of absent things
 // succeed.
 //
@@ -17,7 +17,8 @@
 // that can be read in two ways is refused, and no label, variable or path in an
 // image's configuration means anything to this package. Secrets print as a word.
 //
-// Layout of the directory: manifests/sha256/<hex>, configs/sha256/<hex>, index.json.
+// Layout of the directory: manifests/sha256/<hex>, configs/sha256/<hex>, index.json, and
+// downloads/, which is package download's.
 package imageservice
 
 import (
@@ -28,9 +29,11 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/berthd/berth/imageservice/download"
 	"github.com/berthd/berth/imageservice/registry"
 	"github.com/berthd/berth/snapshot"
 )
@@ -38,11 +41,11 @@ import (
 // What a caller may want to tell apart. The first five are package registry's.
 var (
 	ErrUnavailable  = registry.ErrUnavailable  // text begins with "RegistryUnavailable: " when Pull returns it
-	ErrUnauthorized = registry.ErrUnauthorized // 401, 403, no token
+	ErrUnauthorized = registry.ErrUnauthorized // 401, 403, no token, blocked by registries.conf
 	ErrNotFound     = registry.ErrNotFound     // here or in the registry
 	ErrCorrupt      = registry.ErrCorrupt      // digest, size, ambiguous or malformed
 	ErrTooLarge     = registry.ErrTooLarge     // beyond a cap
-	ErrConfig       = registry.ErrConfig       // hosts.toml
+	ErrConfig       = registry.ErrConfig       // hosts.toml, registries.conf, the node's credentials
 
 	// ErrInvalidReference is a name that is none.
 	ErrInvalidReference = errors.New("invalid image reference")
@@ -55,11 +58,15 @@ var (
 
 // Options says where images live and how they are pulled.
 type Options struct {
-	Root           string          // directory of the images; made if absent
-	CertsDir       string          // directory of hosts.toml files, read at each pull; "" = none
-	Layers         snapshot.Layers // where layers go
-	ParallelLayers int             // layers fetched at once, per image; 0 = 4. Twice as many on the node
-	Pinned         []string        // names, patterns of names (path.Match) or IDs of images that kubelet must not collect
+	Root             string          // directory of the images; made if absent
+	CertsDir         string          // directory of hosts.toml files, read at each pull; "" = none
+	RegistriesConf   string          // containers-registries.conf(5), read at each pull; "" = none
+	AuthFile         string          // the node's own credentials, as Docker's config.json, read when a registry asks; "" = none
+	Layers           snapshot.Layers // where layers go
+	ParallelLayers   int             // layers fetched at once, per image; 0 = 4. Twice as many on the node
+	LayerConnections int             // connections for one layer; 0 = 4
+	Connections      int             // connections for layers, on the node; 0 = 12
+	Pinned           []string        // names, patterns of names (path.Match) or IDs of images that kubelet must not collect
 }
 
 // A Service keeps images. It is safe for concurrent use. Nothing that only reads waits
@@ -79,6 +86,8 @@ type Service struct {
 	pulls        flights[pullKey, digest.Digest]
 	layerFlights flights[digest.Digest, struct{}]
 	progress     progressList
+	downloads    *download.Store
+	now          func() time.Time // what tests move
 
 	root       string
 	usage      atomic.Pointer[FsUsage]
@@ -90,7 +99,7 @@ type Service struct {
 // gone, is dropped and logged; it can be pulled again. Only one process may have a
 // directory open.
 func Open(ctx context.Context, o Options) (*Service, error) {
-	return open(ctx, o, registry.New(registry.Options{CertsDir: o.CertsDir}))
+	return open(ctx, o, registry.New(registry.Options{CertsDir: o.CertsDir, RegistriesConf: o.RegistriesConf, AuthFile: o.AuthFile}))
 }
 
 func open(ctx context.Context, o Options, client *registry.Client) (*Service, error) {
@@ -109,8 +118,11 @@ func open(ctx context.Context, o Options, client *registry.Client) (*Service, er
 	}
 	s := &Service{
 		layers: o.Layers, registry: client, parallel: parallel, slots: make(chan struct{}, 2*parallel), collecting: make(chan struct{}, 1),
-		limit: layerLimit, root: o.Root,
+		limit: layerLimit, now: time.Now, root: o.Root,
 		store: &store{dir: o.Root, pinned: pinned},
+	}
+	if s.downloads, err = download.Open(ctx, download.Options{Dir: filepath.Join(o.Root, "downloads"), Connections: o.Connections, PerBlob: o.LayerConnections}); err != nil {
+		return nil, fmt.Errorf("images: %w", err)
 	}
 	if err := s.store.load(ctx, o.Layers); err != nil {
 		return nil, fmt.Errorf("images: %w", err)
@@ -137,9 +149,12 @@ func (s *Service) List() []Image {
 
 // Get finds an image by its ID ("sha256:" or not), by a unique prefix of at least 4 digits of
 // its ID, by tag or by repository digest; else ErrNotFound, or ErrAmbiguous. A name goes
-// before a prefix.
+// before a prefix. An image that has lost a layer (damage.go) is ErrNotFound.
 func (s *Service) Get(ref string) (Image, error) {
 	img, err := s.store.view.Load().find(ref)
+	if err == nil {
+		err = s.complete(img)
+	}
 	if err != nil {
 		return Image{}, fmt.Errorf("image %.300q: %w", ref, err)
 	}

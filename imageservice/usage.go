@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/snapshot"
 )
 
 // FsUsage is what images take on disk.
@@ -18,12 +20,32 @@ type FsUsage struct {
 	At         time.Time // when this was measured
 }
 
-// Usage returns the latest measurement, at once. One is made by Open and after every
-// pull and removal. The error is reserved.
-func (s *Service) Usage(context.Context) (FsUsage, error) { return *s.usage.Load(), nil }
+// pending is what a driver tells of layers that are being added.
+type pending interface {
+	Pending(ctx context.Context) (snapshot.Usage, error)
+}
 
-// measure adds up what layers and documents take. Compressed blobs are not kept, so
-// this is all there is.
+// Usage returns the latest measurement, which is made by Open and after every pull and
+// removal, and adds what pulls under way take now. It looks at their few files, at nothing
+// else.
+func (s *Service) Usage(ctx context.Context) (FsUsage, error) {
+	u := *s.usage.Load()
+	bytes, inodes, err := s.downloads.Usage()
+	if err != nil {
+		return FsUsage{}, fmt.Errorf("usage: %w", err)
+	}
+	u.Bytes, u.Inodes = u.Bytes+bytes, u.Inodes+inodes
+	if p, ok := s.layers.(pending); ok {
+		growing, err := p.Pending(ctx)
+		if err != nil {
+			return FsUsage{}, fmt.Errorf("usage: %w", err)
+		}
+		u.Bytes, u.Inodes = u.Bytes+growing.Bytes, u.Inodes+growing.Inodes
+	}
+	return u, nil
+}
+
+// measure adds up what layers and documents take. What is under way is not in it.
 func (s *Service) measure(ctx context.Context) error {
 	s.measuring.Lock()
 	defer s.measuring.Unlock()
@@ -33,7 +55,7 @@ func (s *Service) measure(ctx context.Context) error {
 		return fmt.Errorf("usage: %w", err)
 	}
 	for _, l := range layers {
-		s.candidates.add(l.DiffID)
+		s.candidates.spare(l.DiffID)
 		u.Bytes += l.Bytes
 		u.Inodes += l.Inodes
 	}

@@ -22,6 +22,7 @@ import (
 //
 //	layers/…/data    the bytes of the layer's files
 //	layers/…/tree    an EROFS file system over them, with overlay's marks
+//	layers/…/skeleton  what else the layer's archive had (skeleton.go)
 //	seals/…/image    an EROFS file system over the data of the layers that it needs
 //	mounts/<hex>/    where a seal is mounted while a container stands on it
 type blobs struct {
@@ -33,9 +34,10 @@ type blobs struct {
 
 // The names of the files.
 const (
-	dataFile  = "data"
-	treeFile  = "tree"
-	imageFile = "image"
+	dataFile     = "data"
+	treeFile     = "tree"
+	skeletonFile = "skeleton"
+	imageFile    = "image"
 )
 
 // impliedXattr marks directories of a layer's tree that its archive did not list. It is
@@ -47,17 +49,27 @@ func (b *blobs) fill(ctx context.Context, tmp string, r io.Reader) (rec layerRec
 	if err != nil {
 		return rec, err
 	}
-	layer, err := plant(ctx, data, r, b.limits)
-	if err = errors.Join(err, data.Close()); err != nil {
+	defer data.Close() // a second Close is harmless
+	skeleton, err := newSkeleton(filepath.Join(tmp, skeletonFile))
+	if err != nil {
 		return rec, err
 	}
+	layer, err := plant(ctx, data, skeleton, r, b.limits)
+	sum, closed := skeleton.close()
+	if err == nil {
+		err = errors.Join(closed, data.Close())
+	}
+	if err != nil {
+		return rec, err
+	}
+	rec.Skeleton = &sum
 	for dir := range layer.implicit {
 		mark(dir, impliedXattr, "")
 	}
 	if layer.opaqueRoot {
 		mark(layer.root, opaqueXattr, "y")
 	}
-	rec.Data = layer.sum
+	rec.Data, rec.Blocks = layer.sum, layer.blocks
 	if rec.Tree, err = writeTree(filepath.Join(tmp, treeFile), layer.root, []erofs.Device{{Blocks: layer.blocks}}); err != nil {
 		return rec, err
 	}
@@ -80,6 +92,7 @@ func writeTree(path string, root *erofs.Node, devices []erofs.Device) (sum uint3
 
 func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (rec sealRecord, err error) {
 	g := grafting{root: emptyDir(), numbers: map[string]uint16{}}
+	var trees int64
 	for _, d := range diffIDs {
 		if err := ctx.Err(); err != nil {
 			return rec, err
@@ -92,13 +105,17 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 		if err != nil {
 			return rec, err
 		}
-		tree, err := readTree(b.path("layers", name, treeFile), layer.Tree)
+		tree, size, err := readTree(b.path("layers", name, treeFile), layer.Tree)
 		if err != nil {
-			return rec, err
+			return rec, damageOf(name, err)
 		}
-		blocks, err := b.blocks(name)
+		blocks, err := b.blocks(name, layer)
 		if err != nil {
-			return rec, err
+			return rec, damageOf(name, err)
+		}
+		rec.Parts = append(rec.Parts, sealedPart{Data: layer.Data, Tree: layer.Tree, Blocks: blocks})
+		if trees += size; trees > maxTrees {
+			return rec, fmt.Errorf("layers of more files than fit into memory: %w", ErrTooLarge)
 		}
 		g.add(tree, name, blocks)
 	}
@@ -107,28 +124,39 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 	return rec, err
 }
 
-// readTree reads a tree, which is to have that checksum.
-func readTree(path string, sum uint32) (*erofs.Node, error) {
+// maxTrees bounds the trees that an image is made of, in bytes. It is about a fifth of
+// what they are in memory.
+const maxTrees = 1 << 30
+
+// readTree reads a tree, which is to have that checksum. It tells its size.
+func readTree(path string, sum uint32) (tree *erofs.Node, size int64, err error) {
 	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w", path, ErrNotFound)
+	if errors.Is(err, fs.ErrNotExist) || isBadDisk(err) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if got := crc32.Checksum(data, castagnoli); got != sum {
-		return nil, fmt.Errorf("%s: checksum %08x, not %08x: %w", path, got, sum, ErrDamaged)
+		return nil, 0, fmt.Errorf("%s: checksum %08x, not %08x: %w", path, got, sum, ErrDamaged)
 	}
-	tree, err := erofs.Read(bytes.NewReader(data))
+	tree, err = erofs.Read(bytes.NewReader(data))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, 0, fmt.Errorf("%s: %w", path, err)
 	}
-	return tree, nil
+	return tree, int64(len(data)), nil
 }
 
-// blocks is the size of a layer's data.
-func (b *blobs) blocks(name string) (uint32, error) {
-	fi, err := os.Stat(b.path("layers", name, dataFile))
+// blocks is the size of a layer's data, which is to be what it was.
+func (b *blobs) blocks(name string, rec layerRecord) (uint32, error) {
+	path := b.path("layers", name, dataFile)
+	if rec.Skeleton != nil {
+		return rec.Blocks, checkSize(path, int64(rec.Blocks)*erofs.BlockSize)
+	}
+	fi, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -7,10 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/moby/sys/mountinfo"
-	"k8s.io/klog/v2"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/berthd/berth/snapshot/loop"
 )
@@ -79,15 +80,21 @@ func (b *blobs) probe() (err error) {
 }
 
 // open mounts a seal unless it is mounted.
-func (b *blobs) open(ctx context.Context, seal string) error {
+func (b *blobs) open(ctx context.Context, seal string, chain []digest.Digest) error {
 	l := b.locks.of(seal)
 	l.Lock()
 	defer l.Unlock()
+	rec, err := b.readSeal(seal)
+	if err != nil {
+		return err
+	}
+	if err := b.fits(rec, chain); err != nil {
+		return err
+	}
 	if is, err := mountinfo.Mounted(b.path(mountsDir, seal)); is || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	rec, err := b.soundAgain(ctx, seal)
-	if err != nil {
+	if err := checkSum(ctx, b.path("seals", seal, imageFile), rec.Image); err != nil {
 		return err
 	}
 	var devices []string
@@ -97,29 +104,87 @@ func (b *blobs) open(ctx context.Context, seal string) error {
 	return b.mount(b.path("seals", seal, imageFile), devices, b.path(mountsDir, seal))
 }
 
-// soundAgain reads a seal's record. An image that is damaged is made again of the layers'
-// trees.
-func (b *blobs) soundAgain(ctx context.Context, seal string) (sealRecord, error) {
-	rec, err := b.sound(ctx, seal)
-	if !errors.Is(err, ErrDamaged) {
+// sound reads a seal's record and sees to it that the seal is one of the chain, and as it
+// was written.
+func (b *blobs) sound(ctx context.Context, seal string, chain []digest.Digest) (sealRecord, error) {
+	rec, err := b.readSeal(seal)
+	if err != nil {
 		return rec, err
 	}
-	klog.FromContext(ctx).Error(err, "An image is damaged on disk; it is made again")
-	if err := b.trash.throw(b.path("seals", seal), seal); err != nil {
-		return rec, err
-	}
-	if err := b.SealImage(ctx, rec.Chain); err != nil {
-		return rec, err
-	}
-	return b.sound(ctx, seal)
-}
-
-// sound reads a seal's record and its image, which is to be as it was written.
-func (b *blobs) sound(ctx context.Context, seal string) (rec sealRecord, err error) {
-	if err := readRecord(b.path("seals", seal, "seal.json"), &rec); err != nil {
+	if err := b.fits(rec, chain); err != nil {
 		return rec, err
 	}
 	return rec, checkSum(ctx, b.path("seals", seal, imageFile), rec.Image)
+}
+
+// fits tells whether a seal is one of the chain, and of the layers as they are. It reads
+// their records and not what is in them.
+func (b *blobs) fits(rec sealRecord, chain []digest.Digest) error {
+	if !slices.Equal(rec.Chain, chain) || rec.Parts != nil && len(rec.Parts) != len(chain) {
+		return fmt.Errorf("it is of other layers: %w", ErrDamaged)
+	}
+	for i, d := range chain {
+		name, err := layerName(d)
+		if err != nil {
+			return err
+		}
+		layer, err := b.readLayer(name)
+		if err != nil {
+			return err
+		}
+		blocks, err := b.blocks(name, layer)
+		if err != nil {
+			return damageOf(name, err)
+		}
+		if rec.Parts != nil && rec.Parts[i] != (sealedPart{layer.Data, layer.Tree, blocks}) {
+			return fmt.Errorf("layer %s is another since: %w", d, ErrDamaged)
+		}
+	}
+	return nil
+}
+
+// lost implements format. A mount that is detached serves those who have it. Whoever was
+// told where it is and has not mounted it yet finds nothing there.
+func (b *blobs) lost(name string) error {
+	mounted, err := os.ReadDir(b.path(mountsDir))
+	if err != nil {
+		return err
+	}
+	errs := []error{}
+	for _, e := range mounted {
+		if e.Name() == name || b.standsOn(e.Name(), name) {
+			errs = append(errs, b.detach(e.Name()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// standsOn tells whether a seal has the layer name, or may have: its record says nothing.
+func (b *blobs) standsOn(seal, name string) bool {
+	rec, err := b.readSeal(seal)
+	return err != nil || slices.ContainsFunc(rec.Chain, func(d digest.Digest) bool {
+		have, err := layerName(d)
+		return err == nil && have == name
+	})
+}
+
+// detach unmounts a seal, whoever stands on it.
+func (b *blobs) detach(seal string) error {
+	l := b.locks.of(seal)
+	l.Lock()
+	defer l.Unlock()
+	return b.unmount(seal)
+}
+
+func (b *blobs) unmount(seal string) error {
+	at := b.path(mountsDir, seal)
+	if err := Unmount(at); err != nil {
+		return err
+	}
+	if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // mount mounts an image over its devices at target.
@@ -153,12 +218,5 @@ func (b *blobs) close(_ context.Context, seal string) error {
 	if used {
 		return nil
 	}
-	at := b.path(mountsDir, seal)
-	if err := Unmount(at); err != nil {
-		return err
-	}
-	if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return b.unmount(seal)
 }

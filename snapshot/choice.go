@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 
 	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/snapshot/durable"
 )
 
 // The drivers that Open knows. A store keeps the one that it was begun with until it is
@@ -60,44 +62,60 @@ func openChosen(ctx context.Context, driver, dir string, limits Limits) (Driver,
 }
 
 // DriverOf is the driver that dir has layers or sealed images of; empty when it has none.
-// A layer and a seal are on disk whole or not at all, and root file systems need a seal.
+// A layer and a seal are on disk whole or not at all, unless the disk has lost some of it;
+// and root file systems need a seal.
 func DriverOf(dir string) (string, error) {
-	sealed, err := filepath.Glob(filepath.Join(dir, "proxy", "chains", "*.json")) // package proxy
-	if err != nil {
-		return "", err
+	if name, err := proxyOf(dir); name != "" || err != nil {
+		return name, err
 	}
-	for _, path := range sealed {
-		var rec struct{ Driver string }
-		if err := readRecord(path, &rec); err != nil {
-			return "", err
-		}
-		return rec.Driver, nil
-	}
+	var found []string
 	for _, sub := range []string{"layers", "seals"} {
-		found, err := os.ReadDir(filepath.Join(dir, sub))
+		entries, err := os.ReadDir(filepath.Join(dir, sub))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", err
 		}
-		for _, e := range found {
-			return madeBy(filepath.Join(dir, sub, e.Name()))
+		for _, e := range entries {
+			found = append(found, filepath.Join(dir, sub, e.Name()))
+		}
+	}
+	for _, s := range signs {
+		for _, at := range found {
+			if exists(filepath.Join(at, s.file)) {
+				return s.driver, nil
+			}
 		}
 	}
 	return "", nil
 }
 
-// madeBy is the driver of a layer or a seal.
-func madeBy(dir string) (string, error) {
-	for file, record := range map[string]string{dataFile: "layer.json", imageFile: "seal.json"} {
-		if _, err := os.Lstat(filepath.Join(dir, file)); errors.Is(err, fs.ErrNotExist) {
-			continue
-		} else if err != nil {
-			return "", err
-		}
-		var rec struct{ Driver string }
-		if err := readRecord(filepath.Join(dir, record), &rec); err != nil {
-			return "", err
-		}
-		return cmp.Or(rec.Driver, driverErofs), nil
+// sign puts the driver's mark, where it has one, into a new layer or seal.
+func (o *overlay) sign(dir string) error {
+	if o.mark == "" {
+		return nil
 	}
-	return driverOverlay, nil
+	return durable.Replace(filepath.Join(dir, o.mark), nil, 0o600)
+}
+
+// proxyOf is the driver of the images that another process keeps, as proxied has them.
+func proxyOf(dir string) (string, error) {
+	sealed, err := filepath.Glob(filepath.Join(dir, proxyDir, "chains", "*.json"))
+	if err != nil {
+		return "", err
+	}
+	for _, path := range sealed {
+		var rec chainRecord
+		if err := readRecord(path, &rec); err != nil {
+			return "", err
+		}
+		return rec.Driver, nil
+	}
+	return "", nil
+}
+
+// signs are the files that one driver's layers and seals have, and no other's. A seal of
+// the driver overlay may have none: it comes last.
+var signs = []struct{ file, driver string }{
+	{driverNative, driverNative},
+	{dataFile, driverErofs}, {treeFile, driverErofs}, {skeletonFile, driverErofs}, {imageFile, driverErofs},
+	{"fs", driverOverlay}, {"implicit", driverOverlay}, {"whiteouts", driverOverlay}, {"seal.json", driverOverlay},
 }

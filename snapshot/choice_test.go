@@ -103,7 +103,7 @@ func TestStaleMounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := o.format.open(t.Context(), seal); err != nil { // and killed before the container was on record
+	if err := o.format.open(t.Context(), seal, []digest.Digest{idle}); err != nil { // and killed before the container was on record
 		t.Fatal(err)
 	}
 	count := func(want int) {

@@ -25,8 +25,22 @@ import (
 type directories struct{ *overlay }
 
 func (o directories) start(context.Context) error         { return nil }
-func (o directories) open(context.Context, string) error  { return nil }
 func (o directories) close(context.Context, string) error { return nil }
+func (o directories) lost(string) error                   { return nil }
+
+// open looks at the layers' records: the directories need no opening.
+func (o directories) open(_ context.Context, _ string, chain []digest.Digest) error {
+	for _, d := range chain {
+		name, err := layerName(d)
+		if err != nil {
+			return err
+		}
+		if _, err := o.readLayer(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (o directories) fill(ctx context.Context, tmp string, r io.Reader) (rec layerRecord, err error) {
 	files := filepath.Join(tmp, "fs")
@@ -64,15 +78,16 @@ func (o directories) seal(ctx context.Context, tmp string, diffIDs []digest.Dige
 }
 
 func (o directories) lowers(seal string, rec sealRecord) (out []string, err error) {
-	if rec.Top {
-		out = append(out, o.path("seals", seal, "fs"))
+	if top := o.path("seals", seal, "fs"); rec.Top {
+		if !exists(top) {
+			return nil, fmt.Errorf("%s is gone: %w", top, ErrDamaged)
+		}
+		out = append(out, top)
 	}
 	for _, name := range rec.Layers {
 		dir := o.path("layers", name, "fs")
-		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("layer %s: %w", name, ErrNotFound)
-		} else if err != nil {
-			return nil, err
+		if !exists(dir) {
+			return nil, o.gone(name, dir)
 		}
 		out = append(out, dir)
 	}
@@ -80,6 +95,32 @@ func (o directories) lowers(seal string, rec sealRecord) (out []string, err erro
 		out = append(out, o.path("empty"))
 	}
 	return out, nil
+}
+
+func (o directories) archive(context.Context, string, layerRecord, io.Writer) error {
+	return fmt.Errorf("its archive was unpacked into folders and not kept; with snapshot.driver = \"erofs\" it can be made again: %w", ErrUnsupported)
+}
+
+// verify compares how many files there are: nothing else is on record.
+func (o directories) verify(ctx context.Context, name string, rec layerRecord) error {
+	have, err := measureDir(ctx, o.path("layers", name, "fs"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	case err != nil:
+		return err
+	case have.Inodes != rec.Inodes:
+		return fmt.Errorf("%d files, not %d: %w", have.Inodes, rec.Inodes, ErrDamaged)
+	}
+	return fmt.Errorf("all files are there; the driver overlay keeps no checksums of them: %w", ErrUnsupported)
+}
+
+// gone says why a layer's directory is not there.
+func (o directories) gone(name, dir string) error {
+	if !exists(o.path("layers", name)) {
+		return fmt.Errorf("layer %s: %w; pull the image again", name, ErrNotFound)
+	}
+	return damageOf(name, fmt.Errorf("%s is gone: %w", dir, ErrDamaged))
 }
 
 // maxStack is overlayfs's limit on lower directories (OVL_MAX_STACK), less the seal's.
@@ -158,8 +199,11 @@ type marks struct{ implicit, whiteouts map[string]bool }
 func (o directories) readMarks(layer string) (m marks, err error) {
 	for name, into := range map[string]*map[string]bool{"implicit": &m.implicit, "whiteouts": &m.whiteouts} {
 		data, err := os.ReadFile(o.path("layers", layer, name))
+		if errors.Is(err, fs.ErrNotExist) || isBadDisk(err) {
+			err = damageOf(layer, fmt.Errorf("%w: %w", ErrDamaged, err))
+		}
 		if err != nil {
-			return m, fmt.Errorf("layer %s: %w", layer, err)
+			return m, err
 		}
 		*into = make(map[string]bool)
 		for path := range strings.SplitSeq(string(data), "\x00") {

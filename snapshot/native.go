@@ -2,11 +2,15 @@ package snapshot
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // native is the driver that needs nothing of the file system under it: no overlays above
@@ -35,7 +39,8 @@ func (n native) start(ctx context.Context) error {
 		return err
 	}
 	for _, e := range left {
-		if err := n.close(ctx, e.Name()); err != nil {
+		seal, _, _ := strings.Cut(e.Name(), ".")
+		if err := n.close(ctx, seal); err != nil {
 			return err
 		}
 	}
@@ -49,8 +54,11 @@ func (n native) lowers(seal string, rec sealRecord) ([]string, error) {
 	return []string{n.path(treesDir, seal)}, nil
 }
 
-// open implements format. A tree is made when somebody wants to read it.
-func (n native) open(context.Context, string) error { return nil }
+// open looks at the seal. A tree is made of it when somebody wants one.
+func (n native) open(ctx context.Context, seal string, chain []digest.Digest) error {
+	_, err := n.sound(ctx, seal, chain)
+	return err
+}
 
 func (n native) close(ctx context.Context, seal string) error {
 	l := n.locks.of(seal)
@@ -63,10 +71,38 @@ func (n native) close(ctx context.Context, seal string) error {
 		return nil
 	}
 	label := "tree-" + seal
-	if err := n.trash.throw(n.path(treesDir, seal), label); err != nil {
-		return err
+	for _, tree := range n.trees(seal) {
+		if err := n.trash.throw(n.path(treesDir, tree), label); err != nil {
+			return err
+		}
 	}
 	return n.trash.empty(ctx, label)
+}
+
+// trees are the names of a seal's trees: its own, and lost ones.
+func (n native) trees(seal string) (out []string) {
+	found, _ := os.ReadDir(n.path(treesDir)) // what is not listed now is at the next start
+	for _, e := range found {
+		if e.Name() == seal || strings.HasPrefix(e.Name(), seal+".") {
+			out = append(out, e.Name())
+		}
+	}
+	return out
+}
+
+// lost implements format: those who read a tree keep it, and others get a new one.
+func (n native) lost(name string) error {
+	found, err := os.ReadDir(n.path(treesDir))
+	if err != nil {
+		return err
+	}
+	errs := []error{}
+	for _, e := range found {
+		if seal := e.Name(); !strings.Contains(seal, ".") && (seal == name || n.standsOn(seal, name)) {
+			errs = append(errs, os.Rename(n.path(treesDir, seal), n.path(treesDir, seal+"."+rand.Text())))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // fillRoot implements laying.
@@ -81,7 +117,7 @@ func (n native) fillRoot(ctx context.Context, tmp string, rec *rootRecord, _ []s
 
 // build makes the tree of a seal at path.
 func (n native) build(ctx context.Context, seal, path string) error {
-	rec, err := n.soundAgain(ctx, seal)
+	rec, err := n.readSeal(seal)
 	if err != nil {
 		return err
 	}
@@ -90,7 +126,7 @@ func (n native) build(ctx context.Context, seal, path string) error {
 
 // buildFrom makes the tree that the image of a seal describes at path.
 func (n native) buildFrom(ctx context.Context, image string, rec sealRecord, path string) error {
-	root, err := readTree(image, rec.Image)
+	root, _, err := readTree(image, rec.Image)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -158,4 +159,43 @@ func TestNativeUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	count(2<<20, 4)
+}
+
+// TestNativeDamage: a sealed image that is damaged is made again; who reads a tree of it
+// keeps that, and others get a new one.
+func TestNativeDamage(t *testing.T) {
+	dir := filepath.Join(scratch(t), "s")
+	o := openNative(t, dir)
+	layer := add(t, o, file("f", "x"))
+	old := viewed(t, o, "c1", layer)
+	seal, err := sealName([]digest.Digest{layer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(o.path("seals", seal, imageFile), []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, root := range []string{mounted(t, o, "c2", layer), viewed(t, o, "c3", layer), old} {
+		if got, err := os.ReadFile(filepath.Join(root, "f")); err != nil || string(got) != "x" {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	trees := func(want int) {
+		t.Helper()
+		if found, err := os.ReadDir(o.path(treesDir)); err != nil || len(found) != want {
+			t.Errorf("%d trees (%v), want %d", len(found), err, want)
+		}
+	}
+	o = openNative(t, dir)
+	trees(2)
+	for _, id := range []string{"c1", "c3"} {
+		if err := o.Remove(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	trees(2) // until the last container of the image has gone
+	if err := o.Remove(t.Context(), "c2"); err != nil {
+		t.Fatal(err)
+	}
+	trees(0)
 }

@@ -3,7 +3,6 @@ package snapshot
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -30,19 +29,22 @@ import (
 //	roots/<id>/            root.json, fs/ is what the container writes to, work/
 //	views/<id>/<hex>       a record for each chain that the container only reads
 //	empty/                 the lower directory of an image without layers
+//	damaged/               layers that containers still use (damage.go)
 //	tmp/                   being made
 //	trash/                 being deleted
 type overlay struct {
 	dir     string
-	mark    string // of a driver that does not show otherwise in its layers and seals
+	mark    string // a file that tells the driver's layers and seals from others'; "" where other files do
 	format  format
 	laying  laying
 	limits  Limits
 	trash   trash
+	damaged trash
 	bootID  string
 	options []string // of every mount, as this kernel has them
 
-	sweeping sync.WaitGroup
+	sweeping  sync.WaitGroup
+	resealing sync.Mutex // one damaged seal is made again at a time
 
 	mu    sync.Mutex                     // orders what takes layers into use with what removes them; held across renames, never across a disk wait
 	users map[string]map[string]struct{} // the containers that stand on a layer or seal, by its name
@@ -57,26 +59,38 @@ type format interface {
 	// directory tmp, and says what seal.json will. It need not wait for the disk.
 	seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (sealRecord, error)
 	// lowers lists the lower directories of a seal, topmost first, at least one;
-	// ErrNotFound when a layer is missing. It does not wait.
+	// ErrNotFound when a layer is missing, ErrDamaged when the seal is no good. It does not
+	// wait.
 	lowers(seal string, rec sealRecord) ([]string, error)
+	// archive and verify do what Layers' Archive and VerifyLayer say for the layer name, of
+	// that record.
+	archive(ctx context.Context, name string, rec layerRecord, w io.Writer) error
+	verify(ctx context.Context, name string, rec layerRecord) error
 	// start is called once, when it is known what the containers stand on. It is an error
 	// when this machine lacks something.
 	start(ctx context.Context) error
-	// open makes the lower directories of a seal usable. It may be called again.
-	open(ctx context.Context, seal string) error
+	// open makes the lower directories of a seal, of that chain, usable. It may be called
+	// again. ErrDamaged when the seal is no good; a layer's damage is a layerDamage.
+	open(ctx context.Context, seal string, chain []digest.Digest) error
 	// close undoes open, for a seal that no container stands on. An absent one is fine.
 	close(ctx context.Context, seal string) error
+	// lost says that the layer or seal name is to be read anew from now on: what open has
+	// made usable of it is so for those alone that have it already.
+	lost(name string) error
 }
 
 // layerRecord is layer.json.
 type layerRecord struct {
 	Usage
-	Driver     string `json:"driver,omitempty"`     // that made it, where files alone do not show it
-	OpaqueRoot bool   `json:"opaqueRoot,omitempty"` // hides all layers below
+	OpaqueRoot bool `json:"opaqueRoot,omitempty"` // hides all layers below
 
 	// Of a layer that is files: their checksums (sum.go).
 	Data uint32 `json:"dataCRC32C,omitempty"`
 	Tree uint32 `json:"treeCRC32C,omitempty"`
+	// Skeleton is nil for a layer that has none: its archive cannot be made again.
+	Skeleton *uint32 `json:"skeletonCRC32C,omitempty"`
+	// Blocks is the size of the data of a layer that has a skeleton.
+	Blocks uint32 `json:"dataBlocks,omitempty"`
 }
 
 func openOverlay(ctx context.Context, dir string, limits Limits, driver string) (*overlay, error) {
@@ -87,12 +101,13 @@ func openOverlay(ctx context.Context, dir string, limits Limits, driver string) 
 	if strings.ContainsAny(dir, ":,\\") {
 		return nil, fmt.Errorf("snapshots %q: overlayfs cannot be told such a path: %w", dir, ErrInvalid)
 	}
-	o := &overlay{dir: dir, limits: limits, trash: trash{filepath.Join(dir, "trash")}, users: make(map[string]map[string]struct{})}
+	o := &overlay{dir: dir, limits: limits, users: make(map[string]map[string]struct{})}
+	o.trash, o.damaged = trash{o.path("trash")}, trash{o.path("damaged")}
 	o.format, o.laying = formats[driver](o)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"layers", "seals", "roots", "views", "empty", "tmp", "trash"} {
+	for _, sub := range []string{"layers", "seals", "roots", "views", "empty", "damaged", "tmp", "trash"} {
 		mode := fs.FileMode(0o700)
 		if sub == "empty" {
 			mode = 0o755 // seen as a root directory
@@ -179,6 +194,9 @@ func (o *overlay) sweep(ctx context.Context) error {
 	if err := o.learnViews(ctx); err != nil {
 		return err
 	}
+	if err := o.sweepDamaged(); err != nil {
+		return err
+	}
 	left, err := os.ReadDir(o.trash.dir)
 	if err != nil || len(left) == 0 {
 		return err
@@ -242,17 +260,15 @@ func (o *overlay) fillLayer(ctx context.Context, tmp string, r io.Reader, verify
 	if err != nil {
 		return err
 	}
-	rec.Driver = o.mark
+	if err := o.sign(tmp); err != nil {
+		return err
+	}
 	if verify != nil {
 		if err := verify(); err != nil {
 			return fmt.Errorf("verify: %w", err)
 		}
 	}
-	data, err := json.Marshal(rec)
-	if err != nil {
-		return err
-	}
-	if err := durable.Replace(filepath.Join(tmp, "layer.json"), data, 0o600); err != nil {
+	if err := writeRecord(filepath.Join(tmp, "layer.json"), rec); err != nil {
 		return err
 	}
 	return durable.SyncTree(ctx, tmp)
@@ -265,6 +281,26 @@ func measureDir(ctx context.Context, dir string) (Usage, error) {
 	}
 	defer root.close()
 	return measure(ctx, root, time.Time{})
+}
+
+// Pending is what layers that are being added take on disk now.
+func (o *overlay) Pending(ctx context.Context) (Usage, error) {
+	var sum Usage
+	entries, err := os.ReadDir(o.path("tmp"))
+	if err != nil {
+		return sum, err
+	}
+	for _, e := range entries {
+		u, err := measureDir(ctx, o.path("tmp", e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it has come where it belongs, or gone
+		}
+		if err != nil {
+			return sum, err
+		}
+		sum.Bytes, sum.Inodes = sum.Bytes+u.Bytes, sum.Inodes+u.Inodes
+	}
+	return sum, nil
 }
 
 // HasLayer implements Layers.
@@ -328,8 +364,8 @@ func (o *overlay) ListLayers(ctx context.Context) ([]LayerInfo, error) {
 			continue
 		}
 		rec, err := o.readLayer(e.Name())
-		if errors.Is(err, ErrNotFound) {
-			continue // removed meanwhile
+		if err = o.noted(ctx, err); errors.Is(err, ErrNotFound) || errors.Is(err, ErrDamaged) {
+			continue // removed meanwhile, or put away
 		}
 		if err != nil {
 			return nil, err
@@ -338,30 +374,4 @@ func (o *overlay) ListLayers(ctx context.Context) ([]LayerInfo, error) {
 	}
 	slices.SortFunc(out, func(a, b LayerInfo) int { return strings.Compare(string(a.DiffID), string(b.DiffID)) })
 	return out, nil
-}
-
-func (o *overlay) readLayer(name string) (rec layerRecord, err error) {
-	return rec, readRecord(o.path("layers", name, "layer.json"), &rec)
-}
-
-// isUnread tells whether a record could not be read at all (no descriptors left, a bad
-// disk): it may be whole, and its container may run.
-func isUnread(err error) bool {
-	_, ok := errors.AsType[*fs.PathError](err)
-	return ok && !isGone(err) && !isDirectory(err)
-}
-
-// readRecord reads a JSON file of ours; ErrNotFound when it is absent.
-func readRecord(path string, into any) error {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w", path, ErrNotFound)
-	}
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
 }

@@ -42,10 +42,10 @@ type planter struct {
 	buf []byte
 }
 
-// plant unpacks the archive in r: the files' bytes into the empty file data. It reads r
-// to its end.
-func plant(ctx context.Context, data *os.File, r io.Reader, limits Limits) (planted, error) {
-	p := &planter{reading: reading{ctx: ctx, limits: limits}, data: data, buf: make([]byte, copyChunk)}
+// plant unpacks the archive in r: the files' bytes into the empty file data, and what it
+// has beside them into the skeleton. It reads r to its end.
+func plant(ctx context.Context, data *os.File, skeleton *skeletonWriter, r io.Reader, limits Limits) (planted, error) {
+	p := &planter{reading: reading{ctx: ctx, limits: limits, skeleton: skeleton}, data: data, buf: make([]byte, copyChunk)}
 	p.implicit = map[*erofs.Node]bool{}
 	p.root = p.newDir()
 	if err := p.all(r, p.entry); err != nil {
@@ -203,7 +203,7 @@ func (p *planter) file(hdr *tar.Header, body io.Reader, have *erofs.Node) (*erof
 	case tar.TypeLink:
 		return p.linked(hdr, have)
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
-		if err := p.write(n, hdr.Size, body); err != nil {
+		if err := p.write(n, hdr, body); err != nil {
 			return nil, err
 		}
 		return n, setMeta(n, hdr, erofs.KindRegular)
@@ -252,13 +252,20 @@ func (p *planter) linked(hdr *tar.Header, have *erofs.Node) (*erofs.Node, error)
 }
 
 // write puts a file's bytes into the data, from the next whole block on. Zeros are left out.
-func (p *planter) write(n *erofs.Node, size int64, body io.Reader) error {
+func (p *planter) write(n *erofs.Node, hdr *tar.Header, body io.Reader) error {
+	size := hdr.Size
 	if size == 0 {
 		return nil
 	}
 	blocks := (size + erofs.BlockSize - 1) / erofs.BlockSize
 	if int64(p.blocks)+blocks > math.MaxUint32-1 {
 		return fmt.Errorf("more than %d blocks of data: %w", p.blocks, ErrTooLarge)
+	}
+	if isSparse(hdr) {
+		p.skeleton.skip(blocks)
+	} else {
+		p.skeleton.begin(size)
+		defer p.skeleton.end()
 	}
 	sum := crcWriter{&p.sum}
 	err := copySparse(p.ctx, p.data, int64(p.blocks)*erofs.BlockSize, io.TeeReader(body, sum), size, p.buf)
@@ -357,6 +364,9 @@ func (c *climb) down(part string, create bool) (followed bool, err error) {
 		if !create {
 			return false, fmt.Errorf("directory %q is not in the layer: %w", strings.Join(append(c.names, part), "/"), ErrCorrupt)
 		}
+		if err := c.countImplied(); err != nil {
+			return false, err
+		}
 		next = c.imply(dir, part)
 	case next.Target != "":
 		if c.todo = append(strings.Split(next.Target, "/"), c.todo...); len(c.todo) > maxTodo {
@@ -369,6 +379,6 @@ func (c *climb) down(part string, create bool) (followed bool, err error) {
 	case !next.IsDir():
 		return false, fmt.Errorf("parent %q is not a directory: %w", strings.Join(append(c.names, part), "/"), ErrCorrupt)
 	}
-	c.chain, c.names = append(slices.Clip(c.chain), next), append(slices.Clip(c.names), part)
+	c.chain, c.names = append(c.chain, next), append(c.names, part)
 	return false, nil
 }

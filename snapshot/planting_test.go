@@ -23,12 +23,21 @@ func agree(t *testing.T, data []byte, limits Limits) {
 	t.Helper()
 	dir := t.TempDir()
 	_, inFiles := unpack(t.Context(), dir, bytes.NewReader(data), limits)
-	bytesOf, err := os.CreateTemp(t.TempDir(), "")
+	layerDir := t.TempDir()
+	bytesOf, err := os.Create(filepath.Join(layerDir, dataFile))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer bytesOf.Close()
-	layer, inTree := plant(t.Context(), bytesOf, bytes.NewReader(data), limits)
+	skeleton, err := newSkeleton(filepath.Join(layerDir, skeletonFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer, inTree := plant(t.Context(), bytesOf, skeleton, bytes.NewReader(data), limits)
+	skeletonSum, err := skeleton.close()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, want := range []error{ErrCorrupt, ErrMalicious, ErrTooLarge} {
 		if errors.Is(inFiles, want) != errors.Is(inTree, want) {
 			t.Errorf("as files: %v; as a tree: %v", inFiles, inTree)
@@ -49,6 +58,12 @@ func agree(t *testing.T, data []byte, limits Limits) {
 	}
 	if err := erofs.Write(&bytes.Buffer{}, layer.root, []erofs.Device{{Blocks: layer.blocks}}); err != nil {
 		t.Error(err)
+	}
+	var again bytes.Buffer
+	if err := rebuild(t.Context(), layerDir, layerRecord{Data: layer.sum, Skeleton: &skeletonSum}, &again); err != nil {
+		t.Error(err)
+	} else if !bytes.Equal(again.Bytes(), data) {
+		t.Errorf("made again, it is %d bytes that differ from the archive's %d", again.Len(), len(data))
 	}
 }
 
@@ -154,4 +169,17 @@ func FuzzFormatsAgree(f *testing.F) {
 	needRoot(f)
 	f.Add([]byte{2, 0, 0xb3, 0, 0x80, 0x31})
 	f.Fuzz(func(t *testing.T, script []byte) { agree(t, scripted(script), Limits{Entries: 200, Bytes: 1 << 20}) })
+}
+
+// FuzzArchivesAgree is the same for any bytes.
+func FuzzArchivesAgree(f *testing.F) {
+	needRoot(f)
+	for _, h := range hostile(f) {
+		if len(h.data) < 8<<10 { // the deep ones take too long
+			f.Add(h.data)
+		}
+	}
+	f.Add(archive(f, dir("a", 0o755), file("a/b", "b"), hardlink("c", "a/b"), symlink("d", "a"), file("d/e", "e"), file(".wh.f", "")))
+	f.Add(paxSparse(f, "2\n0\n1\n700\n1\n", 800))
+	f.Fuzz(func(t *testing.T, data []byte) { agree(t, data, Limits{Entries: 200, Bytes: 1 << 20}) })
 }

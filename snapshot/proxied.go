@@ -44,6 +44,9 @@ type Proxied interface {
 	Close() error
 }
 
+// proxyDir is where its records are, below the directory of the snapshots.
+const proxyDir = "proxy"
+
 // errExists says that the process has a snapshot of the name already.
 var errExists = errors.New("already exists")
 
@@ -99,7 +102,7 @@ func openProxied(ctx context.Context, name, address, dir string, limits Limits) 
 		return nil, fmt.Errorf("snapshots %s are of the driver %s, not %s: remove all pods and images first: %w", dir, have, name, ErrInvalid)
 	}
 	d := &proxied{
-		name: name, dir: filepath.Join(dir, "proxy"), run: rand.Text(), limits: limits,
+		name: name, dir: filepath.Join(dir, proxyDir), run: rand.Text(), limits: limits,
 		known: map[string]committed{}, chains: map[string][]digest.Digest{}, roots: map[string]proxiedRoot{},
 	}
 	for _, sub := range []string{"chains", "roots", "scratch"} {

@@ -174,6 +174,23 @@ func (d *proxied) unneeded(diffID digest.Digest) (gone []string, kept bool) {
 	return gone, kept
 }
 
+// Archive implements Layers. The API gives no archives.
+func (d *proxied) Archive(_ context.Context, diffID digest.Digest, _ io.Writer) error {
+	return d.noContents(diffID)
+}
+
+// VerifyLayer implements Layers. What the process has is for it to verify.
+func (d *proxied) VerifyLayer(_ context.Context, diffID digest.Digest) error {
+	return d.noContents(diffID)
+}
+
+func (d *proxied) noContents(diffID digest.Digest) error {
+	if !d.HasLayer(diffID) {
+		return fmt.Errorf("layer %s: %w", diffID, ErrNotFound)
+	}
+	return fmt.Errorf("layer %s: the snapshot proxy %s keeps its contents to itself: %w", diffID, d.name, ErrUnsupported)
+}
+
 // SealImage implements Seals: it is written down that the layers are needed.
 func (d *proxied) SealImage(ctx context.Context, diffIDs []digest.Digest) error {
 	if err := checkChain(diffIDs); err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // A reading is the reading of one archive, held to its limits.
@@ -14,20 +15,39 @@ type reading struct {
 	ctx    context.Context // of the one call that it lives for
 	limits Limits
 
+	skeleton *skeletonWriter // nil: none is kept
+
 	entries, bytes int64
+	implied        int64 // directories that names have in them and that no entry is for
+	sparse         int64 // bytes of files that the archive has in another form
+	text           int64 // bytes of names, links' targets and attributes
 }
+
+// Limits that are not for an operator to know. All three bound what an archive of little
+// can make of itself: none would be passed by an honest one.
+const (
+	maxSparse = 16 << 30  // bytes, holes included: reading them takes time
+	maxText   = 256 << 20 // bytes: a layer's tree is in memory when an image is made of it
+)
 
 // all calls entry for every entry of the archive in r, and reads r to its end.
 func (a *reading) all(r io.Reader, entry func(*tar.Header, io.Reader) error) error {
 	src := &source{r: r, ctx: a.ctx, left: a.limits.Bytes}
-	buffered := bufio.NewReaderSize(src, 128<<10)
-	if err := a.each(tar.NewReader(buffered), entry); err != nil {
-		if src.err != nil {
-			return src.err // not the archive's fault
-		}
-		return err
+	var archive io.Reader = bufio.NewReaderSize(src, 128<<10)
+	if a.skeleton != nil {
+		a.skeleton.from = archive
+		archive = a.skeleton
 	}
-	_, err := buffered.WriteTo(io.Discard)
+	err := a.each(tar.NewReader(archive), entry)
+	if err == nil {
+		_, err = io.Copy(io.Discard, archive)
+	}
+	switch {
+	case src.err != nil:
+		return src.err // not the archive's fault
+	case a.skeleton != nil && a.skeleton.err != nil:
+		return a.skeleton.err // the disk's
+	}
 	return err
 }
 
@@ -62,7 +82,41 @@ func (a *reading) count(hdr *tar.Header) error {
 		return fmt.Errorf("entry %.200q: files of more than %d bytes: %w", hdr.Name, a.limits.Bytes, ErrTooLarge)
 	}
 	a.bytes += hdr.Size
+	if isSparse(hdr) {
+		if a.sparse += hdr.Size; a.sparse > maxSparse {
+			return fmt.Errorf("entry %.200q: sparse files of more than %d bytes: %w", hdr.Name, int64(maxSparse), ErrTooLarge)
+		}
+	}
+	a.text += int64(len(hdr.Name) + len(hdr.Linkname))
+	for key, value := range hdr.PAXRecords {
+		a.text += int64(len(key) + len(value))
+	}
+	if a.text > maxText {
+		return fmt.Errorf("entry %.200q: names and attributes of more than %d bytes: %w", hdr.Name, maxText, ErrTooLarge)
+	}
 	return nil
+}
+
+// countImplied counts a directory that has no entry. There may be hundreds for each that has.
+func (a *reading) countImplied() error {
+	if a.implied++; a.implied > a.limits.Entries-a.entries {
+		return fmt.Errorf("more than %d entries and directories: %w", a.limits.Entries, ErrTooLarge)
+	}
+	return nil
+}
+
+// isSparse tells whether the archive has something else of a file than its bytes: where
+// they go, in one of GNU tar's forms ("Storing Sparse Files" in its manual).
+func isSparse(hdr *tar.Header) bool {
+	if hdr.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for key := range hdr.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // A source is the archive's bytes, counted. It keeps the reader's error, to tell a

@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,8 +12,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"k8s.io/klog/v2"
-
-	"github.com/berthd/berth/snapshot/durable"
 )
 
 // rootRecord is root.json: what a container's snapshot stands on. It is written
@@ -82,9 +79,9 @@ func (o *overlay) unuse(id string) (idle []string) {
 	return idle
 }
 
-// closeAll has the format close the seals among names.
+// closeAll has the format close the seals among names, and deletes damaged layers.
 func (o *overlay) closeAll(ctx context.Context, names []string) error {
-	var errs []error
+	errs := []error{o.emptyDamaged(ctx, names)}
 	for _, name := range names {
 		if _, layer := layerID(name); !layer {
 			errs = append(errs, o.format.close(ctx, name))
@@ -127,29 +124,51 @@ func (o *overlay) prepare(ctx context.Context, id string, rec rootRecord) ([]Mou
 	case err != nil && !errors.Is(err, ErrNotFound):
 		return nil, err
 	}
+	lowers, err := o.stand(ctx, id, rec)
+	if err == nil && have.BootID != o.bootID {
+		err = o.make(ctx, o.path("roots", id), func(tmp string) error { return o.fillRoot(ctx, tmp, rec, lowers) })
+	}
+	if err != nil {
+		if _, gone := o.readRoot(id); errors.Is(gone, ErrNotFound) && !exists(o.path("views", id)) {
+			o.mu.Lock()
+			idle := o.unuse(id)
+			o.mu.Unlock()
+			err = errors.Join(err, o.closeAll(ctx, idle))
+		}
+		return nil, err
+	}
+	return []Mount{o.laying.mount(o.path("roots", id), lowers, rec.IDs)}, nil
+}
+
+// stand has container id stand on the layers of rec and makes them usable. It lists the
+// lower directories. A seal that is damaged is made again.
+func (o *overlay) stand(ctx context.Context, id string, rec rootRecord) ([]string, error) {
+	lowers, err := o.tryStand(ctx, id, rec)
+	if !isSealDamage(err) {
+		return lowers, o.noted(ctx, err)
+	}
+	o.resealing.Lock()
+	defer o.resealing.Unlock()
+	if lowers, err = o.tryStand(ctx, id, rec); isSealDamage(err) { // still
+		if err := o.reseal(ctx, rec.Seal, rec.Layers, err); err != nil {
+			return nil, err
+		}
+		lowers, err = o.tryStand(ctx, id, rec)
+	}
+	return lowers, o.noted(ctx, err)
+}
+
+func (o *overlay) tryStand(ctx context.Context, id string, rec rootRecord) ([]string, error) {
 	o.mu.Lock()
 	lowers, err := o.lowers(rec)
 	if err == nil {
 		o.use(id, rec.uses()) // from here on, none of them can go
 	}
 	o.mu.Unlock()
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = o.format.open(ctx, rec.Seal, rec.Layers)
 	}
-	err = o.format.open(ctx, rec.Seal)
-	if err == nil && have.BootID != o.bootID {
-		err = o.make(ctx, o.path("roots", id), func(tmp string) error { return o.fillRoot(ctx, tmp, rec, lowers) })
-	}
-	if err != nil {
-		if _, gone := o.readRoot(id); errors.Is(gone, ErrNotFound) {
-			o.mu.Lock()
-			idle := o.unuse(id)
-			o.mu.Unlock()
-			err = errors.Join(err, o.closeAll(context.WithoutCancel(ctx), idle))
-		}
-		return nil, err
-	}
-	return []Mount{o.laying.mount(o.path("roots", id), lowers, rec.IDs)}, nil
+	return lowers, err
 }
 
 // fillRoot makes the parts of a snapshot in the new directory tmp.
@@ -157,19 +176,15 @@ func (o *overlay) fillRoot(ctx context.Context, tmp string, rec rootRecord, lowe
 	if err := o.laying.fillRoot(ctx, tmp, &rec, lowers); err != nil {
 		return err
 	}
-	data, err := json.Marshal(rec)
-	if err != nil {
-		return err
-	}
-	return durable.Replace(filepath.Join(tmp, "root.json"), data, 0o600)
+	return writeRecord(filepath.Join(tmp, "root.json"), rec)
 }
 
 // lowers lists the lower directories of a sealed chain, topmost first. Prepare holds
 // the lock around it.
 func (o *overlay) lowers(rec rootRecord) ([]string, error) {
-	var sealed sealRecord
-	if err := readRecord(o.path("seals", rec.Seal, "seal.json"), &sealed); err != nil {
-		return nil, fmt.Errorf("image is not sealed: %w", err)
+	sealed, err := o.readSeal(rec.Seal)
+	if err != nil {
+		return nil, err
 	}
 	return o.format.lowers(rec.Seal, sealed)
 }

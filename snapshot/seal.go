@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,19 +14,27 @@ import (
 
 // sealRecord is seal.json.
 type sealRecord struct {
-	Driver string `json:"driver,omitempty"` // that made it, where files alone do not show it
-
 	// Layers are the names of the directories to stack, topmost first: each once, because a
 	// layer applied again hides its earlier self, and none below one that hides all.
 	Layers []string `json:"layers,omitempty"`
 	// Top says that the seal has a directory to stack above them.
 	Top bool `json:"top,omitempty"`
 
-	// Chain is what an image was made of, base first; Devices are the names of the layers
-	// that it has bytes of, in its order; Image is its checksum.
+	// Chain is what an image was made of, base first; Parts are what its layers were like then,
+	// in that order; Devices are the names of the layers that it has bytes of, in its own
+	// order; Image is its checksum.
 	Chain   []digest.Digest `json:"chain,omitempty"`
+	Parts   []sealedPart    `json:"parts,omitempty"`
 	Devices []string        `json:"devices,omitempty"`
 	Image   uint32          `json:"imageCRC32C,omitempty"`
+}
+
+// A sealedPart is a layer as it was when an image was made of it: its checksums and the
+// size of its data.
+type sealedPart struct {
+	Data   uint32 `json:"dataCRC32C"`
+	Tree   uint32 `json:"treeCRC32C"`
+	Blocks uint32 `json:"dataBlocks"`
 }
 
 // SealImage implements Seals.
@@ -47,17 +54,15 @@ func (o *overlay) SealImage(ctx context.Context, diffIDs []digest.Digest) error 
 		if err != nil {
 			return err
 		}
-		rec.Driver = o.mark
-		data, err := json.Marshal(rec)
-		if err != nil {
+		if err := o.sign(tmp); err != nil {
 			return err
 		}
-		if err := durable.Replace(filepath.Join(tmp, "seal.json"), data, 0o600); err != nil {
+		if err := writeRecord(filepath.Join(tmp, "seal.json"), rec); err != nil {
 			return err
 		}
 		return durable.SyncTree(ctx, tmp)
 	})
-	if err != nil {
+	if err = o.noted(ctx, err); err != nil {
 		return fmt.Errorf("seal: %w", err)
 	}
 	return durable.SyncDir(o.path("seals"))
@@ -78,7 +83,7 @@ func (o *overlay) UnsealImage(ctx context.Context, diffIDs []digest.Digest) erro
 func (o *overlay) haveAll(diffIDs []digest.Digest) error {
 	for _, d := range diffIDs {
 		if !o.HasLayer(d) {
-			return fmt.Errorf("layer %s: %w", d, ErrNotFound)
+			return fmt.Errorf("layer %s: %w; pull the image again", d, ErrNotFound)
 		}
 	}
 	return nil

@@ -51,6 +51,9 @@ var (
 	ErrDamaged = errors.New("damaged on disk")
 	// ErrUnavailable says that the process that keeps the snapshots does not answer.
 	ErrUnavailable = errors.New("not available")
+	// ErrNotDigest says that a layer's archive is as AddLayer got it and that its digest is
+	// not the diff ID. So it is with an artifact's file, and with nothing else.
+	ErrNotDigest = errors.New("diff ID is not the archive's digest")
 	// ErrUnsupported says that the kernel or the file system under the snapshots lacks
 	// what the driver needs, or that there is no such driver.
 	ErrUnsupported = errors.New("not supported")
@@ -77,6 +80,15 @@ type Layers interface {
 	RemoveLayer(ctx context.Context, diffID digest.Digest) error
 	// ListLayers lists the layers that are there, sorted by diff ID.
 	ListLayers(ctx context.Context) ([]LayerInfo, error)
+	// Archive writes the archive that AddLayer got, byte for byte, and compares its digest
+	// with the diff ID: ErrDamaged, or ErrNotDigest, after it has been written. ErrNotFound;
+	// w's own error; ErrUnsupported when the layer is not kept so that its archive can be
+	// made again.
+	Archive(ctx context.Context, diffID digest.Digest, w io.Writer) error
+	// VerifyLayer reads all of a layer and compares it with what AddLayer wrote: nil,
+	// ErrNotFound, ErrDamaged, or ErrUnsupported when all is there and there is nothing to
+	// compare the contents with.
+	VerifyLayer(ctx context.Context, diffID digest.Digest) error
 	Seals
 }
 

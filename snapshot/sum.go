@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"os"
 )
 
 // Checksums are CRC32C: they find what a disk or a power cut has changed, not what
@@ -31,15 +30,18 @@ func (w crcWriter) zeros(n int64) {
 	}
 }
 
-// checkSum reads the file at path; ErrDamaged when it has another checksum.
+// checkSum reads the file at path; ErrDamaged when it has another checksum or is not there.
 func checkSum(ctx context.Context, path string, want uint32) error {
-	f, err := os.Open(path)
+	f, err := openOurs(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	var sum uint32
 	if _, err := io.Copy(crcWriter{&sum}, &source{r: f, ctx: ctx, left: maxFile}); err != nil {
+		if ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", ErrDamaged, err) // the disk cannot read it
+		}
 		return err
 	}
 	if sum != want {

@@ -152,9 +152,27 @@ func (d at) chown(name string, uid, gid uint32) error {
 	return pathError("chown", name, unix.Fchownat(int(d), name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW))
 }
 
-// chmod must not be used on a symbolic link.
+// chmod follows no link, not even one that has just come; on a link it is an error. Before
+// kernel 6.6 there is no call for that.
 func (d at) chmod(name string, mode uint32) error {
-	return pathError("chmod", name, unix.Fchmodat(int(d), name, mode, 0))
+	err := unix.Fchmodat(int(d), name, mode, unix.AT_SYMLINK_NOFOLLOW)
+	if err != unix.EOPNOTSUPP {
+		return pathError("chmod", name, err)
+	}
+	return d.chmodOpen(name, mode)
+}
+
+// chmodOpen is chmod for older kernels.
+func (d at) chmodOpen(name string, mode uint32) error {
+	fd, err := openat2(int(d), name, unix.O_PATH|unix.O_NOFOLLOW, 0, unix.RESOLVE_BENEATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if a, err := at(fd).self(); err != nil || a.isSymlink() {
+		return errors.Join(err, pathError("chmod", name, unix.ELOOP))
+	}
+	return pathError("chmod", name, unix.Fchmodat(unix.AT_FDCWD, at(fd).procPath(), mode, 0))
 }
 
 func (d at) chtimes(name string, mtime time.Time) error {
@@ -292,6 +310,11 @@ func isBadValue(err error) bool {
 // isGone says that a name has gone or become something else since it was read.
 func isGone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || isLoop(err) || isNotDir(err)
+}
+
+// isBadDisk says that the disk, or the file system on it, has lost what was to be read.
+func isBadDisk(err error) bool {
+	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EUCLEAN) || errors.Is(err, unix.EBADMSG)
 }
 
 // procPath is a path to what d stands for, as long as d is open.

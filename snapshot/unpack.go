@@ -271,6 +271,9 @@ func (w *walk) imply(part string) error {
 	if err == nil && !have.isWhiteout() {
 		return fmt.Errorf("parent %q is not a directory: %w", path, ErrCorrupt)
 	}
+	if err := w.countImplied(); err != nil {
+		return err
+	}
 	return w.newDir(w.cur, part, path, 0o755, implied)
 }
 

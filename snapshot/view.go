@@ -2,15 +2,12 @@ package snapshot
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
 	"k8s.io/klog/v2"
-
-	"github.com/berthd/berth/snapshot/durable"
 )
 
 // View implements Roots. What a view stands on is on record in views/<id>/<seal>, like
@@ -35,26 +32,14 @@ func (o *overlay) view(ctx context.Context, id string, rec rootRecord) ([]Mount,
 	if rec.Seal, err = sealName(rec.Layers); err != nil {
 		return nil, err
 	}
-	data, err := json.Marshal(rec)
+	lowers, err := o.stand(ctx, id, rec) // until Remove, also when the rest fails
 	if err != nil {
-		return nil, err
-	}
-	o.mu.Lock()
-	lowers, err := o.lowers(rec)
-	if err == nil {
-		o.use(id, rec.uses()) // until Remove, also when the rest fails
-	}
-	o.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	if err := o.format.open(ctx, rec.Seal); err != nil {
 		return nil, err
 	}
 	if err := makeDir(o.path("views", id), 0o700); err != nil {
 		return nil, err
 	}
-	if err := durable.Replace(o.path("views", id, rec.Seal), data, 0o600); err != nil {
+	if err := writeRecord(o.path("views", id, rec.Seal), rec); err != nil {
 		return nil, err
 	}
 	m, err := o.laying.view(ctx, rec, lowers)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log"
 	"log/slog"
 	"maps"
 	"net"
@@ -76,7 +77,9 @@ func serve(ctx context.Context, cfg config.Config) error {
 	}
 	images, err := imageservice.Open(ctx, imageservice.Options{
 		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers,
-		ParallelLayers: cfg.Image.ParallelLayers, Pinned: cfg.Image.Pinned,
+		RegistriesConf: cfg.Image.RegistriesConf, AuthFile: cfg.Image.AuthFile,
+		ParallelLayers: cfg.Image.ParallelLayers, LayerConnections: cfg.Image.LayerConnections, Connections: cfg.Image.Connections,
+		Pinned: cfg.Image.Pinned,
 	})
 	if err != nil {
 		return err
@@ -263,8 +266,12 @@ func claimFolders(cfg config.Config) (unlock func(), err error) {
 	return unlock, nil
 }
 
-// newLogger is klog as the settings want it.
-func newLogger(l config.Log) (klog.Logger, error) {
+// newLogger is klog as the settings want it. The standard logger, which is for libraries, writes to it.
+func newLogger(l config.Log) (logger klog.Logger, err error) {
+	defer func() {
+		log.SetFlags(0)
+		log.SetOutput(imageservice.LibraryLog(logger))
+	}()
 	if l.Format == "json" {
 		// klog's verbosity n is slog's level -n.
 		logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.Level(-l.Verbosity)}))

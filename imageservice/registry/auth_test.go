@@ -128,3 +128,17 @@ func TestDecodeAuth(t *testing.T) {
 		}
 	}
 }
+
+func TestSecrets(t *testing.T) {
+	var s secrets
+	s.add("abcd", "abcd-efgh", "p&ss word", "me", "")
+	s.addHeader([]string{"Bearer TOKEN-1", "single"})
+	for text, want := range map[string]string{
+		"abcd-efgh and abcd": "[redacted] and [redacted]", "p&ss word, p%26ss+word": "[redacted], [redacted]",
+		"Bearer TOKEN-1, TOKEN-1, single": "[redacted], [redacted], [redacted]", "me, home, Bearer": "me, home, Bearer",
+	} {
+		if got := s.redact(text); got != want {
+			t.Errorf("%s: %s", text, got)
+		}
+	}
+}

@@ -13,7 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// A Blob is a blob on its way. Reading it gives exactly its size in bytes or an
+// A Blob is a blob on its way, or a part of one. Reading it gives exactly its bytes or an
 // error of this package. A connection that breaks or stalls is made again where it
 // broke, with the next host if need be. It does not verify the digest: hash what
 // was read, and Reject what is wrong. It is for one goroutine.
@@ -22,7 +22,8 @@ type Blob struct {
 	repo *Repository
 	desc ocispec.Descriptor
 
-	off    int64
+	off    int64     // in the blob
+	end    int64     // in the blob
 	body   io.Reader // nil: not connected
 	closer func()
 	host   *host
@@ -35,20 +36,33 @@ type Blob struct {
 // Blob begins to fetch the blob desc, of which digest and size count. ctx governs
 // the whole transfer. Close it.
 func (r *Repository) Blob(ctx context.Context, desc ocispec.Descriptor) (*Blob, error) {
+	return r.Part(ctx, desc, 0, desc.Size)
+}
+
+// Part is Blob from byte from up to byte to, which is not of it. From a host that cannot
+// give parts it goes on to the blob's end: see [Blob.End].
+func (r *Repository) Part(ctx context.Context, desc ocispec.Descriptor, from, to int64) (*Blob, error) {
 	if err := checkDigest(desc.Digest); err != nil {
 		return nil, err
 	}
 	if desc.Size < 0 {
 		return nil, fmt.Errorf("blob %s: size %d: %w", desc.Digest, desc.Size, ErrCorrupt)
 	}
-	b := &Blob{ctx: ctx, repo: r, desc: desc}
-	if desc.Size > 0 {
+	if from < 0 || from > to || to > desc.Size {
+		return nil, fmt.Errorf("blob %s: bytes %d to %d of %d: %w", desc.Digest, from, to, desc.Size, ErrCorrupt)
+	}
+	b := &Blob{ctx: ctx, repo: r, desc: desc, off: from, mark: from, end: to}
+	if to > from {
 		if err := b.connect(); err != nil {
 			return nil, err
 		}
 	}
 	return b, nil
 }
+
+// End is where in the blob reading ends. It changes at most once, to the end of the blob,
+// when a connection is made.
+func (b *Blob) End() int64 { return b.end }
 
 // Bytes fetches a small blob into memory and verifies it, with the next host if
 // one sends a wrong one. The caller has checked that desc.Size is no more than it wants.
@@ -75,7 +89,7 @@ func (r *Repository) Bytes(ctx context.Context, desc ocispec.Descriptor) ([]byte
 // Read implements io.Reader.
 func (b *Blob) Read(p []byte) (int, error) {
 	for b.err == nil {
-		if b.off == b.desc.Size {
+		if b.off == b.end {
 			b.err = b.finish()
 			break
 		}
@@ -84,12 +98,12 @@ func (b *Blob) Read(p []byte) (int, error) {
 				break
 			}
 		}
-		n, err := b.body.Read(p[:min(int64(len(p)), b.desc.Size-b.off)])
+		n, err := b.body.Read(p[:min(int64(len(p)), b.end-b.off)])
 		b.off += int64(n)
 		if b.off-b.mark >= 1<<20 {
 			b.mark, b.tries = b.off, 0
 		}
-		if err != nil && b.off < b.desc.Size {
+		if err != nil && b.off < b.end {
 			b.broken(err)
 		}
 		if n > 0 {
@@ -108,7 +122,7 @@ func (b *Blob) finish() error {
 	n, _ := io.ReadFull(b.body, extra[:])
 	b.disconnect()
 	if n > 0 {
-		return b.repo.fail(b.host, ErrCorrupt, "blob "+b.desc.Digest.String(), fmt.Sprintf("is longer than its %d bytes", b.desc.Size))
+		return b.repo.fail(b.host, ErrCorrupt, "blob "+b.desc.Digest.String(), fmt.Sprintf("is longer than its %d bytes, or than the part that was asked for", b.desc.Size))
 	}
 	return io.EOF
 }
@@ -155,8 +169,11 @@ func (b *Blob) ask(h *host) (err error) {
 		}
 	}()
 	q := request{method: http.MethodGet, kind: "blobs", ref: b.desc.Digest.String()}
-	if b.off > 0 {
+	if b.off > 0 || b.end < b.desc.Size {
 		q.rang = "bytes=" + strconv.FormatInt(b.off, 10) + "-"
+	}
+	if b.end < b.desc.Size {
+		q.rang += strconv.FormatInt(b.end-1, 10)
 	}
 	resp, err := b.repo.send(ctx, h, q)
 	if err != nil {
@@ -167,10 +184,11 @@ func (b *Blob) ask(h *host) (err error) {
 			resp.Body.Close()
 		}
 	}()
-	skip, length := int64(0), b.desc.Size-b.off
+	skip, length := int64(0), b.end-b.off
 	switch resp.StatusCode {
 	case http.StatusOK: // it does not know ranges
 		skip, length = b.off, b.desc.Size
+		b.end = b.desc.Size
 	case http.StatusPartialContent:
 		if !strings.HasPrefix(resp.Header.Get("Content-Range"), "bytes "+strconv.FormatInt(b.off, 10)+"-") {
 			return b.repo.fail(h, ErrCorrupt, what, "answered with another range than it was asked for")

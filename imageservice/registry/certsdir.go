@@ -9,10 +9,45 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/distribution/reference"
 )
 
-// maxHostsFile is the largest hosts.toml that is read, in bytes.
-const maxHostsFile = 1 << 20
+// maxFile is the largest file of settings that is read, in bytes.
+const maxFile = 1 << 20
+
+// endpoints lists the hosts that serve name, in the order in which they are to be asked. The first that
+// names the registry decides alone: hosts.toml in its own directory, registries.conf, its directory
+// without a hosts.toml, the directory _default. What registries.conf blocks stays blocked all the same.
+func (c *Client) endpoints(name reference.Named) ([]endpoint, error) {
+	domain := reference.Domain(name)
+	if c.registriesConf == "" {
+		return endpointsFor(c.certsDir, domain)
+	}
+	all, err := readRegistries(c.registriesConf)
+	if err != nil {
+		return nil, err
+	}
+	full, _ := canonicalName(name)
+	table := all.find(full)
+	if table == nil {
+		return endpointsFor(c.certsDir, domain)
+	}
+	dir, err := hostDir(c.certsDir, domain)
+	if err != nil {
+		return nil, err
+	}
+	if dir != "" && filepath.Base(dir) != "_default" {
+		_, err := os.Stat(filepath.Join(dir, "hosts.toml"))
+		if err == nil && table.Blocked {
+			return nil, all.blocks(table, name)
+		}
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return endpointsFor(c.certsDir, domain)
+		}
+	}
+	return all.endpoints(table, name, c.certsDir)
+}
 
 // endpointsFor lists the hosts of the registry domain, in the order in which they
 // are to be asked, from the directory certsDir ("" = none).
@@ -94,26 +129,32 @@ func hostDir(certsDir, domain string) (string, error) {
 // readDir reads a registry's directory: its hosts.toml, or else certificates as Docker lays them out.
 func readDir(dir string) ([]endpoint, error) {
 	file := filepath.Join(dir, "hosts.toml")
-	f, err := os.Open(file)
+	data, err := readCapped(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return dockerCerts(dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, ErrConfig)
 	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxHostsFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", err, ErrConfig)
-	}
-	if len(data) > maxHostsFile {
-		return nil, fmt.Errorf("%s: larger than %d bytes: %w", file, maxHostsFile, ErrConfig)
-	}
 	endpoints, err := parseHosts(dir, data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", file, err, ErrConfig)
 	}
 	return endpoints, nil
+}
+
+// readCapped reads a file of at most maxFile bytes.
+func readCapped(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("%s: larger than %d bytes", file, maxFile)
+	}
+	return data, err
 }
 
 // dockerCerts reads a directory without a hosts.toml: *.crt are authorities to

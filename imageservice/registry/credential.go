@@ -47,23 +47,13 @@ func (c Credential) MarshalJSON() ([]byte, error) { return []byte(`"[redacted]"`
 // MarshalLog writes a word in place of c (logr.Marshaler).
 func (c Credential) MarshalLog() any { return "[redacted]" }
 
-// minSecret is the shortest secret that is redacted, in bytes. A shorter one would be
-// found in every word and protects nothing.
-const minSecret = 4
-
-// redact takes c's secrets out of s.
-func (c Credential) redact(s string) string {
-	for _, secret := range []string{
-		c.Password, c.IdentityToken, c.RegistryToken,
-		base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + c.Password)),
-	} {
-		if len(secret) < minSecret {
-			continue
-		}
-		s = strings.ReplaceAll(s, secret, "[redacted]")
-		s = strings.ReplaceAll(s, url.QueryEscape(secret), "[redacted]")
+// secrets lists what of c is one, in the forms in which it is sent.
+func (c Credential) secrets() []string {
+	out := []string{c.Password, c.IdentityToken, c.RegistryToken}
+	if c.Password != "" {
+		out = append(out, base64.StdEncoding.EncodeToString([]byte(c.Username+":"+c.Password)))
 	}
-	return s
+	return out
 }
 
 // forHost reports whether the endpoint e of the registry domain may be shown c.

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -24,7 +23,8 @@ var (
 	// ErrUnavailable is everything that keeps a registry from answering: its name, its
 	// connection, its certificate, its slowness, 429 and 5xx, after the retries.
 	ErrUnavailable = errors.New("registry unavailable")
-	// ErrUnauthorized is 401 and 403, and a token server that gives no token.
+	// ErrUnauthorized is 401 and 403, a token server or a credential helper that gives
+	// nothing, and what registries.conf blocks.
 	ErrUnauthorized = errors.New("not authorized")
 	// ErrNotFound is 404: no such repository, tag, manifest or blob.
 	ErrNotFound = errors.New("not found")
@@ -32,7 +32,8 @@ var (
 	ErrCorrupt = errors.New("corrupt content")
 	// ErrTooLarge is content beyond a cap.
 	ErrTooLarge = errors.New("too large")
-	// ErrConfig is a hosts.toml, or a file it names, that cannot be used.
+	// ErrConfig is a hosts.toml, a registries.conf, a file of credentials, or a file that
+	// one of them names, that cannot be used.
 	ErrConfig = errors.New("bad registry configuration")
 )
 
@@ -50,7 +51,7 @@ func (e *hostError) Unwrap() error { return e.kind }
 
 // fail makes the error of host h about thing.
 func (r *Repository) fail(h *host, kind error, thing, fact string) error {
-	return &hostError{text: fmt.Sprintf("%s: %s/%s: %s: %s", h.name, r.domain, r.path, thing, clean(r.cred.redact(fact))), kind: kind}
+	return &hostError{text: fmt.Sprintf("%s: %s/%s: %s: %s", h.name, r.domain, r.path, thing, clean(r.secrets.redact(fact))), kind: kind}
 }
 
 // joinHosts makes one error of those of several hosts. The last one's kind counts.
@@ -105,11 +106,15 @@ func (r *Repository) netError(ctx context.Context, h *host, thing string, err er
 	} else if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		kind = ErrUnavailable
 	}
-	if e, ok := errors.AsType[*errcode.ErrorResponse](err); ok { // of the token server
-		fact = fmt.Sprintf("token server: %d %s%s", e.StatusCode, http.StatusText(e.StatusCode), messages(e.Errors, r.cred.redact))
+	fact = address.ReplaceAllString(quoted.ReplaceAllString(fact, `"…"`), "$1…") // nor one of a realm or a Location
+	if e, ok := errors.AsType[*errcode.ErrorResponse](err); ok {                 // of the token server
+		fact = fmt.Sprintf("token server: %d %s%s", e.StatusCode, http.StatusText(e.StatusCode), messages(e.Errors, r.secrets.redact))
 		if e.StatusCode >= 500 || e.StatusCode == http.StatusTooManyRequests || e.StatusCode == http.StatusRequestTimeout {
 			kind = ErrUnavailable
 		}
+	}
+	if e, ok := errors.AsType[*authError](err); ok {
+		kind, fact = e.kind, "the node's credentials: "+e.text
 	}
 	if errors.Is(err, auth.ErrBasicCredentialNotFound) {
 		fact = "the registry asks for a user and password, and there are none for this host"
@@ -129,7 +134,7 @@ func (r *Repository) status(h *host, resp *http.Response, thing string, body boo
 		fact = resp.Request.URL.Host + " (redirected to): " + fact
 	}
 	if body && own {
-		fact += bodyMessages(resp.Body, func(s string) string { return h.redact(resp.Request, r.cred.redact(s)) })
+		fact += bodyMessages(resp.Body, r.secrets.redact)
 	}
 	var kind error
 	switch c := resp.StatusCode; {
@@ -172,29 +177,18 @@ func messages(errs errcode.Errors, redact func(string) string) string {
 	return strings.TrimRight(b.String(), " ")
 }
 
-// redact takes out of s what req showed the host as a secret: a token, and the headers of hosts.toml.
-func (h *host) redact(req *http.Request, s string) string {
-	secrets := slices.Clone(req.Header.Values("Authorization"))
-	for key := range h.header {
-		secrets = append(secrets, req.Header.Values(key)...)
-	}
-	for _, value := range secrets {
-		_, token, _ := strings.Cut(value, " ") // "Bearer TOKEN"
-		for _, secret := range []string{value, token} {
-			if len(secret) >= minSecret {
-				s = strings.ReplaceAll(s, secret, "[redacted]")
-			}
-		}
-	}
-	return s
-}
-
-// query matches a URL's query, which may be a signature.
-var query = regexp.MustCompile(`\?[^\s"']+`)
+// What may be secret in what others write: of a URL its query, which may be a signature, and its user
+// and password; where no person is to follow it, all of it, in quotes or not.
+var (
+	quoted   = regexp.MustCompile(`"[^"]*//[^"]*"`)
+	address  = regexp.MustCompile(`(\w+:)//[^\s"']*`)
+	query    = regexp.MustCompile(`\?[^\s"']+`)
+	userinfo = regexp.MustCompile(`//[^\s/"']*@`)
+)
 
 // clean makes one short printable line of what a server may have written.
 func clean(s string) string {
-	s = query.ReplaceAllString(s, "?…")
+	s = userinfo.ReplaceAllString(query.ReplaceAllString(s, "?…"), "//…@")
 	s = strings.Map(func(c rune) rune {
 		if unicode.IsPrint(c) {
 			return c

@@ -18,6 +18,7 @@ import (
 // An endpoint is a host that serves a registry's content, as the operator set it up.
 type endpoint struct {
 	scheme, host, path string // path without a slash at its end; "/v2" as a rule
+	repo               string // the repository there; "": that of the image's name
 	resolve, pull      bool   // capabilities
 
 	ca          []string    // files of certificates to trust beside the system's
@@ -28,7 +29,7 @@ type endpoint struct {
 	proxy       *url.URL      // nil = that of the environment
 
 	probe    bool // speaks HTTPS or plain HTTP: find out
-	fallback bool // from the _default directory
+	fallback bool // from what is for many registries: the _default directory, or a prefix with a star
 }
 
 // hostsTable is a table of hosts.toml, the root or one of [host].
@@ -60,7 +61,7 @@ func parseHosts(dir string, data []byte) ([]endpoint, error) {
 	for _, name := range hostOrder(data, doc.Host) {
 		e, err := doc.Host[name].endpoint(name, dir)
 		if err != nil {
-			return nil, fmt.Errorf("host %q: %w", name[strings.LastIndex(name, "@")+1:], err) // not its password
+			return nil, fmt.Errorf("host %q: %w", withoutUser(name), err)
 		}
 		if e.host == "" {
 			return nil, fmt.Errorf("host %q: no host in its URL: %w", name, ErrConfig)
@@ -157,8 +158,8 @@ func (t hostsTable) endpoint(server, dir string) (endpoint, error) {
 		}
 	}
 	if t.Proxy != "" {
-		if e.proxy, err = url.Parse(t.Proxy); err != nil || e.proxy.Host == "" {
-			return e, fmt.Errorf("proxy: not a URL: %w", ErrConfig)
+		if e.proxy, err = parseProxy(t.Proxy); err != nil {
+			return e, err
 		}
 	}
 	e.skipVerify = t.SkipVerify != nil && *t.SkipVerify
@@ -166,6 +167,21 @@ func (t hostsTable) endpoint(server, dir string) (endpoint, error) {
 	tlsSet := t.SkipVerify != nil || e.ca != nil || e.client != nil
 	e.probe = e.scheme == "http" && tlsSet && portOf(e.host) != "80"
 	return e, nil
+}
+
+// parseProxy reads a proxy's URL. The error does not quote it: it may have a password.
+func parseProxy(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" {
+		return nil, fmt.Errorf("proxy: not a URL with a host: %w", ErrConfig)
+	}
+	if !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
+		return nil, fmt.Errorf("proxy: scheme %q is not http, https, socks5 or socks5h: %w", u.Scheme, ErrConfig)
+	}
+	if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("proxy: more than a scheme and a host: %w", ErrConfig)
+	}
+	return u, nil
 }
 
 func (e *endpoint) setURL(server string, overridePath bool) error {
@@ -224,7 +240,7 @@ func stringList(v any) ([]string, error) {
 		for _, e := range v {
 			s, ok := e.(string)
 			if !ok {
-				return nil, fmt.Errorf("%v: not a string: %w", e, ErrConfig)
+				return nil, fmt.Errorf("an entry is not a string: %w", ErrConfig) // which may be a header's: a secret
 			}
 			out = append(out, s)
 		}

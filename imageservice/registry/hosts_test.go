@@ -97,18 +97,24 @@ func TestParseHostsDetails(t *testing.T) {
 
 func TestParseHostsBad(t *testing.T) {
 	for name, text := range map[string]string{
-		"not TOML":             `server = `,
-		"unknown capability":   `capabilities = ["fly"]`,
-		"not a URL":            `[host."https://%zz"]`,
-		"not http":             `[host."ftp://h.example"]`,
-		"user in the URL":      `[host."https://me:secret@h.example"]`,
-		"empty host":           `[host.""]`,
-		"ca of another type":   `ca = 1`,
-		"client triple":        `client = [["a","b","c"]]`,
-		"header number":        "[header]\nx = 1",
-		"dial_timeout a word":  `dial_timeout = "soon"`,
-		"dial_timeout of zero": `dial_timeout = "0s"`,
-		"proxy without a host": `proxy = "proxy"`,
+		"not TOML":                `server = `,
+		"unknown capability":      `capabilities = ["fly"]`,
+		"not a URL":               `[host."https://%zz"]`,
+		"not http":                `[host."ftp://h.example"]`,
+		"user in the URL":         `[host."https://me:secret@h.example"]`,
+		"empty host":              `[host.""]`,
+		"ca of another type":      `ca = 1`,
+		"client triple":           `client = [["a","b","c"]]`,
+		"header number":           "[header]\nx = 1",
+		"dial_timeout a word":     `dial_timeout = "soon"`,
+		"dial_timeout of zero":    `dial_timeout = "0s"`,
+		"proxy without a host":    `proxy = "proxy"`,
+		"proxy of another kind":   `proxy = "ftp://me:secret@proxy"`,
+		"proxy with a path":       `proxy = "http://me:secret@proxy/path"`,
+		"proxy with a query":      `proxy = "http://me:secret@proxy/?q"`,
+		"header of another type":  "[header]\nx = [\"secret\", 1]",
+		"header that is a date":   "[header]\nx = 1979-05-27",
+		"dial_timeout below zero": `dial_timeout = "-1s"`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got, err := parseHosts("/dir", []byte(text)); err == nil {

@@ -2,9 +2,9 @@
 // mirrors that an operator set up for them.
 //
 // A [Client] holds settings and nothing else. A [Repository] is one look at one
-// repository, for one pull: it reads hosts.toml when it is opened, so a change
-// of that file needs no restart, and it remembers which hosts failed, so that a
-// dead mirror costs one timeout a pull and not one a blob.
+// repository, for one pull: it reads hosts.toml and registries.conf when it is opened, and the
+// node's credentials when a host asks, so a change of those files needs no restart, and it
+// remembers which hosts failed, so that a dead mirror costs one timeout a pull and not one a blob.
 //
 // What a registry sends is hostile. Manifests and blobs are only ever asked for
 // by digest; manifests are verified here, blobs by their reader, who may
@@ -24,10 +24,13 @@
 //     hosts that the registry's own directory in certs.d names, as with containerd: the
 //     operator has said that these stand in for that registry. The hosts of the _default
 //     directory do not: nobody said that they may have that registry's secrets.
-//     (containerd sends them there, too.)
+//     (containerd sends them there, too.) registries.conf is alike: a table that names the
+//     registry, and one for all below a domain (*.example.com).
+//   - A host that gets none of the caller's is shown the node's own ([Options].AuthFile), which are
+//     looked up by the name of the very host, never by the registry's.
 //
 // Errors and logs never hold a secret: an error's text is made once, where it
-// happens, without URLs' queries and without the credential's strings, and the
+// happens, without URLs' queries and users and without whatever was sent as a credential, and the
 // cause is not kept.
 package registry
 
@@ -57,21 +60,26 @@ const (
 
 // Options are a client's settings. The zero value is good.
 type Options struct {
-	CertsDir string // directory of hosts.toml files; "" = none
-	Retry    Retry
-	Stall    Stall
+	CertsDir       string // directory of hosts.toml files; "" = none
+	RegistriesConf string // a containers-registries.conf(5), with its folder of the same name and ".d"; "" = none
+	AuthFile       string // credentials of the node itself, in the format of Docker's config.json; "" = none
+	Retry          Retry
+	Stall          Stall
 }
 
 // A Client opens repositories. It is safe for concurrent use.
 type Client struct {
-	certsDir string
-	retry    Retry
-	stall    Stall
+	certsDir       string
+	registriesConf string
+	authFile       string
+	retry          Retry
+	stall          Stall
 }
 
 // New returns a client with the settings o.
 func New(o Options) *Client {
-	return &Client{certsDir: o.CertsDir, retry: o.Retry.withDefaults(), stall: o.Stall.withDefaults()}
+	return &Client{certsDir: o.CertsDir, registriesConf: o.RegistriesConf, authFile: o.AuthFile,
+		retry: o.Retry.withDefaults(), stall: o.Stall.withDefaults()}
 }
 
 // A Repository is a repository as one pull sees it, through the hosts that
@@ -79,12 +87,13 @@ func New(o Options) *Client {
 type Repository struct {
 	domain string // the registry as the image's name has it
 	path   string
-	hosts  []*host // in the order in which they are asked
-	cred   Credential
+	hosts  []*host    // in the order in which they are asked
+	cred   Credential // the caller's
 	retry  Retry
 	stall  Stall
 
-	got atomic.Pointer[document] // the document a GET by tag brought in place of a HEAD
+	secrets secrets
+	got     atomic.Pointer[document] // the document a GET by tag brought in place of a HEAD
 }
 
 // A document is a manifest or an index as a registry sent it.
@@ -94,23 +103,23 @@ type document struct {
 }
 
 // Repository opens the repository of name with the credential cred (which may be
-// the zero value). It reads hosts.toml; it makes no connection. A file that
+// the zero value). It reads hosts.toml and registries.conf; it makes no connection. A file that
 // cannot be understood is [ErrConfig]: falling back to the registry itself might
 // go around a mirror that must be used.
 func (c *Client) Repository(name reference.Named, cred Credential) (*Repository, error) {
-	domain := reference.Domain(name)
-	endpoints, err := endpointsFor(c.certsDir, domain)
+	endpoints, err := c.endpoints(name)
 	if err != nil {
 		return nil, err
 	}
-	r := &Repository{domain: domain, path: reference.Path(name), cred: cred, retry: c.retry, stall: c.stall}
+	r := &Repository{domain: reference.Domain(name), path: reference.Path(name), cred: cred, retry: c.retry, stall: c.stall}
+	r.secrets.add(cred.secrets()...)
 	for i, e := range endpoints {
 		retry := c.retry
 		if i < len(endpoints)-1 { // there is somebody else to ask
 			retry.Attempts = min(retry.Attempts, 2)
 			retry.MaxWait = min(retry.MaxWait, retry.Base*4)
 		}
-		h, err := newHost(e, domain, cred, retry, c.stall)
+		h, err := c.newHost(r, e, retry)
 		if err != nil {
 			r.Close()
 			return nil, err

@@ -34,11 +34,11 @@ func (r *Repository) send(ctx context.Context, h *host, q request) (*http.Respon
 	if err != nil {
 		return nil, r.netError(ctx, h, what, &url.Error{Op: q.method, Err: err})
 	}
-	u.Path += "/" + r.path + "/" + q.kind + "/" + q.ref
+	u.Path += "/" + h.repo + "/" + q.kind + "/" + q.ref
 	if h.namespace != "" { // tells a mirror of many registries which is meant; containerd, docs/hosts.md
 		u.RawQuery = url.Values{"ns": {h.namespace}}.Encode()
 	}
-	ctx = auth.WithScopesForHost(ctx, u.Host, "repository:"+r.path+":pull")
+	ctx = auth.WithScopesForHost(ctx, u.Host, "repository:"+h.repo+":pull")
 	req, err := http.NewRequestWithContext(ctx, q.method, u.String(), nil)
 	if err != nil {
 		return nil, r.fail(h, nil, what, "not a URL")
@@ -46,6 +46,7 @@ func (r *Repository) send(ctx context.Context, h *host, q request) (*http.Respon
 	for key, values := range h.header {
 		req.Header[key] = values
 	}
+	req.Header.Set("Accept-Encoding", "identity") // without it any coding may come (RFC 9110, 12.5.3)
 	if q.accept != "" {
 		req.Header.Set("Accept", q.accept)
 	}

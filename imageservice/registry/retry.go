@@ -51,9 +51,10 @@ func (r Retry) wait(ctx context.Context, n int, atLeast time.Duration) error {
 // stands below the auth client, so that token requests are covered, too. Reading an
 // answer's body ends with errStalled when it stalls and with a bodyError when it breaks off.
 type retrier struct {
-	next  http.RoundTripper
-	retry Retry
-	stall Stall
+	next    http.RoundTripper
+	retry   Retry
+	stall   Stall
+	secrets *secrets // learns what is sent as Authorization
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -99,6 +100,7 @@ func (t *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // once makes the request one time.
 func (t *retrier) once(req *http.Request) (*http.Response, error) {
+	t.secrets.addHeader(req.Header.Values("Authorization"))
 	ctx, cancel := context.WithCancel(req.Context())
 	resp, err := t.next.RoundTrip(req.WithContext(ctx))
 	if err != nil {

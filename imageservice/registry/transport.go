@@ -21,11 +21,13 @@ import (
 
 // A host is an endpoint with its connections and its standing in one pull.
 type host struct {
-	name          string // host and port, for errors
+	name          string // host and port, for errors, with the repository if it is another than the image's name says
 	url           *url.URL
+	repo          string // the repository's name there
 	namespace     string // what mirrors are told the registry is; "" for the registry itself
 	resolve, pull bool
-	trusted       bool // may be shown the credential
+	trusted       bool // may be shown the caller's credential
+	secure        bool // HTTPS with a certificate that is verified: it may not lead to less
 
 	header    http.Header
 	transport *http.Transport
@@ -39,8 +41,8 @@ type host struct {
 	rejected atomic.Bool // sent something wrong
 }
 
-// newHost sets up the connections to e, a host of the registry domain.
-func newHost(e endpoint, domain string, cred Credential, retry Retry, stall Stall) (*host, error) {
+// newHost sets up the connections to e, a host of r.
+func (c *Client) newHost(r *Repository, e endpoint, retry Retry) (*host, error) {
 	tlsConfig, err := e.tlsConfig()
 	if err != nil {
 		return nil, err
@@ -52,6 +54,11 @@ func newHost(e endpoint, domain string, cred Credential, retry Retry, stall Stal
 	proxy := http.ProxyFromEnvironment
 	if e.proxy != nil {
 		proxy = http.ProxyURL(e.proxy)
+		password, _ := e.proxy.User.Password()
+		r.secrets.add(Credential{Username: e.proxy.User.Username(), Password: password}.secrets()...)
+	}
+	for _, values := range e.header {
+		r.secrets.addHeader(values)
 	}
 	transport := &http.Transport{
 		Proxy:                 proxy,
@@ -69,23 +76,36 @@ func newHost(e endpoint, domain string, cred Credential, retry Retry, stall Stal
 	h := &host{
 		name:    e.host,
 		url:     &url.URL{Scheme: e.scheme, Host: e.host, Path: e.path},
+		repo:    r.path,
 		resolve: e.resolve, pull: e.pull,
-		trusted: cred.forHost(e, domain),
+		trusted: r.cred != (Credential{}) && r.cred.forHost(e, r.domain),
+		secure:  e.scheme == "https" && !e.skipVerify,
 		header:  e.header, transport: transport, probe: e.probe,
 	}
-	if canonical(e.host) != canonical(domain) {
-		h.namespace = domain
+	switch {
+	case e.repo != "":
+		h.repo = e.repo
+		if e.repo != r.path || canonical(e.host) != canonical(r.domain) {
+			h.name += "/" + e.repo
+		}
+	case canonical(e.host) != canonical(r.domain):
+		h.namespace = r.domain
 	}
 	h.auth = &auth.Client{
-		Client: &http.Client{Transport: &retrier{next: transport, retry: retry, stall: stall}, CheckRedirect: h.checkRedirect},
+		Client: &http.Client{Transport: &retrier{transport, retry, c.stall, &r.secrets}, CheckRedirect: h.checkRedirect},
 		Header: http.Header{"User-Agent": {"berth"}},
 		Cache:  auth.NewCache(),
 		// The auth client itself shows a credential to nobody but the host that asked.
-		Credential: func(context.Context, string) (auth.Credential, error) {
-			if !h.trusted {
+		Credential: func(ctx context.Context, _ string) (auth.Credential, error) {
+			if h.trusted {
+				return r.cred.oras(), nil
+			}
+			if c.authFile == "" {
 				return auth.EmptyCredential, nil
 			}
-			return cred.oras(), nil
+			own, err := nodeCredential(ctx, c.authFile, h.url.Host, h.repo)
+			r.secrets.add(own.secrets()...)
+			return own.oras(), err
 		},
 		ClientID: "berth",
 	}
@@ -98,6 +118,9 @@ func newHost(e endpoint, domain string, cred Credential, retry Retry, stall Stal
 func (h *host) checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
 		return errors.New("more than 10 redirects")
+	}
+	if h.secure && req.URL.Scheme != "https" {
+		return errors.New("redirects from https to " + req.URL.Scheme + ", which anybody on the way can read (skip_verify in its hosts.toml allows it)")
 	}
 	left := !sameOrigin(req.URL, via[0].URL)
 	for _, hop := range via[1:] {
@@ -171,6 +194,11 @@ func (h *host) base(ctx context.Context) (url.URL, error) {
 		return *h.url, nil
 	}
 	conn, err := h.transport.DialContext(ctx, "tcp", h.dialAddress())
+	if h.url.Port() == "" && isRefused(err) { // nobody at 443: it can only be plain HTTP, at 80
+		h.url.Scheme = "http"
+		h.probed.Store(true)
+		return *h.url, nil
+	}
 	if err != nil {
 		return url.URL{}, err
 	}

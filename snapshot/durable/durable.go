@@ -25,7 +25,7 @@ const tmpPrefix = ".tmp-"
 // When it returns nil, content and name are on disk. When it returns an error,
 // either content may be there: read it again.
 func WriteFile(path string, data []byte, perm fs.FileMode) error {
-	if err := replace(path, data, perm, (*os.File).Sync); err != nil {
+	if err := replace(path, data, perm, settle); err != nil {
 		return err
 	}
 	return SyncDir(filepath.Dir(path)) // the name itself
@@ -87,7 +87,7 @@ func SyncDir(dir string) error {
 		return err
 	}
 	defer d.Close()
-	if err := d.Sync(); err != nil {
+	if err := settle(d); err != nil {
 		return fmt.Errorf("sync %s: %w", dir, err)
 	}
 	return nil

@@ -30,7 +30,7 @@ func SyncTree(ctx context.Context, dir string) error {
 		workers.Go(func() {
 			for f := range files {
 				if ctx.Err() == nil {
-					if err := f.Sync(); err != nil {
+					if err := settleTree(f); err != nil {
 						cancel(fmt.Errorf("sync %s: %w", f.Name(), err))
 					}
 				}

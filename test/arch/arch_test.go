@@ -23,6 +23,7 @@ var rules = []struct {
 	{"no init", noInit},
 	{"no background", noBackground},
 	{"durable writes", durableWrites},
+	{"syncs", syncs},
 	{"no error text", noErrorText},
 	{"error codes", errorCodes},
 	{"no loose ends", noLooseEnds},
@@ -136,6 +137,10 @@ const (
 			"sandbox/a.go": doc + "var e = os.WriteFile(\"x\", nil, 0)\n", "imageservice/a.go": doc + "var f, e = os.Create(\"x\")\n", "snapshot/a.go": doc + "var f, e = os.Open(\"x\")\n",
 			"snapshot/durable/a.go": doc + "var f, e = os.Create(\"x\")\n", "netns/a.go": doc + "var e = os.WriteFile(\"x\", nil, 0)\n", "sandbox/a_test.go": doc + "var e = os.WriteFile(\"x\", nil, 0)\n",
 		}, []string{"imageservice/a.go:3", "sandbox/a.go:3"}},
+		{"a wait for the disk", "syncs", map[string]string{
+			"snapshot/a.go": doc + "func a(f *os.File) error { return f.Sync() }\n", "imageservice/a.go": doc + "var a = (*os.File).Sync\n", "sandbox/sys_linux.go": doc + "var a = unix.Syncfs\n",
+			"snapshot/durable/a.go": doc + "func a(f *os.File) error { return f.Sync() }\n", "cmd/berth/a.go": doc + "func a(f *os.File) error { return f.Sync() }\n", "snapshot/a_test.go": doc + "var a = unix.Fsync\n",
+		}, []string{"imageservice/a.go:3", "sandbox/sys_linux.go:3", "snapshot/a.go:3"}},
 		{"an error's words", "no error text", map[string]string{
 			"cri/a.go": doc + "func f(err error) bool { return strings.Contains(err.Error(), \"x\") || strings.HasPrefix(\"x\", err.Error()) || strings.Contains(\"a\", \"b\") }\n",
 		}, []string{"cri/a.go:3", "cri/a.go:3"}},

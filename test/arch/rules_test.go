@@ -293,6 +293,24 @@ func durableWrites(s source) []string {
 	}, "os", []string{"WriteFile", "Create"}, "files under root are written by snapshot/durable")
 }
 
+// syncs: what waits for the disk does it in snapshot/durable, so that test/powercut can
+// take all of it out. What berth install writes is no part of it.
+func syncs(s source) (bad []string) {
+	for _, f := range s.files {
+		if f.test || f.dir == "snapshot/durable" || f.top() == "cmd" || f.generated {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if ok && slices.Contains([]string{"Sync", "Fsync", "Fdatasync", "Syncfs"}, sel.Sel.Name) {
+				bad = append(bad, fmt.Sprintf("%s: %s: snapshot/durable waits for the disk", f.at(n), sel.Sel.Name))
+			}
+			return true
+		})
+	}
+	return bad
+}
+
 // calls finds uses of pkg's functions in the files that are not exempt.
 func calls(s source, exempt func(file) bool, pkg string, names []string, why string) (bad []string) {
 	for _, f := range s.files {

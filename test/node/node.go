@@ -31,6 +31,9 @@ type Node struct {
 	Socket string
 	Config string // the configuration file
 
+	// Wrap changes the daemon's command line; nil: it is as Command says.
+	Wrap func(command []string) []string
+
 	fresh leaks.Snapshot
 
 	mu   sync.Mutex
@@ -135,6 +138,9 @@ func (n *Node) Command() []string {
 // Start starts the daemon and waits until it answers.
 func (n *Node) Start(ctx context.Context) error {
 	args := n.Command()
+	if n.Wrap != nil {
+		args = n.Wrap(args)
+	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = n.log, n.log
 	cmd.Dir = "/"

@@ -40,6 +40,7 @@ func phases() []phase {
 	return []phase{
 		{"unit", []string{"-race", "-count=1", "-p=1", "-timeout=10m"}, func(pkg string) bool { return own(pkg) || small(pkg) }},
 		{"recovery", []string{"-count=1", "-timeout=5m"}, is("test/recovery")},
+		{"powercut", []string{"-count=1", "-timeout=5m"}, is("test/powercut")},
 		{"contract", []string{"-count=1", "-p=1", "-timeout=15m"}, func(pkg string) bool {
 			return slices.Contains([]string{"test/contract", "test/handlers", "test/kubeletclient", "test/crictl", "test/resources", "test/security", "test/stats", "test/streaming", "test/volumes"}, pkg)
 		}},

@@ -14,7 +14,7 @@ key=$(cat image.sh selinux/* 2>/dev/null | sha256sum)
 
 packages="linux-image-amd64 systemd systemd-sysv dbus udev kmod
 apparmor sudo crun iptables nftables iproute2 conntrack ethtool procps util-linux mount
-e2fsprogs busybox docker-registry ca-certificates
+e2fsprogs xfsprogs busybox docker-registry ca-certificates
 selinux-policy-default policycoreutils selinux-utils"
 
 tmp=$(mktemp -d "$out/new.XXXXXX")

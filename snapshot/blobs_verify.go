@@ -1,0 +1,84 @@
+package snapshot
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+)
+
+func (b *blobs) archive(ctx context.Context, name string, rec layerRecord, w io.Writer) error {
+	if rec.Skeleton == nil {
+		return fmt.Errorf("it is from before archives could be made again; remove its images and pull them again: %w", ErrUnsupported)
+	}
+	hash := digest.SHA256.Digester()
+	if err := rebuild(ctx, b.path("layers", name), rec, io.MultiWriter(hash.Hash(), w)); err != nil {
+		return err
+	}
+	if want, _ := layerID(name); hash.Digest() != want {
+		return fmt.Errorf("archive has digest %s: %w", hash.Digest(), ErrNotDigest)
+	}
+	return nil
+}
+
+// rebuild writes the archive of the layer in dir, and compares what it read with the
+// layer's checksums.
+func rebuild(ctx context.Context, dir string, rec layerRecord, w io.Writer) error {
+	skeleton, err := openOurs(filepath.Join(dir, skeletonFile))
+	if err != nil {
+		return err
+	}
+	defer skeleton.Close()
+	data, err := openOurs(filepath.Join(dir, dataFile))
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	var skeletonSum, dataSum uint32
+	z, err := zstd.NewReader(io.TeeReader(skeleton, crcWriter{&skeletonSum}), zstd.WithDecoderConcurrency(1),
+		zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(skeletonWindow))
+	if err != nil {
+		return fmt.Errorf("%s: %w: %w", skeleton.Name(), ErrDamaged, err)
+	}
+	defer z.Close()
+	r := rebuilding{ctx: ctx, to: w, skeleton: bufio.NewReader(z), buf: make([]byte, copyChunk),
+		data: bufio.NewReaderSize(io.TeeReader(data, crcWriter{&dataSum}), 2*copyChunk)}
+	if err := r.all(); err != nil {
+		return err
+	}
+	if dataSum != rec.Data || skeletonSum != *rec.Skeleton {
+		return fmt.Errorf("checksums %08x and %08x, not %08x and %08x: %w", dataSum, skeletonSum, rec.Data, *rec.Skeleton, ErrDamaged)
+	}
+	return nil
+}
+
+// openOurs opens a file of a layer, which is to be there.
+func openOurs(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return f, err
+}
+
+// verify compares the archive, made again, with its digest, and the tree, which is not in
+// it, with its checksum.
+func (b *blobs) verify(ctx context.Context, name string, rec layerRecord) error {
+	if err := checkSum(ctx, b.path("layers", name, treeFile), rec.Tree); err != nil {
+		return err
+	}
+	if rec.Skeleton == nil {
+		return checkSum(ctx, b.path("layers", name, dataFile), rec.Data)
+	}
+	if err := b.archive(ctx, name, rec, io.Discard); !errors.Is(err, ErrNotDigest) { // which its checksums do not mind
+		return err
+	}
+	return nil
+}
