@@ -20,6 +20,9 @@ type layer struct {
 	blob   ocispec.Descriptor // as the registry has it
 	diffID digest.Digest      // of the archive in it
 	file   string             // of an artifact: what the blob, which is no archive, is called
+
+	manifest digest.Digest // that lists it
+	add      addLayerFunc  // nil: the driver's AddLayer
 }
 
 // layerLimit is how large the archive in a blob may be, in bytes: gzip cannot do much better
@@ -90,7 +93,11 @@ func (s *Service) unpackLayer(ctx context.Context, repo *registry.Repository, l 
 	defer blob.Close()
 	a := openArchive(blob, l, s.limit(l.blob.Size), &p.spent)
 	begin := time.Now()
-	err = s.layers.AddLayer(ctx, l.diffID, a, a.verify)
+	add := l.add
+	if add == nil {
+		add = s.layers.AddLayer
+	}
+	err = add(ctx, l.diffID, a, a.verify)
 	p.spent.layer(time.Since(begin), a)
 	cancel() // a Read that hangs
 	a.close()

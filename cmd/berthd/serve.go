@@ -68,10 +68,11 @@ func serve(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	layers, err := snapshot.Open(ctx, cfg.Snapshot.Driver, filepath.Join(cfg.Root, "snapshots"))
+	layers, closeLayers, err := openSnapshots(ctx, cfg)
 	if err != nil {
 		return err
 	}
+	defer closeLayers()
 	if policy != nil && !snapshot.Labels(layers) {
 		return errors.New("selinux.enable: the root filesystems of this snapshot.driver cannot be labelled; choose erofs or overlay, or set selinux.enable = false")
 	}
@@ -135,6 +136,20 @@ func handlersOf(cfg config.Config) map[string]sandbox.Handler {
 		named[name] = sandbox.Handler{Path: h.Path}
 	}
 	return named
+}
+
+// openSnapshots opens what keeps layers and root filesystems. Call the function that it returns.
+func openSnapshots(ctx context.Context, cfg config.Config) (snapshot.Driver, func(), error) {
+	dir := filepath.Join(cfg.Root, "snapshots")
+	if p, ok := cfg.ProxyPlugins[cfg.Snapshot.Driver]; ok {
+		d, err := snapshot.OpenProxied(ctx, cfg.Snapshot.Driver, p.Address, dir)
+		if err != nil {
+			return nil, nil, err
+		}
+		return d, func() { d.Close() }, nil
+	}
+	d, err := snapshot.Open(ctx, cfg.Snapshot.Driver, dir)
+	return d, func() {}, err
 }
 
 // openSELinux reads what the node's policy has for containers, nil without SELinux, and
