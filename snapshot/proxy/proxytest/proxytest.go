@@ -306,3 +306,13 @@ func (p *Proxy) mounts(s *snap) []*types.Mount {
 func (s *snap) info() *snapshotsapi.Info {
 	return &snapshotsapi.Info{Name: s.name, Parent: s.parent, Kind: s.kind, Labels: s.labels}
 }
+
+// Dir is the directory of a snapshot's own files; empty when there is none.
+func (p *Proxy) Dir(name string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.all[name]; s != nil {
+		return filepath.Join(s.dir, "fs")
+	}
+	return ""
+}
