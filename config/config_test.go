@@ -177,7 +177,7 @@ func TestReadRefuses(t *testing.T) {
 		{"another runtime that is not named by its path", "[handlers.crun]\npath = \"crun\"", []string{`handlers.crun.path: "crun" is not an absolute path`}},
 		{"a handler that no RuntimeClass can name", "[handlers.\"My Runtime\"]", []string{"handlers.My Runtime: "}},
 		{"snapshot proxies", "[proxy_plugins.native]\naddress = \"s\"\n[proxy_plugins.\"a b\"]\naddress = \"/" + strings.Repeat("x", 107) + "\"\n[snapshot]\ndriver = \"lazy\"",
-			[]string{"proxy_plugins.native: that is the name", `proxy_plugins.native.address: "s" is not an absolute path`, "proxy_plugins.a b: not a name", "107 bytes", `snapshot.driver: "lazy" is not one of ["erofs" "overlay" "native" "a b"`}},
+			[]string{"proxy_plugins.native: that is the name", `proxy_plugins.native.address: "s" is not an absolute path`, "proxy_plugins.a b: not a name", "107 bytes", `snapshot.driver: "lazy" is not one of ["erofs" "overlay" "native" "btrfs" "a b"`}},
 		{"too much", strings.Repeat("#", sizeLimit+1), []string{"larger than"}},
 	}
 	for _, tt := range tests {

@@ -98,7 +98,7 @@ func (p *problems) add(key, format string, args ...any) {
 
 // snapshots checks the driver and the processes that it may be.
 func (p *problems) snapshots(c Config) {
-	drivers := []string{"erofs", "overlay", "native"}
+	drivers := []string{"erofs", "overlay", "native", "btrfs"}
 	for _, name := range slices.Sorted(maps.Keys(c.ProxyPlugins)) {
 		key, address := "proxy_plugins."+name, c.ProxyPlugins[name].Address
 		switch {

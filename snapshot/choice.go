@@ -20,6 +20,7 @@ const (
 	driverErofs   = "erofs"
 	driverOverlay = "overlay"
 	driverNative  = "native"
+	driverBtrfs   = "btrfs"
 )
 
 // formats are the formats of the drivers, and how root file systems are laid on them.
@@ -30,6 +31,11 @@ var formats = map[string]func(*overlay) (format, laying){
 		o.mark = driverNative
 		n := native{&blobs{overlay: o}}
 		return n, n
+	},
+	driverBtrfs: func(o *overlay) (format, laying) {
+		o.mark = driverBtrfs
+		s := subvolumes{native{&blobs{overlay: o}}}
+		return s, s
 	},
 }
 
@@ -115,7 +121,7 @@ func proxyOf(dir string) (string, error) {
 // signs are the files that one driver's layers and seals have, and no other's. A seal of
 // the driver overlay may have none: it comes last.
 var signs = []struct{ file, driver string }{
-	{driverNative, driverNative},
+	{driverNative, driverNative}, {driverBtrfs, driverBtrfs},
 	{dataFile, driverErofs}, {treeFile, driverErofs}, {skeletonFile, driverErofs}, {imageFile, driverErofs},
 	{"fs", driverOverlay}, {"implicit", driverOverlay}, {"whiteouts", driverOverlay}, {"seal.json", driverOverlay},
 }

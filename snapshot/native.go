@@ -99,11 +99,14 @@ func (n native) lost(name string) error {
 	errs := []error{}
 	for _, e := range found {
 		if seal := e.Name(); !strings.Contains(seal, ".") && (seal == name || n.standsOn(seal, name)) {
-			errs = append(errs, os.Rename(n.path(treesDir, seal), n.path(treesDir, seal+"."+rand.Text())))
+			errs = append(errs, os.Rename(n.path(treesDir, seal), n.lostTree(seal)))
 		}
 	}
 	return errors.Join(errs...)
 }
+
+// lostTree is a place for a seal's tree that nobody new is to read.
+func (n native) lostTree(seal string) string { return n.path(treesDir, seal+"."+rand.Text()) }
 
 // fillRoot implements laying.
 func (n native) fillRoot(ctx context.Context, tmp string, rec *rootRecord, _ []string) (err error) {
@@ -121,16 +124,16 @@ func (n native) build(ctx context.Context, seal, path string) error {
 	if err != nil {
 		return err
 	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
 	return n.buildFrom(ctx, n.path("seals", seal, imageFile), rec, path)
 }
 
-// buildFrom makes the tree that the image of a seal describes at path.
+// buildFrom makes the tree that the image of a seal describes in the empty directory at path.
 func (n native) buildFrom(ctx context.Context, image string, rec sealRecord, path string) error {
 	root, _, err := readTree(image, rec.Image)
 	if err != nil {
-		return err
-	}
-	if err := os.Mkdir(path, 0o700); err != nil {
 		return err
 	}
 	var devices []string
@@ -160,7 +163,7 @@ func (n native) mount(dir string, _ []string, ids IDMap) Mount {
 }
 
 func (n native) view(ctx context.Context, rec rootRecord, lowers []string) (Mount, error) {
-	m := Mount{Type: "bind", Source: lowers[0], UserNS: rec.IDs.UserNS, Options: []string{"bind", "ro", "nodev", "suid", "exec"}}
+	m := viewOf(rec, lowers[0])
 	l := n.locks.of(rec.Seal)
 	l.Lock()
 	defer l.Unlock()
@@ -174,6 +177,11 @@ func (n native) view(ctx context.Context, rec rootRecord, lowers []string) (Moun
 		}
 		return n.build(ctx, rec.Seal, tmp)
 	})
+}
+
+// viewOf is what to mount to read the tree at path.
+func viewOf(rec rootRecord, path string) Mount {
+	return Mount{Type: "bind", Source: path, UserNS: rec.IDs.UserNS, Options: []string{"bind", "ro", "nodev", "suid", "exec"}}
 }
 
 func (n native) trial(dir string, ids IDMap) (Mount, error) {

@@ -239,7 +239,7 @@ func WithLimits(l Limits) Option {
 }
 
 // Open opens the snapshots in dir, which it makes if it is absent, with the named
-// driver: "erofs", "overlay", "native", or "", which is the one that dir has, or the first of these
+// driver: "erofs", "overlay", "native", "btrfs", or "", which is the one that dir has, or the first of these
 // that this kernel can. It sweeps what a crash has left; deleting that goes on after Open
 // has returned. ErrUnsupported: no such driver, or one that cannot work here; ErrInvalid:
 // dir has what another driver made. Only one process may have dir open.

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"time"
+
+	"github.com/berthd/berth/snapshot/btrfs"
 )
 
 // The trees here may be a container's making: any depth, any number of names, names
@@ -146,6 +148,25 @@ func (m *meter) read(ctx context.Context, b branch) error {
 	})
 }
 
+// removeSubvolume removes the directory name in d at once, if it is a subvolume of btrfs
+// and has no other ones in it.
+func (d at) removeSubvolume(name string) (done bool, err error) {
+	a, err := d.stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil || !a.isDir() || !btrfs.IsRoot(int(d), a.ino) {
+		return false, err
+	}
+	switch err = btrfs.Destroy(int(d), name); {
+	case err == nil, errors.Is(err, fs.ErrNotExist):
+		return true, nil
+	case isNotEmpty(err):
+		return false, nil
+	}
+	return false, err
+}
+
 // removeTree removes the file or tree name in dir; an absent one is fine. Directories
 // that lie deeper than maxRemoveDepth are handed to flatten, which moves them elsewhere
 // for its caller to remove in turn; without flatten the tree is known to be no deeper
@@ -168,6 +189,9 @@ func (r remover) remove(dir at, name string, depth int) error {
 		return nil
 	}
 	if !isDirectory(err) {
+		return err
+	}
+	if done, err := dir.removeSubvolume(name); done || err != nil {
 		return err
 	}
 	if depth > maxRemoveDepth && r.flatten != nil {
