@@ -293,6 +293,7 @@ func TestProxiedAddFails(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(root, "evil")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a file of an attempt that failed: %v", err)
 	}
+	w.count(unpackPrefix, 0)
 	if base.fetched != 1 {
 		t.Errorf("the layer below was fetched %d times", base.fetched)
 	}
@@ -382,11 +383,15 @@ func TestProxiedAway(t *testing.T) {
 	w := newWorld(t)
 	chain := w.add(newBlob(t, "f", "x"))
 	w.proxy.Stop()
-	for range 2 { // and with a daemon that starts without it
+	refused := func() {
+		t.Helper()
 		_, err := w.Prepare(t.Context(), "c1", chain)
 		if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "start its service") || !strings.Contains(err.Error(), w.proxy.Address()) {
 			t.Errorf("without the proxy: %v", err)
 		}
+	}
+	for range 2 { // and with a daemon that starts without it
+		refused()
 		if infos, err := w.ListLayers(t.Context()); err != nil || len(infos) != 1 {
 			t.Errorf("%v, %v", infos, err)
 		}
@@ -398,20 +403,33 @@ func TestProxiedAway(t *testing.T) {
 		}
 		w.open()
 	}
+	for range 3 { // so that the connection is not tried again at once
+		refused()
+	}
 	if err := w.proxy.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Prepare(t.Context(), "c1", chain); err != nil {
-		t.Errorf("with it again: %v", err)
+	for _, id := range []string{"c1", "c2"} {
+		if _, err := w.Prepare(t.Context(), id, chain); err != nil {
+			t.Errorf("with it again: %v", err)
+		}
 	}
 	w.sweeping.Wait()
-	w.count(rootPrefix, 1)
+	w.count(rootPrefix, 2)
 	if err := w.Remove(t.Context(), "c1"); err != nil {
 		t.Error(err)
 	}
 	w.proxy.Forget()
-	if _, err := w.Prepare(t.Context(), "c1", chain); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "pull it again") {
-		t.Errorf("what it has lost: %v", err)
+	for _, used := range []bool{true, false} {
+		if _, err := w.Prepare(t.Context(), "c1", chain); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "pull it again") {
+			t.Errorf("what it has lost: %v", err)
+		}
+		if w.HasLayer(chain[0]) != used { // a container that has it may run on
+			t.Errorf("the layer is known: %v", !used)
+		}
+		if err := w.Remove(t.Context(), "c2"); err != nil {
+			t.Error(err)
+		}
 	}
 	if ids, _ := w.ListRoots(t.Context()); len(ids) != 0 || w.HasLayer(chain[0]) {
 		t.Errorf("left %v, or the layer", ids)
