@@ -35,6 +35,8 @@ type Config struct {
 	Devices   Devices            `toml:"devices"`
 	Streaming Streaming          `toml:"streaming"`
 	Handlers  map[string]Handler `toml:"handlers" comment:"Runtime handlers by the name that a RuntimeClass gives, as tables [handlers.NAME]. The unnamed default one is always there.\nIn each, path is the program of another OCI runtime, as in path = \"/usr/bin/crun\"; without it the handler is the built-in runtime."`
+
+	ProxyPlugins map[string]ProxyPlugin `toml:"proxy_plugins" comment:"Proxy snapshotters (stargz, nydus, SOCI) that snapshot.driver may name, as tables [proxy_plugins.NAME].\nIn each, address is the unix socket on which its process serves containerd's snapshots API, as in address = \"/run/containerd-stargz-grpc/containerd-stargz-grpc.sock\"."`
 }
 
 // Log says how much is logged, and how.
@@ -69,7 +71,12 @@ type Shim struct {
 
 // Snapshot is about root filesystems.
 type Snapshot struct {
-	Driver string `toml:"driver" comment:"How layers are kept. \"overlay\": a folder for each; \"erofs\": three files for each, mounted as one image.\nEmpty: as they are kept already, else erofs where the kernel has it. It can change when there are no pods and no images."`
+	Driver string `toml:"driver" comment:"How layers are kept. \"overlay\": a folder for each; \"erofs\": three files for each, mounted as one image;\n\"native\": files too, of which each container gets a tree of its own, for file systems that overlayfs does not take (not with SELinux);\n\"btrfs\": files and, for each image and each container, a subvolume, where root is on btrfs (not with SELinux);\nor the NAME of a table [proxy_plugins.NAME], whose process keeps them (no user namespaces, not with SELinux).\nEmpty: as they are kept already, else erofs where the kernel has it. It can change when there are no pods and no images."`
+}
+
+// A ProxyPlugin is a process that keeps layers and root filesystems.
+type ProxyPlugin struct {
+	Address string `toml:"address" comment:"The unix socket on which it serves containerd's snapshots API. It may start later than berthd, and again at any time."`
 }
 
 // Cgroup is about who makes cgroups.
@@ -107,17 +114,18 @@ type Handler struct {
 // Default is what an empty file means. docs/config.toml is written from it.
 func Default() Config {
 	return Config{
-		Root:      "/var/lib/berth",
-		State:     "/run/berth",
-		Log:       Log{Format: "text"},
-		Network:   Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin"}},
-		Image:     Image{CertsDir: "/etc/berth/certs.d", ParallelLayers: 3, LayerConnections: 4, Connections: 12, Pinned: []string{}},
-		Shim:      Shim{PodsPerProcess: 64},
-		Streaming: Streaming{Address: "127.0.0.1:0"},
-		Snapshot:  Snapshot{},
-		SELinux:   SELinux{Enable: true},
-		CDI:       CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
-		Handlers:  map[string]Handler{},
+		Root:         "/var/lib/berth",
+		State:        "/run/berth",
+		Log:          Log{Format: "text"},
+		Network:      Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin"}},
+		Image:        Image{CertsDir: "/etc/berth/certs.d", ParallelLayers: 3, LayerConnections: 4, Connections: 12, Pinned: []string{}},
+		Shim:         Shim{PodsPerProcess: 64},
+		Streaming:    Streaming{Address: "127.0.0.1:0"},
+		Snapshot:     Snapshot{},
+		SELinux:      SELinux{Enable: true},
+		CDI:          CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
+		Handlers:     map[string]Handler{},
+		ProxyPlugins: map[string]ProxyPlugin{},
 	}
 }
 

@@ -98,7 +98,9 @@ pinned = ["registry.k8s.io/pause:3.10"]
 binary = "/shim"
 pods_per_process = 1
 [snapshot]
-driver = "overlay"
+driver = "lazy"
+[proxy_plugins.lazy]
+address = "/lazy.sock"
 [cgroup]
 driver = "cgroupfs"
 [selinux]
@@ -112,8 +114,9 @@ tls_key = "/tls.key"
 `, func(c *Config) {
 			*c = Config{
 				Root: "/r", State: "/s", Socket: "/s.sock", Log: Log{4, "json"}, Network: Network{"/c", []string{"/b"}, true},
-				Image: Image{"/certs", "/registries.conf", "/config.json", 8, 2, 6, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1}, Snapshot: Snapshot{"overlay"},
+				Image: Image{"/certs", "/registries.conf", "/config.json", 8, 2, 6, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1}, Snapshot: Snapshot{"lazy"},
 				Cgroup: Cgroup{"cgroupfs"}, CDI: CDI{[]string{"/cdi"}}, Streaming: Streaming{"[::1]:10010", "/tls.crt", "/tls.key"}, Handlers: map[string]Handler{},
+				ProxyPlugins: map[string]ProxyPlugin{"lazy": {"/lazy.sock"}},
 			}
 		}},
 	}
@@ -143,7 +146,7 @@ func TestReadRefuses(t *testing.T) {
 		{"an unknown key of a handler", "[handlers.kata]\npth = \"/x\"", []string{`"handlers.kata.pth"`, `"handlers.kata.path"`}},
 		{"a handler in a misspelt table", "[handler.crun]\npath = \"/x\"", []string{`"handler.crun": did you mean "handlers.crun"?`}},
 		{"a key of a handler in another's table", "[runtimes.crun]\nx = 1\n[runtimes]\npath = \"/x\"", []string{`"runtimes": `}},
-		{"a key that is like none", "[plugins.\"io.containerd\"]\nx = 1", []string{`"plugins.io.containerd": berth config default prints`}},
+		{"a key that is like none", "[cri.\"io.containerd\"]\nx = 1", []string{`"cri.io.containerd": berth config default prints`}},
 		{"a handler that is no table", "[handlers]\ncrun = \"/usr/bin/crun\"", []string{"line 2, column 8: handlers.crun: a table is wanted: [handlers.crun]"}},
 		{"a handler without a name", "[handlers]\npath = \"/usr/bin/crun\"", []string{"handlers.path: it belongs below a table [handlers.NAME]"}},
 		{"handlers in a list", "[[handlers]]\npath = \"/usr/bin/crun\"", []string{"handlers: tables are wanted: [handlers.NAME]"}},
@@ -173,6 +176,8 @@ func TestReadRefuses(t *testing.T) {
 		{"a pinned pattern that is none", "[image]\npinned = [\"a/[b\"]", []string{"image.pinned", "a/[b"}},
 		{"another runtime that is not named by its path", "[handlers.crun]\npath = \"crun\"", []string{`handlers.crun.path: "crun" is not an absolute path`}},
 		{"a handler that no RuntimeClass can name", "[handlers.\"My Runtime\"]", []string{"handlers.My Runtime: "}},
+		{"snapshot proxies", "[proxy_plugins.native]\naddress = \"s\"\n[proxy_plugins.\"a b\"]\naddress = \"/" + strings.Repeat("x", 107) + "\"\n[snapshot]\ndriver = \"lazy\"",
+			[]string{"proxy_plugins.native: that is the name", `proxy_plugins.native.address: "s" is not an absolute path`, "proxy_plugins.a b: not a name", "107 bytes", `snapshot.driver: "lazy" is not one of ["erofs" "overlay" "native" "btrfs" "a b"`}},
 		{"too much", strings.Repeat("#", sizeLimit+1), []string{"larger than"}},
 	}
 	for _, tt := range tests {

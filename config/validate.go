@@ -61,9 +61,7 @@ func (c Config) Validate() error {
 		}
 	}
 	p.number("shim.pods_per_process", c.Shim.PodsPerProcess, 1, maxPodsShared)
-	if c.Snapshot.Driver != "" {
-		p.choice("snapshot.driver", c.Snapshot.Driver, "erofs", "overlay")
-	}
+	p.snapshots(c)
 	if c.Cgroup.Driver != "" {
 		p.choice("cgroup.driver", c.Cgroup.Driver, "cgroupfs", "systemd")
 	}
@@ -96,6 +94,28 @@ type problems struct{ errs []error }
 
 func (p *problems) add(key, format string, args ...any) {
 	p.errs = append(p.errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+}
+
+// snapshots checks the driver and the processes that it may be.
+func (p *problems) snapshots(c Config) {
+	drivers := []string{"erofs", "overlay", "native", "btrfs"}
+	for _, name := range slices.Sorted(maps.Keys(c.ProxyPlugins)) {
+		key, address := "proxy_plugins."+name, c.ProxyPlugins[name].Address
+		switch {
+		case slices.Contains(drivers, name):
+			p.add(key, "that is the name of a driver of berth's own; choose another")
+		case !handlerName.MatchString(name):
+			p.add(key, "not a name: small letters, digits and -, at most 63")
+		}
+		p.path(key+".address", address)
+		if len(address) > socketLimit {
+			p.add(key+".address", "%q is longer than the %d bytes that a unix socket may have", address, socketLimit)
+		}
+		drivers = append(drivers, name)
+	}
+	if c.Snapshot.Driver != "" {
+		p.choice("snapshot.driver", c.Snapshot.Driver, drivers...)
+	}
 }
 
 func (p *problems) path(key, value string) {

@@ -69,6 +69,7 @@ var codeOf = []struct {
 	{sandbox.ErrSlow, codes.ResourceExhausted},
 	{netns.ErrNotReady, codes.Unavailable},
 	{shim.ErrUnavailable, codes.Unavailable},
+	{snapshot.ErrUnavailable, codes.Unavailable}, // the process that keeps them may come back
 	{shim.ErrNoAnswer, codes.Unavailable},
 	{shim.ErrExhausted, codes.ResourceExhausted},
 	{shim.ErrInvalid, codes.InvalidArgument},

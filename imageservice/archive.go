@@ -8,9 +8,10 @@ import (
 	"io"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/berthd/berth/imageservice/inflate"
 )
 
 // maxWindow is the largest zstd window that is decoded, in bytes: it is memory. It
@@ -151,11 +152,7 @@ func (a *archive) begin() error {
 	}
 	switch {
 	case bytes.HasPrefix(magic, gzipMagic):
-		z, err := gzip.NewReader(a.in)
-		if err != nil {
-			return err
-		}
-		a.inner = z
+		a.inner = inflate.NewReader(a.in)
 	case bytes.Equal(magic, zstdMagic), len(magic) == 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:], skipMagic):
 		z, err := zstd.NewReader(a.in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {

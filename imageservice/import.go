@@ -112,7 +112,7 @@ func (s *Service) unpackBlob(ctx context.Context, blobs *archiveBlobs, l layer, 
 		return n, err
 	}
 	a, verify := p.openArchive(readerFunc(counting), l, s.limit(l.blob.Size))
-	err = s.layers.AddLayer(ctx, l.diffID, a, verify)
+	err = s.adder(l)(ctx, l.diffID, a, verify)
 	a.close()
 	if err == nil {
 		s.candidates.add(l.diffID)

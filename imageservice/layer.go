@@ -21,6 +21,9 @@ type layer struct {
 	blob   ocispec.Descriptor // as the registry has it
 	diffID digest.Digest      // of the archive in it
 	file   string             // of an artifact: what the blob, which is no archive, is called
+
+	manifest digest.Digest // that lists it
+	add      addLayerFunc  // nil: the driver's AddLayer
 }
 
 // layerLimit is how large the archive in a blob may be, in bytes: gzip cannot do much better
@@ -96,7 +99,7 @@ func (s *Service) unpackLayer(ctx context.Context, repo *registry.Repository, l 
 	p.stage(l.blob.Digest, StageDownloading)
 	a, verify := p.openArchive(blob, l, s.limit(l.blob.Size))
 	begin := time.Now()
-	err = s.layers.AddLayer(ctx, l.diffID, a, verify)
+	err = s.adder(l)(ctx, l.diffID, a, verify)
 	p.spent.layer(time.Since(begin), a)
 	cancel() // a Read that hangs
 	a.close()

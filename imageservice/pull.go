@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/imageservice/registry"
+	"github.com/berthd/berth/snapshot"
 )
 
 // A PullRequest asks for an image.
@@ -225,7 +226,7 @@ func (s *Service) commit(ctx context.Context, fetch fetcher, rec record, manifes
 	defer s.remeasure(ctx) // also of a failed pull: its whole layers stay
 	var layers []layer
 	for i, blob := range doc.layers {
-		l := layer{blob: blob, diffID: rec.image.DiffIDs[i]}
+		l := layer{blob: blob, diffID: rec.image.DiffIDs[i], manifest: rec.manifest}
 		if rec.image.IsArtifact() {
 			l.file = rec.image.Files[i]
 		}
@@ -250,6 +251,9 @@ type fetcher func(ctx context.Context, l layer) (int64, error)
 
 // addLayers adds layers side by side, the largest first: it takes longest.
 func (s *Service) addLayers(ctx context.Context, fetch fetcher, layers []layer, p *pullProgress) error {
+	if driver, ok := s.layers.(snapshot.Chains); ok {
+		return s.addChain(ctx, driver, fetch, layers, p)
+	}
 	layers = slices.Clone(layers)
 	slices.SortStableFunc(layers, func(a, b layer) int { return int(min(max(b.blob.Size-a.blob.Size, -1), 1)) })
 	group, groupCtx := errgroup.WithContext(ctx)

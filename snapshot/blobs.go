@@ -105,7 +105,7 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 		if err != nil {
 			return rec, err
 		}
-		tree, size, err := b.readTree(name, layer.Tree)
+		tree, size, err := readTree(b.path("layers", name, treeFile), layer.Tree)
 		if err != nil {
 			return rec, damageOf(name, err)
 		}
@@ -128,9 +128,8 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 // what they are in memory.
 const maxTrees = 1 << 30
 
-// readTree reads a layer's tree, which is to have that checksum. It tells its size.
-func (b *blobs) readTree(name string, sum uint32) (tree *erofs.Node, size int64, err error) {
-	path := b.path("layers", name, treeFile)
+// readTree reads a tree, which is to have that checksum. It tells its size.
+func readTree(path string, sum uint32) (tree *erofs.Node, size int64, err error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) || isBadDisk(err) {
 		err = fmt.Errorf("%w: %w", ErrDamaged, err)

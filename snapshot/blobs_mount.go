@@ -38,7 +38,7 @@ func (l *mountLocks) of(seal string) *sync.Mutex {
 }
 
 // start learns how this kernel mounts EROFS, and unmounts what a crash has left mounted.
-func (b *blobs) start() error {
+func (b *blobs) start(ctx context.Context) error {
 	if err := makeDir(b.path(mountsDir), 0o700); err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (b *blobs) start() error {
 		return err
 	}
 	for _, e := range left {
-		if err := b.close(e.Name()); err != nil {
+		if err := b.close(ctx, e.Name()); err != nil {
 			return err
 		}
 	}
@@ -102,6 +102,19 @@ func (b *blobs) open(ctx context.Context, seal string, chain []digest.Digest) er
 		devices = append(devices, b.path("layers", name, dataFile))
 	}
 	return b.mount(b.path("seals", seal, imageFile), devices, b.path(mountsDir, seal))
+}
+
+// sound reads a seal's record and sees to it that the seal is one of the chain, and as it
+// was written.
+func (b *blobs) sound(ctx context.Context, seal string, chain []digest.Digest) (sealRecord, error) {
+	rec, err := b.readSeal(seal)
+	if err != nil {
+		return rec, err
+	}
+	if err := b.fits(rec, chain); err != nil {
+		return rec, err
+	}
+	return rec, checkSum(ctx, b.path("seals", seal, imageFile), rec.Image)
 }
 
 // fits tells whether a seal is one of the chain, and of the layers as they are. It reads
@@ -195,7 +208,7 @@ func (b *blobs) mount(image string, devices []string, target string) error {
 }
 
 // close unmounts a seal unless a container stands on it.
-func (b *blobs) close(seal string) error {
+func (b *blobs) close(_ context.Context, seal string) error {
 	l := b.locks.of(seal)
 	l.Lock()
 	defer l.Unlock()

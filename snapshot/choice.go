@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 
 	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/snapshot/durable"
 )
 
 // The drivers that Open knows. A store keeps the one that it was begun with until it is
@@ -17,12 +19,24 @@ import (
 const (
 	driverErofs   = "erofs"
 	driverOverlay = "overlay"
+	driverNative  = "native"
+	driverBtrfs   = "btrfs"
 )
 
-// formats are the formats of the drivers.
-var formats = map[string]func(*overlay) format{
-	driverErofs:   func(o *overlay) format { return &blobs{overlay: o} },
-	driverOverlay: func(o *overlay) format { return directories{o} },
+// formats are the formats of the drivers, and how root file systems are laid on them.
+var formats = map[string]func(*overlay) (format, laying){
+	driverErofs:   func(o *overlay) (format, laying) { return &blobs{overlay: o}, overlays{o} },
+	driverOverlay: func(o *overlay) (format, laying) { return directories{o}, overlays{o} },
+	driverNative: func(o *overlay) (format, laying) {
+		o.mark = driverNative
+		n := native{&blobs{overlay: o}}
+		return n, n
+	},
+	driverBtrfs: func(o *overlay) (format, laying) {
+		o.mark = driverBtrfs
+		s := subvolumes{native{&blobs{overlay: o}}}
+		return s, s
+	},
 }
 
 // openChosen opens dir with that driver, or with the one that it has, or with the best
@@ -31,18 +45,21 @@ func openChosen(ctx context.Context, driver, dir string, limits Limits) (Driver,
 	if driver != "" && formats[driver] == nil {
 		return nil, fmt.Errorf("snapshot driver %q: %w", driver, ErrUnsupported)
 	}
-	have, err := driverOf(dir)
+	have, err := DriverOf(dir)
 	if err != nil {
 		return nil, err
+	}
+	if driver == "" && have != "" && formats[have] == nil {
+		return nil, fmt.Errorf("snapshots %s are of the proxy %s: set snapshot.driver to it: %w", dir, have, ErrUnsupported)
 	}
 	if driver != "" && have != "" && driver != have {
 		return nil, fmt.Errorf("snapshots %s are of the driver %s, not %s: remove all pods and images first, or leave snapshot.driver out: %w", dir, have, driver, ErrInvalid)
 	}
 	chosen := cmp.Or(driver, have, driverErofs)
-	o, err := openOverlay(ctx, dir, limits, formats[chosen])
+	o, err := openOverlay(ctx, dir, limits, chosen)
 	if driver == "" && have == "" && errors.Is(err, ErrUnsupported) {
 		klog.FromContext(ctx).Info("Layers are kept as folders: images start slower and take more space", "reason", err)
-		o, err = openOverlay(ctx, dir, limits, formats[driverOverlay])
+		o, err = openOverlay(ctx, dir, limits, driverOverlay)
 	}
 	if err != nil {
 		return nil, err
@@ -50,10 +67,13 @@ func openChosen(ctx context.Context, driver, dir string, limits Limits) (Driver,
 	return o, nil
 }
 
-// driverOf is the driver that dir has layers or sealed images of; empty when it has none.
+// DriverOf is the driver that dir has layers or sealed images of; empty when it has none.
 // A layer and a seal are on disk whole or not at all, unless the disk has lost some of it;
 // and root file systems need a seal.
-func driverOf(dir string) (string, error) {
+func DriverOf(dir string) (string, error) {
+	if name, err := proxyOf(dir); name != "" || err != nil {
+		return name, err
+	}
 	var found []string
 	for _, sub := range []string{"layers", "seals"} {
 		entries, err := os.ReadDir(filepath.Join(dir, sub))
@@ -74,9 +94,34 @@ func driverOf(dir string) (string, error) {
 	return "", nil
 }
 
+// sign puts the driver's mark, where it has one, into a new layer or seal.
+func (o *overlay) sign(dir string) error {
+	if o.mark == "" {
+		return nil
+	}
+	return durable.Replace(filepath.Join(dir, o.mark), nil, 0o600)
+}
+
+// proxyOf is the driver of the images that another process keeps, as proxied has them.
+func proxyOf(dir string) (string, error) {
+	sealed, err := filepath.Glob(filepath.Join(dir, proxyDir, "chains", "*.json"))
+	if err != nil {
+		return "", err
+	}
+	for _, path := range sealed {
+		var rec chainRecord
+		if err := readRecord(path, &rec); err != nil {
+			return "", err
+		}
+		return rec.Driver, nil
+	}
+	return "", nil
+}
+
 // signs are the files that one driver's layers and seals have, and no other's. A seal of
 // the driver overlay may have none: it comes last.
 var signs = []struct{ file, driver string }{
+	{driverNative, driverNative}, {driverBtrfs, driverBtrfs},
 	{dataFile, driverErofs}, {treeFile, driverErofs}, {skeletonFile, driverErofs}, {imageFile, driverErofs},
 	{"fs", driverOverlay}, {"implicit", driverOverlay}, {"whiteouts", driverOverlay}, {"seal.json", driverOverlay},
 }

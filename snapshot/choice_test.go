@@ -20,8 +20,15 @@ func TestChoice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, files := d.(*overlay).format.(*blobs); files != (want == "erofs") {
-			t.Errorf("driver %q: not %s", driver, want)
+		got := driverOverlay
+		switch d.(*overlay).format.(type) {
+		case *blobs:
+			got = driverErofs
+		case native:
+			got = driverNative
+		}
+		if got != want {
+			t.Errorf("driver %q: %s, not %s", driver, got, want)
 		}
 		return d
 	}
@@ -54,6 +61,28 @@ func TestChoice(t *testing.T) {
 	add(t, d, file("f", "x"))
 	on("", "overlay")
 	refused("erofs")
+	refused("native")
+}
+
+// TestChoiceNative: what native has made looks like erofs's, and is not.
+func TestChoiceNative(t *testing.T) {
+	dir := filepath.Join(scratch(t), "s")
+	d := openNative(t, dir)
+	refused := func() {
+		t.Helper()
+		if _, err := Open(t.Context(), "erofs", dir); !errors.Is(err, ErrInvalid) {
+			t.Errorf("erofs on what native has made: %v", err)
+		}
+		if d, err := Open(t.Context(), "", dir); err != nil || d.(*overlay).mark != driverNative {
+			t.Errorf("whichever: %v", err)
+		}
+	}
+	layer := add(t, d, file("f", "x"))
+	refused()
+	if err := errors.Join(d.RemoveLayer(t.Context(), layer), d.SealImage(t.Context(), nil)); err != nil {
+		t.Fatal(err)
+	}
+	refused()
 }
 
 // TestStaleMounts: an image that is mounted, and that no container stands on, is unmounted

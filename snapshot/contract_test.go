@@ -38,6 +38,28 @@ func TestErofsContract(t *testing.T) {
 	})
 }
 
+func TestNativeContract(t *testing.T) {
+	testDriver(t, func(t *testing.T, dir string) Driver {
+		d, err := Open(t.Context(), "native", dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	})
+}
+
+func TestBtrfsContract(t *testing.T) {
+	store := filepath.Join(fileSystem(t, 512<<20, "", "mkfs.btrfs", "-q"), "s")
+	testDriver(t, func(t *testing.T, dir string) Driver {
+		// Each test has a store of its own, on the one file system.
+		d, err := Open(t.Context(), "btrfs", filepath.Join(store, filepath.Base(filepath.Dir(filepath.Dir(dir)))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	})
+}
+
 // TestErofsLoopContract is the same as on kernels that mount no files.
 func TestErofsLoopContract(t *testing.T) {
 	testDriver(t, func(t *testing.T, dir string) Driver {

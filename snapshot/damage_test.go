@@ -325,7 +325,7 @@ func TestDamagedStore(t *testing.T) {
 	if err := os.Remove(p.seal(t, imageFile)); err != nil {
 		t.Fatal(err)
 	}
-	if driver, err := driverOf(p.dir); err != nil || driver != "erofs" {
+	if driver, err := DriverOf(p.dir); err != nil || driver != "erofs" {
 		t.Errorf("it is of %q, %v", driver, err)
 	}
 	whole := add(t, p, file("f", "whole"))

@@ -55,13 +55,22 @@ func (u *unpacker) entry(hdr *tar.Header, body io.Reader) error {
 		return err
 	}
 	e := target{unpacker: u, hdr: hdr, dir: dir, name: base, path: joinName(parentPath, base)}
+	if u.made != nil {
+		return e.merge(body)
+	}
+	return e.add(body)
+}
+
+// add unpacks the entry into a layer of its own.
+func (e target) add(body io.Reader) error {
 	switch {
-	case name == ".":
+	case e.name == ".":
 		return e.rootDir()
-	case base == opaqueName:
-		return u.opaque(dir, ".", parentPath)
-	case strings.HasPrefix(base, whiteoutPrefix):
-		return e.whiteout(strings.TrimPrefix(base, whiteoutPrefix))
+	case e.name == opaqueName:
+		parentPath, _ := splitName(e.path)
+		return e.opaque(e.dir, ".", parentPath)
+	case strings.HasPrefix(e.name, whiteoutPrefix):
+		return e.whiteout(strings.TrimPrefix(e.name, whiteoutPrefix))
 	}
 	return e.place(body)
 }
@@ -168,6 +177,7 @@ func (u *unpacker) newDir(dir at, name, path string, mode uint32, info dirInfo) 
 		return err
 	}
 	u.dirs[path] = info
+	u.note(path)
 	if have.isWhiteout() {
 		return u.opaque(dir, name, path)
 	}

@@ -48,6 +48,26 @@ func (m mounting) overlayIDMapped(target string) error {
 	return made.moveTo(target)
 }
 
+// bindIDMapped mounts a directory, whose owners are seen through the map of a user
+// namespace, at target. What the file system under it forbids, such as programs, a root
+// file system may have.
+func (m mounting) bindIDMapped(target string) error {
+	userns, err := os.Open(m.UserNS)
+	if err != nil {
+		return fmt.Errorf("user namespace: %w", err)
+	}
+	defer userns.Close()
+	tree, err := cloneTree(m.Source)
+	if err != nil {
+		return err
+	}
+	defer tree.close()
+	if err := m.flags.apply(tree, int(userns.Fd())); err != nil {
+		return fmt.Errorf("mount_setattr %s: MOUNT_ATTR_IDMAP: %w", m.Source, err)
+	}
+	return tree.moveTo(target)
+}
+
 // CheckIDMap implements Roots.
 func (o *overlay) CheckIDMap(_ context.Context, m IDMap) (err error) {
 	dir, err := os.MkdirTemp(o.path("tmp"), probePrefix)
@@ -55,14 +75,10 @@ func (o *overlay) CheckIDMap(_ context.Context, m IDMap) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	for _, sub := range []string{"lower", "upper", "work", "root", "lower/inside"} {
-		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
-			return err
-		}
+	mount, err := o.laying.trial(dir, m)
+	if err != nil {
+		return err
 	}
-	mount := Mount{Type: "overlay", Source: "overlay", UserNS: m.UserNS, Options: append([]string{
-		"lowerdir=" + filepath.Join(dir, "lower"), "upperdir=" + filepath.Join(dir, "upper"), "workdir=" + filepath.Join(dir, "work"),
-	}, o.options...)}
 	root := filepath.Join(dir, "root")
 	if err := MountAll([]Mount{mount}, root); err != nil {
 		return fmt.Errorf("user namespaces need a kernel of 5.19 or later and a file system under %s that can be mounted with a map of IDs (ext4, xfs, btrfs): %w: %w", o.dir, ErrUnsupported, err)

@@ -121,6 +121,9 @@ func mountOne(mount Mount, target string) error {
 		defer made.close()
 		return made.moveTo(target)
 	}
+	if m.Type == "bind" && m.UserNS != "" {
+		return m.bindIDMapped(target)
+	}
 	if m.Type != "overlay" {
 		return m.byMount(target, joinSettings(m.settings))
 	}
@@ -256,38 +259,3 @@ func (s *shortener) close() {
 
 // probePrefix begins the folders in tmp/ that hold a mount for a moment, at root.
 const probePrefix = "probe-"
-
-// probe mounts an overlay once, to learn which options this kernel has, and to say at
-// the start rather than at the first container what is missing.
-func (o *overlay) probe() (options []string, err error) {
-	dir, err := os.MkdirTemp(o.path("tmp"), probePrefix)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	for _, sub := range []string{"lower", "upper", "work", "root"} {
-		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
-			return nil, err
-		}
-	}
-	lower, err := openAt(filepath.Join(dir, "lower"))
-	if err != nil {
-		return nil, fmt.Errorf("openat2: %w: %w", ErrUnsupported, err)
-	}
-	defer lower.close()
-	if err := errors.Join(lower.mknod("whiteout", kindChar, 0), lower.setxattr(".", opaqueXattr, []byte("y"))); err != nil {
-		return nil, fmt.Errorf("marks of overlayfs: %w: %w", ErrUnsupported, err)
-	}
-	root := filepath.Join(dir, "root")
-	// index=off: a layer may be below many uppers, and an upper may see its layers return.
-	// volatile: no container's file is worth a wait for the disk (kernel 5.10).
-	for _, options := range [][]string{{"index=off", "volatile"}, {"volatile"}, {"index=off"}, nil} {
-		m := Mount{Type: "overlay", Source: "overlay", Options: append([]string{
-			"lowerdir=" + filepath.Join(dir, "lower"), "upperdir=" + filepath.Join(dir, "upper"), "workdir=" + filepath.Join(dir, "work"),
-		}, options...)}
-		if err = MountAll([]Mount{m}, root); err == nil {
-			return options, Unmount(root)
-		}
-	}
-	return nil, fmt.Errorf("overlayfs: %w: %w", ErrUnsupported, err)
-}

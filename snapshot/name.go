@@ -62,8 +62,8 @@ func joinName(dir, name string) string {
 	return dir + "/" + name
 }
 
-// checkID refuses what cannot be a container's ID: it is the name of a directory.
-func checkID(id string) error {
+// CheckID refuses what cannot be a container's ID: it is the name of a directory.
+func CheckID(id string) error {
 	if len(id) == 0 || len(id) > 64 || id[0] == '.' || id[0] == '-' || id[0] == '_' {
 		return fmt.Errorf("snapshot %.80q: %w", id, ErrInvalid)
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"k8s.io/klog/v2"
@@ -20,11 +21,12 @@ import (
 )
 
 // overlay is the driver whose root file systems are overlays: a directory to write into,
-// over what the format has of an image. On disk, below dir, all of it 0700:
+// over what the format has of an image; or, where overlays cannot be, trees of their own
+// (laying.go). On disk, below dir, all of it 0700:
 //
 //	layers/sha256-<hex>/   layer.json, and what the format has
 //	seals/<hex>/           of a chain; seal.json, and what the format has
-//	roots/<id>/            fs/ is upper, work/, root.json
+//	roots/<id>/            root.json, fs/ is what the container writes to, work/
 //	views/<id>/<hex>       a record for each chain that the container only reads
 //	empty/                 the lower directory of an image without layers
 //	damaged/               layers that containers still use (damage.go)
@@ -32,7 +34,9 @@ import (
 //	trash/                 being deleted
 type overlay struct {
 	dir     string
+	mark    string // a file that tells the driver's layers and seals from others'; "" where other files do
 	format  format
+	laying  laying
 	limits  Limits
 	trash   trash
 	damaged trash
@@ -64,12 +68,12 @@ type format interface {
 	verify(ctx context.Context, name string, rec layerRecord) error
 	// start is called once, when it is known what the containers stand on. It is an error
 	// when this machine lacks something.
-	start() error
+	start(ctx context.Context) error
 	// open makes the lower directories of a seal, of that chain, usable. It may be called
 	// again. ErrDamaged when the seal is no good; a layer's damage is a layerDamage.
 	open(ctx context.Context, seal string, chain []digest.Digest) error
 	// close undoes open, for a seal that no container stands on. An absent one is fine.
-	close(seal string) error
+	close(ctx context.Context, seal string) error
 	// lost says that the layer or seal name is to be read anew from now on: what open has
 	// made usable of it is so for those alone that have it already.
 	lost(name string) error
@@ -89,7 +93,7 @@ type layerRecord struct {
 	Blocks uint32 `json:"dataBlocks,omitempty"`
 }
 
-func openOverlay(ctx context.Context, dir string, limits Limits, format func(*overlay) format) (*overlay, error) {
+func openOverlay(ctx context.Context, dir string, limits Limits, driver string) (*overlay, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -99,7 +103,7 @@ func openOverlay(ctx context.Context, dir string, limits Limits, format func(*ov
 	}
 	o := &overlay{dir: dir, limits: limits, users: make(map[string]map[string]struct{})}
 	o.trash, o.damaged = trash{o.path("trash")}, trash{o.path("damaged")}
-	o.format = format(o)
+	o.format, o.laying = formats[driver](o)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -128,10 +132,10 @@ func openOverlay(ctx context.Context, dir string, limits Limits, format func(*ov
 			return nil, err
 		}
 	}
-	if o.options, err = o.probe(); err != nil {
+	if err := o.laying.try(); err != nil {
 		return nil, fmt.Errorf("snapshots %s: %w", dir, err)
 	}
-	if err := o.format.start(); err != nil {
+	if err := o.format.start(ctx); err != nil {
 		return nil, fmt.Errorf("snapshots %s: %w", dir, err)
 	}
 	return o, nil
@@ -256,6 +260,9 @@ func (o *overlay) fillLayer(ctx context.Context, tmp string, r io.Reader, verify
 	if err != nil {
 		return err
 	}
+	if err := o.sign(tmp); err != nil {
+		return err
+	}
 	if verify != nil {
 		if err := verify(); err != nil {
 			return fmt.Errorf("verify: %w", err)
@@ -273,7 +280,7 @@ func measureDir(ctx context.Context, dir string) (Usage, error) {
 		return Usage{}, err
 	}
 	defer root.close()
-	return measure(ctx, root)
+	return measure(ctx, root, time.Time{})
 }
 
 // Pending is what layers that are being added take on disk now.

@@ -89,11 +89,16 @@ func TestOpenSweeps(t *testing.T) {
 	}
 }
 
-// TestReboot has a writable layer from before a reboot, which volatile mounts make
-// untrustworthy.
+// TestReboot has a writable layer from before a reboot, whose last writes may be lost.
 func TestReboot(t *testing.T) {
+	for name, open := range map[string]func(*testing.T, string) *overlay{"overlay": openTest, "native": openNative} {
+		t.Run(name, func(t *testing.T) { testReboot(t, open) })
+	}
+}
+
+func testReboot(t *testing.T, open func(*testing.T, string) *overlay) {
 	dir := filepath.Join(scratch(t), "s")
-	o := openTest(t, dir)
+	o := open(t, dir)
 	layer := add(t, o, file("f", ""))
 	root := mounted(t, o, "c1", layer)
 	if err := os.WriteFile(filepath.Join(root, "mine"), nil, 0o600); err != nil {
@@ -102,7 +107,7 @@ func TestReboot(t *testing.T) {
 	if err := Unmount(root); err != nil {
 		t.Fatal(err)
 	}
-	o = openTest(t, dir)
+	o = open(t, dir)
 	o.bootID = "another"
 	mounts, err := o.Prepare(t.Context(), "c1", []digest.Digest{layer})
 	if err != nil {

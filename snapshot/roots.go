@@ -7,8 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"k8s.io/klog/v2"
@@ -20,7 +20,8 @@ type rootRecord struct {
 	BootID string          `json:"bootID"`
 	Layers []digest.Digest `json:"layers"` // base first, as given
 	Seal   string          `json:"seal"`
-	IDs    IDMap           `json:"ids,omitzero"` // whose root owns the writable layer
+	IDs    IDMap           `json:"ids,omitzero"`   // whose root owns the writable layer
+	Since  time.Time       `json:"since,omitzero"` // of a tree of its own: what changed later is the container's
 }
 
 // uses names the layers and the seal that r stands on.
@@ -83,7 +84,7 @@ func (o *overlay) closeAll(ctx context.Context, names []string) error {
 	errs := []error{o.emptyDamaged(ctx, names)}
 	for _, name := range names {
 		if _, layer := layerID(name); !layer {
-			errs = append(errs, o.format.close(name))
+			errs = append(errs, o.format.close(ctx, name))
 		}
 	}
 	return errors.Join(errs...)
@@ -91,7 +92,7 @@ func (o *overlay) closeAll(ctx context.Context, names []string) error {
 
 // Prepare implements Roots.
 func (o *overlay) Prepare(ctx context.Context, id string, diffIDs []digest.Digest, opts ...RootOption) ([]Mount, error) {
-	if err := checkID(id); err != nil {
+	if err := CheckID(id); err != nil {
 		return nil, err
 	}
 	rec := rootRecord{BootID: o.bootID, Layers: diffIDs}
@@ -125,7 +126,7 @@ func (o *overlay) prepare(ctx context.Context, id string, rec rootRecord) ([]Mou
 	}
 	lowers, err := o.stand(ctx, id, rec)
 	if err == nil && have.BootID != o.bootID {
-		err = o.make(ctx, o.path("roots", id), func(tmp string) error { return fillRoot(tmp, rec, lowers[0]) })
+		err = o.make(ctx, o.path("roots", id), func(tmp string) error { return o.fillRoot(ctx, tmp, rec, lowers) })
 	}
 	if err != nil {
 		if _, gone := o.readRoot(id); errors.Is(gone, ErrNotFound) && !exists(o.path("views", id)) {
@@ -136,7 +137,7 @@ func (o *overlay) prepare(ctx context.Context, id string, rec rootRecord) ([]Mou
 		}
 		return nil, err
 	}
-	return []Mount{o.mount(id, lowers, rec.IDs)}, nil
+	return []Mount{o.laying.mount(o.path("roots", id), lowers, rec.IDs)}, nil
 }
 
 // stand has container id stand on the layers of rec and makes them usable. It lists the
@@ -170,28 +171,9 @@ func (o *overlay) tryStand(ctx context.Context, id string, rec rootRecord) ([]st
 	return lowers, err
 }
 
-// fillRoot makes the parts of a snapshot in the new directory tmp. The upper directory
-// is what the container sees as its root, so it takes after the topmost layer's. It is
-// never mounted with a map of IDs, so its owner is the one that the container sees, as
-// all is that the container will write.
-func fillRoot(tmp string, rec rootRecord, lower string) error {
-	upper := filepath.Join(tmp, "fs")
-	for _, dir := range []string{upper, filepath.Join(tmp, "work")} {
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			return err
-		}
-	}
-	meta, err := readMeta(lower)
-	if err != nil {
-		return err
-	}
-	to, err := openAt(upper)
-	if err != nil {
-		return err
-	}
-	defer to.close()
-	meta.uid, meta.gid = rec.IDs.host(meta.uid), rec.IDs.host(meta.gid)
-	if err := meta.apply(to); err != nil {
+// fillRoot makes the parts of a snapshot in the new directory tmp.
+func (o *overlay) fillRoot(ctx context.Context, tmp string, rec rootRecord, lowers []string) error {
+	if err := o.laying.fillRoot(ctx, tmp, &rec, lowers); err != nil {
 		return err
 	}
 	return writeRecord(filepath.Join(tmp, "root.json"), rec)
@@ -207,18 +189,9 @@ func (o *overlay) lowers(rec rootRecord) ([]string, error) {
 	return o.format.lowers(rec.Seal, sealed)
 }
 
-// mount is what to mount for the snapshot id.
-func (o *overlay) mount(id string, lowers []string, ids IDMap) Mount {
-	return Mount{Type: "overlay", Source: "overlay", UserNS: ids.UserNS, Options: slices.Concat([]string{
-		"lowerdir=" + strings.Join(lowers, ":"),
-		"upperdir=" + o.path("roots", id, "fs"),
-		"workdir=" + o.path("roots", id, "work"),
-	}, o.options)}
-}
-
 // Remove implements Roots.
 func (o *overlay) Remove(ctx context.Context, id string) error {
-	if err := checkID(id); err != nil {
+	if err := CheckID(id); err != nil {
 		return err
 	}
 	label := "root-" + id + "."
@@ -243,11 +216,11 @@ func (o *overlay) Remove(ctx context.Context, id string) error {
 
 // Usage implements Roots.
 func (o *overlay) Usage(ctx context.Context, id string) (Usage, error) {
-	if err := checkID(id); err != nil {
+	if err := CheckID(id); err != nil {
 		return Usage{}, err
 	}
-	u, err := measureDir(ctx, o.path("roots", id, "fs"))
-	if errors.Is(err, fs.ErrNotExist) {
+	u, err := o.laying.usage(ctx, id)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNotFound) {
 		return Usage{}, fmt.Errorf("snapshot %s: %w", id, ErrNotFound)
 	}
 	if err != nil {

@@ -54,6 +54,9 @@ func (o *overlay) SealImage(ctx context.Context, diffIDs []digest.Digest) error 
 		if err != nil {
 			return err
 		}
+		if err := o.sign(tmp); err != nil {
+			return err
+		}
 		if err := writeRecord(filepath.Join(tmp, "seal.json"), rec); err != nil {
 			return err
 		}

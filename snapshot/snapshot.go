@@ -49,6 +49,8 @@ var (
 	ErrNotRegular = errors.New("not a regular file")
 	// ErrDamaged says that the disk does not have what was written.
 	ErrDamaged = errors.New("damaged on disk")
+	// ErrUnavailable says that the process that keeps the snapshots does not answer.
+	ErrUnavailable = errors.New("not available")
 	// ErrNotDigest says that a layer's archive is as AddLayer got it and that its digest is
 	// not the diff ID. So it is with an artifact's file, and with nothing else.
 	ErrNotDigest = errors.New("diff ID is not the archive's digest")
@@ -185,6 +187,16 @@ func WithLabel(mounts []Mount, label string) []Mount {
 	return mounts
 }
 
+// Labels tells whether WithLabel reaches all of a driver's mounts.
+func Labels(d Driver) bool {
+	o, ok := d.(*overlay)
+	if !ok {
+		return false
+	}
+	_, ok = o.laying.(overlays)
+	return ok
+}
+
 // A RootOption adjusts what Prepare and View make.
 type RootOption func(*rootRecord)
 
@@ -193,6 +205,15 @@ type RootOption func(*rootRecord)
 // for it: the layers are mounted so. MountAll needs the namespace's file to be there.
 func WithIDMap(m IDMap) RootOption {
 	return func(r *rootRecord) { r.IDs = m }
+}
+
+// IDMapOf is the user namespace that the options ask for; the zero value for none.
+func IDMapOf(opts ...RootOption) IDMap {
+	var rec rootRecord
+	for _, o := range opts {
+		o(&rec)
+	}
+	return rec.IDs
 }
 
 // Limits bound what one layer may hold. They protect the node from archives made to
@@ -218,14 +239,18 @@ func WithLimits(l Limits) Option {
 }
 
 // Open opens the snapshots in dir, which it makes if it is absent, with the named
-// driver: "erofs", "overlay", or "", which is the one that dir has, or the first of these
+// driver: "erofs", "overlay", "native", "btrfs", or "", which is the one that dir has, or the first of these
 // that this kernel can. It sweeps what a crash has left; deleting that goes on after Open
 // has returned. ErrUnsupported: no such driver, or one that cannot work here; ErrInvalid:
 // dir has what another driver made. Only one process may have dir open.
 func Open(ctx context.Context, driver, dir string, opts ...Option) (Driver, error) {
+	return openChosen(ctx, driver, dir, limitsOf(opts))
+}
+
+func limitsOf(opts []Option) Limits {
 	limits := Limits{Entries: 2_000_000, Bytes: 256 << 30}
 	for _, o := range opts {
 		o(&limits)
 	}
-	return openChosen(ctx, driver, dir, limits)
+	return limits
 }

@@ -236,7 +236,7 @@ type attr struct {
 	dev, rdev    uint64
 	ino, nlink   uint64
 	size, blocks int64 // blocks of 512 bytes
-	mtime        time.Time
+	mtime, ctime time.Time
 }
 
 func (a attr) kind() uint32     { return a.mode & unix.S_IFMT }
@@ -267,7 +267,7 @@ func (d at) statFlags(name string, flags int) (attr, error) {
 	return attr{
 		mode: st.Mode, uid: st.Uid, gid: st.Gid, dev: uint64(st.Dev), rdev: uint64(st.Rdev), //nolint:unconvert // the types differ by architecture
 		ino: st.Ino, nlink: uint64(st.Nlink), size: st.Size, blocks: st.Blocks,
-		mtime: time.Unix(st.Mtim.Unix()),
+		mtime: time.Unix(st.Mtim.Unix()), ctime: time.Unix(st.Ctim.Unix()),
 	}, nil
 }
 
@@ -330,6 +330,7 @@ const (
 type mountFlags struct {
 	ms   uintptr
 	attr int
+	free bool // of what the file system that is bound forbids
 }
 
 // take notes the option and tells whether it is such a one.
@@ -349,6 +350,8 @@ func (f *mountFlags) take(option string) bool {
 		f.ms |= unix.MS_BIND
 	case "rbind":
 		f.ms |= unix.MS_BIND | unix.MS_REC
+	case "suid", "dev", "exec":
+		f.free = true
 	case "rw", "relatime", "defaults":
 	default:
 		return false
@@ -361,7 +364,7 @@ func (m mounting) byMount(target, data string) error {
 	if err := unix.Mount(m.Source, target, m.Type, m.flags.ms, data); err != nil {
 		return fmt.Errorf("mount %s: %w", m.Type, err)
 	}
-	if m.flags.ms&unix.MS_BIND == 0 || m.flags.ms&^(unix.MS_BIND|unix.MS_REC) == 0 {
+	if m.flags.ms&unix.MS_BIND == 0 || m.flags.ms&^(unix.MS_BIND|unix.MS_REC) == 0 && !m.flags.free {
 		return nil
 	}
 	if err := unix.Mount("", target, "", m.flags.ms|unix.MS_REMOUNT, ""); err != nil { // a bind mount heeds flags only so
@@ -440,6 +443,41 @@ func idmapInPlace(dir string, userns int) error {
 		return fmt.Errorf("mount_setattr %s: MOUNT_ATTR_IDMAP: %w", dir, err)
 	}
 	return tree.moveTo(dir)
+}
+
+// apply gives tree, a mount that is nowhere yet, the flags and no others, and the map of
+// the user namespace that the file userns is.
+func (f mountFlags) apply(tree at, userns int) error {
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP | uint64(f.attr), Userns_fd: uint64(userns)}
+	if f.free {
+		attr.Attr_clr = (unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC) &^ uint64(f.attr)
+	}
+	return os.NewSyscallError("mount_setattr", unix.MountSetattr(int(tree), "", unix.AT_EMPTY_PATH, &attr))
+}
+
+// clone has size bytes of to, from its beginning on, be those of from at offset, without
+// copying them (FICLONERANGE). All three are multiples of the file system's block.
+func clone(to, from *os.File, offset, size int64) error {
+	return unix.IoctlFileCloneRange(int(to.Fd()), &unix.FileCloneRange{
+		Src_fd: int64(from.Fd()), Src_offset: uint64(offset), Src_length: uint64(size),
+	})
+}
+
+// afterNow returns when files that change from then on are dated later than t: the clock
+// that dates them goes in steps of some milliseconds.
+func afterNow(t time.Time) error {
+	for {
+		var now unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now); err != nil {
+			return os.NewSyscallError("clock_gettime", err)
+		}
+		if step := t.Sub(time.Unix(now.Unix())); step < 0 || step > time.Second { // or the clock was set back
+			return nil
+		}
+		if err := unix.Nanosleep(&unix.Timespec{Nsec: 500_000}, nil); err != nil && err != unix.EINTR {
+			return os.NewSyscallError("nanosleep", err)
+		}
+	}
 }
 
 // withOwnMounts runs f on a thread with a mount namespace of its own, which ends with f:

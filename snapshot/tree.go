@@ -7,6 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"time"
+
+	"github.com/berthd/berth/snapshot/btrfs"
 )
 
 // The trees here may be a container's making: any depth, any number of names, names
@@ -58,14 +61,16 @@ type branch struct {
 // maxBranch is how long a branch's path may get before a new anchor is set.
 const maxBranch = 3000
 
-// measure adds up the tree at root. It may change meanwhile.
-func measure(ctx context.Context, root at) (Usage, error) {
+// measure adds up what is in the tree at root, root itself and what has changed after
+// since, which is everything when it is zero. The tree may change meanwhile.
+func measure(ctx context.Context, root at, since time.Time) (Usage, error) {
 	m := meter{seen: make(map[[2]uint64]struct{})}
 	own, err := root.stat(".")
 	if err != nil {
 		return Usage{}, err
 	}
 	m.add(own)
+	m.since = since
 	top, err := root.dup()
 	if err != nil {
 		return Usage{}, err
@@ -88,11 +93,15 @@ func measure(ctx context.Context, root at) (Usage, error) {
 
 type meter struct {
 	Usage
-	seen map[[2]uint64]struct{} // files with several names
-	todo []branch
+	since time.Time
+	seen  map[[2]uint64]struct{} // files with several names
+	todo  []branch
 }
 
 func (m *meter) add(a attr) {
+	if !a.ctime.After(m.since) {
+		return
+	}
 	if a.nlink > 1 && !a.isDir() {
 		key := [2]uint64{a.dev, a.ino}
 		if _, ok := m.seen[key]; ok {
@@ -139,6 +148,25 @@ func (m *meter) read(ctx context.Context, b branch) error {
 	})
 }
 
+// removeSubvolume removes the directory name in d at once, if it is a subvolume of btrfs
+// and has no other ones in it.
+func (d at) removeSubvolume(name string) (done bool, err error) {
+	a, err := d.stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil || !a.isDir() || !btrfs.IsRoot(int(d), a.ino) {
+		return false, err
+	}
+	switch err = btrfs.Destroy(int(d), name); {
+	case err == nil, errors.Is(err, fs.ErrNotExist):
+		return true, nil
+	case isNotEmpty(err):
+		return false, nil
+	}
+	return false, err
+}
+
 // removeTree removes the file or tree name in dir; an absent one is fine. Directories
 // that lie deeper than maxRemoveDepth are handed to flatten, which moves them elsewhere
 // for its caller to remove in turn; without flatten the tree is known to be no deeper
@@ -161,6 +189,9 @@ func (r remover) remove(dir at, name string, depth int) error {
 		return nil
 	}
 	if !isDirectory(err) {
+		return err
+	}
+	if done, err := dir.removeSubvolume(name); done || err != nil {
 		return err
 	}
 	if depth > maxRemoveDepth && r.flatten != nil {

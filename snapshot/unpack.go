@@ -60,6 +60,7 @@ type unpacker struct {
 	dirs       map[string]dirInfo // by path without symbolic links; may have some that have been replaced
 	whiteouts  map[string]bool    // directories that have some in them
 	opaqueRoot bool
+	made       map[string]bool // of an archive that goes onto the layers below (merge.go); else nil
 	buf        []byte
 }
 
@@ -78,10 +79,20 @@ func unpack(ctx context.Context, dir string, r io.Reader, limits Limits) (unpack
 		return unpacked{}, err
 	}
 	defer root.close()
-	u := &unpacker{
+	u := newUnpacker(ctx, root, limits)
+	u.dirs["."] = implied
+	return u.run(r)
+}
+
+func newUnpacker(ctx context.Context, root at, limits Limits) *unpacker {
+	return &unpacker{
 		reading: reading{ctx: ctx, limits: limits}, root: root, parentDir: -1,
-		dirs: map[string]dirInfo{".": implied}, whiteouts: make(map[string]bool), buf: make([]byte, copyChunk),
+		dirs: make(map[string]dirInfo), whiteouts: make(map[string]bool), buf: make([]byte, copyChunk),
 	}
+}
+
+// run unpacks the archive in r, all of which it reads.
+func (u *unpacker) run(r io.Reader) (unpacked, error) {
 	defer u.forget()
 	if err := u.all(r, u.entry); err != nil {
 		return unpacked{}, err

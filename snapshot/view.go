@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"k8s.io/klog/v2"
@@ -14,7 +13,7 @@ import (
 // View implements Roots. What a view stands on is on record in views/<id>/<seal>, like
 // root.json without waiting for the disk.
 func (o *overlay) View(ctx context.Context, id string, diffIDs []digest.Digest, opts ...RootOption) ([]Mount, error) {
-	if err := checkID(id); err != nil {
+	if err := CheckID(id); err != nil {
 		return nil, err
 	}
 	rec := rootRecord{BootID: o.bootID, Layers: diffIDs}
@@ -43,13 +42,11 @@ func (o *overlay) view(ctx context.Context, id string, rec rootRecord) ([]Mount,
 	if err := writeRecord(o.path("views", id, rec.Seal), rec); err != nil {
 		return nil, err
 	}
-	if empty := o.path("empty"); len(lowers) == 1 && lowers[0] == empty { // overlayfs takes no directory twice
-		return []Mount{{Type: "bind", Source: empty, Options: []string{"bind", "ro", "nodev"}}}, nil
+	m, err := o.laying.view(ctx, rec, lowers)
+	if err != nil {
+		return nil, err
 	}
-	if len(lowers) == 1 { // overlayfs without an upper directory wants two lower ones
-		lowers = append(lowers, o.path("empty"))
-	}
-	return []Mount{{Type: "overlay", Source: "overlay", UserNS: rec.IDs.UserNS, Options: []string{"lowerdir=" + strings.Join(lowers, ":"), "ro", "nodev"}}}, nil
+	return []Mount{m}, nil
 }
 
 // learnViews notes what the views stand on, at the start. A record that was torn by a

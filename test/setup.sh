@@ -6,7 +6,7 @@ set -eu
 packages='
 busybox docker-registry procps util-linux
 iproute2 iptables nftables
-qemu-system-x86 mmdebstrap e2fsprogs xfsprogs
+qemu-system-x86 mmdebstrap btrfs-progs e2fsprogs xfsprogs
 gcc libc6-dev libseccomp-dev pkg-config make git ca-certificates
 '
 

@@ -64,7 +64,15 @@ func serve(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	layers, images, err := openImages(ctx, cfg)
+	layers, closeLayers, err := openSnapshots(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer closeLayers()
+	if policy != nil && !snapshot.Labels(layers) {
+		return errors.New("selinux.enable: the root filesystems of this snapshot.driver cannot be labelled; choose erofs or overlay, or set selinux.enable = false")
+	}
+	images, err := openImages(ctx, cfg, layers)
 	if err != nil {
 		return err
 	}
@@ -111,19 +119,14 @@ func newServer(cfg config.Config, network *netns.Network) (*cri.Server, *operato
 	return server, operators, nil
 }
 
-// openImages opens the snapshots and the images that stand on them. Close the images.
-func openImages(ctx context.Context, cfg config.Config) (snapshot.Driver, *imageservice.Service, error) {
-	layers, err := snapshot.Open(ctx, cfg.Snapshot.Driver, filepath.Join(cfg.Root, "snapshots"))
-	if err != nil {
-		return nil, nil, err
-	}
-	images, err := imageservice.Open(ctx, imageservice.Options{
+// openImages opens the images whose layers stand in layers. Close them.
+func openImages(ctx context.Context, cfg config.Config, layers snapshot.Driver) (*imageservice.Service, error) {
+	return imageservice.Open(ctx, imageservice.Options{
 		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers,
 		RegistriesConf: cfg.Image.RegistriesConf, AuthFile: cfg.Image.AuthFile,
 		ParallelLayers: cfg.Image.ParallelLayers, LayerConnections: cfg.Image.LayerConnections, Connections: cfg.Image.Connections,
 		Pinned: cfg.Image.Pinned,
 	})
-	return layers, images, err
 }
 
 // openShims finds the shims that run, and the shim's program for more. Close them.
@@ -180,6 +183,20 @@ func handlersOf(cfg config.Config) map[string]sandbox.Handler {
 		named[name] = sandbox.Handler{Path: h.Path}
 	}
 	return named
+}
+
+// openSnapshots opens what keeps layers and root filesystems. Call the function that it returns.
+func openSnapshots(ctx context.Context, cfg config.Config) (snapshot.Driver, func(), error) {
+	dir := filepath.Join(cfg.Root, "snapshots")
+	if p, ok := cfg.ProxyPlugins[cfg.Snapshot.Driver]; ok {
+		d, err := snapshot.OpenProxied(ctx, cfg.Snapshot.Driver, p.Address, dir)
+		if err != nil {
+			return nil, nil, err
+		}
+		return d, func() { d.Close() }, nil
+	}
+	d, err := snapshot.Open(ctx, cfg.Snapshot.Driver, dir)
+	return d, func() {}, err
 }
 
 // openSELinux reads what the node's policy has for containers, nil without SELinux, and

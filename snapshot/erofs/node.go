@@ -59,3 +59,6 @@ func (n *Node) IsWhiteout() bool { return n.Mode&KindMask == KindChar && n.Rdev 
 
 // Rdev is a device number as the kernel has it on disk (new_encode_dev).
 func Rdev(major, minor uint32) uint32 { return minor&0xff | major<<8 | minor&^0xff<<12 }
+
+// Numbers is the inverse of Rdev.
+func Numbers(rdev uint32) (major, minor uint32) { return rdev >> 8 & 0xfff, rdev&0xff | rdev>>12&^0xff }

@@ -1,0 +1,164 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+)
+
+// Labels that tell a process what a snapshot will be: containerd's, in whose words the
+// snapshotters of stargz, nydus and SOCI are told. A process that can fetch the layer by
+// itself makes the snapshot labelRef names and answers that it exists already.
+const (
+	labelRef         = "containerd.io/snapshot.ref"
+	labelImage       = "containerd.io/snapshot/cri.image-ref"
+	labelManifest    = "containerd.io/snapshot/cri.manifest-digest"
+	labelLayer       = "containerd.io/snapshot/cri.layer-digest"
+	labelLayers      = "containerd.io/snapshot/cri.image-layers" // this one and those above it
+	labelDiffID      = "containerd.io/snapshot/berth.diff-id"
+	maxLabel         = 4096 // bytes of a name and its value together
+	annotationPrefix = "containerd.io/snapshot/"
+)
+
+// toldAnnotations are what a process may be told of a layer's annotations: what kind of data a
+// layer is (nydus), and the digest of its table of contents (stargz), which is checked.
+var toldAnnotations = []string{annotationPrefix + "nydus-", annotationPrefix + "stargz/toc.digest"}
+
+// labels are those of layer i of a chain.
+func layerLabels(c Chain, i int, name string) map[string]string {
+	l := c.Layers[i]
+	out := map[string]string{}
+	for key, value := range l.Annotations {
+		for _, prefix := range toldAnnotations {
+			if strings.HasPrefix(key, prefix) && len(key)+len(value) <= maxLabel {
+				out[key] = value
+			}
+		}
+	}
+	out[labelDiffID] = l.DiffID.String()
+	if c.Ref == "" {
+		return out
+	}
+	out[labelRef], out[labelImage], out[labelManifest], out[labelLayer] = name, c.Ref, c.Manifest.String(), l.Blob.String()
+	all := l.Blob.String()
+	for _, above := range c.Layers[i+1:] {
+		if len(labelLayers)+len(all)+1+len(above.Blob) > maxLabel {
+			break
+		}
+		all += "," + above.Blob.String()
+	}
+	out[labelLayers] = all
+	return out
+}
+
+// AddChain implements Chains.
+func (d *proxied) AddChain(ctx context.Context, c Chain, fetch func(ctx context.Context, i int, add AddFunc) error) error {
+	if err := checkChain(c.DiffIDs()); err != nil {
+		return err
+	}
+	parent := ""
+	for i, name := range snapshotNames(c.DiffIDs()) {
+		a := adding{proxied: d, name: name, parent: parent, labels: layerLabels(c, i, name)}
+		if err := a.do(ctx, func(add AddFunc) error { return fetch(ctx, i, add) }); err != nil {
+			return fmt.Errorf("layer %s: %w", c.Layers[i].DiffID, err)
+		}
+		d.note(name, committed{diffID: c.Layers[i].DiffID, parent: parent})
+		parent = name
+	}
+	return nil
+}
+
+// An adding is the making of one committed snapshot.
+type adding struct {
+	*proxied
+	name, parent string
+	labels       map[string]string
+
+	key    string // of the snapshot that is written to; "" before there is one
+	mounts []Mount
+}
+
+func (a *adding) do(ctx context.Context, fetch func(AddFunc) error) (err error) {
+	unlock, err := a.busy.lock(ctx, a.name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := a.stat(ctx, a.name); !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	defer func() { err = errors.Join(err, a.discard(context.WithoutCancel(ctx))) }()
+	err = a.begin(ctx)
+	if errors.Is(err, errExists) { // somewhere else
+		if err := a.stat(ctx, a.name); err != nil {
+			return fmt.Errorf("said to exist, and does not: %w", err)
+		}
+		a.key = ""
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := fetch(a.add); err != nil {
+		return err
+	}
+	return a.commit(ctx)
+}
+
+// begin makes a snapshot to write to; errExists.
+func (a *adding) begin(ctx context.Context) error {
+	a.key = unpackPrefix + a.proxied.run + "-" + rand.Text()
+	named, err := a.ask.Prepare(ctx, a.key, a.parent, a.labels)
+	if err != nil {
+		return err
+	}
+	a.mounts, err = mountsOf(named)
+	return err
+}
+
+// add is the layer's AddFunc. What a call before it has left is thrown away.
+func (a *adding) add(ctx context.Context, tar io.Reader, verify func() error) error {
+	if a.mounts == nil {
+		if err := a.discard(ctx); err != nil {
+			return err
+		}
+		delete(a.labels, labelRef)
+		if err := a.begin(ctx); err != nil {
+			return err
+		}
+	}
+	mounts := a.mounts
+	a.mounts = nil
+	return Apply(ctx, mounts, filepath.Join(a.dir, "scratch"), tar, verify, WithLimits(a.limits))
+}
+
+// commit has what is unpacked be a layer.
+func (a *adding) commit(ctx context.Context) error {
+	err := a.ask.Commit(ctx, a.name, a.key, a.parent, a.labels)
+	if errors.Is(err, errExists) {
+		return nil // the call was repeated, or another was faster
+	}
+	if errors.Is(err, ErrNotFound) { // or it was repeated, and the process looks for the key first
+		if a.stat(ctx, a.name) == nil {
+			err = nil
+		}
+	}
+	if err == nil {
+		a.key = ""
+	}
+	return err
+}
+
+// discard removes the snapshot that was written to, if there is one.
+func (a *adding) discard(ctx context.Context) error {
+	if a.key == "" {
+		return nil
+	}
+	key := a.key
+	a.key, a.mounts = "", nil
+	return a.ask.Remove(ctx, key)
+}
