@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -29,6 +30,16 @@ var version = "dev"
 
 // deleteLimit is how long "delete" waits for processes to die.
 const deleteLimit = 30 * time.Second
+
+// A container's first steps keep to the process's first thread, and so does main when an
+// init function asks for it. Another thread that executes the command would leave the first
+// one dead until the kernel has given it the process's name: for that moment the container
+// looks as if it had ended.
+func init() {
+	if len(os.Args) > 1 && os.Args[1] == "init" {
+		runtime.LockOSThread()
+	}
+}
 
 func main() {
 	if len(os.Args) < 2 {
