@@ -149,7 +149,7 @@ func (d *Download) Read(p []byte) (int, error) {
 	}
 	n, err := d.wait()
 	if err != nil {
-		if !isFull(err) {
+		if !IsFull(err) {
 			return 0, err
 		}
 		// Without space for a copy it can still come once, to be unpacked.

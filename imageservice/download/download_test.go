@@ -313,6 +313,18 @@ func TestFewConnections(t *testing.T) {
 	}
 }
 
+// TestNoCopies: after a full disk, nothing is kept on it.
+func TestNoCopies(t *testing.T) {
+	b := newBench(t)
+	b.fault(nil)
+	b.Full()
+	d := b.begin(t.Context())
+	b.whole(d)
+	if left := b.files(); len(left) != 0 {
+		t.Errorf("on disk: %v", left)
+	}
+}
+
 func TestPrune(t *testing.T) {
 	b := newBench(t)
 	b.fault(nil)

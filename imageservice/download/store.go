@@ -62,6 +62,19 @@ type Store struct {
 
 	mu   sync.Mutex
 	busy map[string]bool // file names in use
+	full time.Time       // when there was no space the last time
+}
+
+// fullTime is how long no copies are kept after a disk was full: what can be unpacked
+// without one has to come in this time.
+const fullTime = 10 * time.Minute
+
+// Full says that the disk is full: the next blobs come without a copy on it, which they
+// may have the space for.
+func (s *Store) Full() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.full = time.Now()
 }
 
 // haveSuffix makes the name of the file that says which parts there are.
@@ -132,7 +145,7 @@ func (s *Store) Usage() (bytes, inodes uint64, err error) {
 func (s *Store) Blob(ctx context.Context, repo *registry.Repository, desc ocispec.Descriptor, counted func(int64)) (*Download, error) {
 	d := newDownload(ctx, s, repo, desc, counted)
 	name := fmt.Sprintf("%s-%d", desc.Digest.Encoded(), desc.Size)
-	if desc.Size <= 2*s.o.Part || !s.take(name) { // or somebody else's manifest has it
+	if desc.Size <= 2*s.o.Part || !s.take(name) { // it is small, somebody else's manifest has it, or there is no space
 		return d, d.direct(0)
 	}
 	if err := d.open(name); err != nil {
@@ -146,7 +159,7 @@ func (s *Store) Blob(ctx context.Context, repo *registry.Repository, desc ocispe
 func (s *Store) take(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.busy[name] {
+	if s.busy[name] || !s.full.IsZero() && time.Since(s.full) < fullTime {
 		return false
 	}
 	s.busy[name] = true

@@ -16,5 +16,5 @@ func allocated(info fs.FileInfo) uint64 {
 	return 0
 }
 
-// isFull tells whether there is no space left.
-func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+// IsFull tells whether an error is that there is no space left.
+func IsFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }

@@ -23,7 +23,7 @@ import (
 // sparse, and asks for a user (CVE-2026-47262): an error at once, and berthd has
 // read none of it.
 func TestHugeUserFiles(t *testing.T) {
-	s := open(t)
+	s := openWith(t, "", "[snapshot]\ndriver = 'overlay'") // whose files the test can change
 	ctx := t.Context()
 	if _, err := s.Pull(ctx, busybox); err != nil {
 		t.Fatal(err)

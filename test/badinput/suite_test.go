@@ -30,6 +30,12 @@ func open(t *testing.T) *suite { return openOn(t, "") }
 // is empty.
 func openOn(t *testing.T, size string) *suite {
 	t.Helper()
+	return openWith(t, size, "")
+}
+
+// openWith is openOn with settings of its own.
+func openWith(t *testing.T, size, settings string) *suite {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("long, and needs root")
 	}
@@ -44,7 +50,7 @@ func openOn(t *testing.T, size string) *suite {
 			t.Error(err)
 		}
 	})
-	n, err := w.Berth("berth", "")
+	n, err := w.Berth("berth", settings)
 	if err != nil {
 		t.Fatal(err)
 	}
