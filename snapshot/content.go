@@ -15,12 +15,10 @@ const (
 	writebackStep = 8 << 20   // written before the kernel is asked to start storing it
 )
 
-// copySparse copies size bytes from r to the file f, from offset on, where it has nothing
-// yet, leaving out stretches of zeros, so that a sparse file stays one. A reader that ends
-// early is io.ErrUnexpectedEOF.
-func copySparse(ctx context.Context, f *os.File, offset int64, r io.Reader, size int64, buf []byte) error {
-	var at int64
-	started := offset - offset%writebackStep
+// copySparse copies size bytes from r to the empty file f, leaving out stretches of zeros,
+// so that a sparse file stays one. A reader that ends early is io.ErrUnexpectedEOF.
+func copySparse(ctx context.Context, f *os.File, r io.Reader, size int64, buf []byte) error {
+	var at, started int64
 	hole := false
 	for at < size {
 		if err := ctx.Err(); err != nil {
@@ -34,18 +32,18 @@ func copySparse(ctx context.Context, f *os.File, offset int64, r io.Reader, size
 			return fmt.Errorf("after %d of %d bytes: %w", at+int64(n), size, err)
 		}
 		if hole = isZero(chunk); !hole {
-			if _, err := f.WriteAt(chunk, offset+at); err != nil {
+			if _, err := f.WriteAt(chunk, at); err != nil {
 				return err
 			}
 		}
 		at += int64(len(chunk))
-		if offset+at-started >= writebackStep {
+		if at-started >= writebackStep {
 			startWriteback(f, started)
-			started = offset + at
+			started = at
 		}
 	}
 	if hole {
-		return f.Truncate(offset + size)
+		return f.Truncate(size)
 	}
 	return nil
 }

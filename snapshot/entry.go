@@ -264,7 +264,7 @@ func (e target) makeFile(body io.Reader) error {
 	if err != nil {
 		return err
 	}
-	err = copySparse(e.ctx, f, 0, body, e.hdr.Size, e.buf)
+	err = copySparse(e.ctx, f, body, e.hdr.Size, e.buf)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}

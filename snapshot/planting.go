@@ -33,25 +33,27 @@ type planted struct {
 type planter struct {
 	reading
 	planted
-	data  *os.File
+	data  *dataWriter
 	steps int64 // of walks, against the budget
 
 	parentName string // the last parent, as entries name it
 	parent     []*erofs.Node
-
-	buf []byte
 }
 
 // plant unpacks the archive in r: the files' bytes into the empty file data, and what it
 // has beside them into the skeleton. It reads r to its end.
 func plant(ctx context.Context, data *os.File, skeleton *skeletonWriter, r io.Reader, limits Limits) (planted, error) {
-	p := &planter{reading: reading{ctx: ctx, limits: limits, skeleton: skeleton}, data: data, buf: make([]byte, copyChunk)}
+	p := &planter{reading: reading{ctx: ctx, limits: limits, skeleton: skeleton}, data: newDataWriter(data)}
 	p.implicit = map[*erofs.Node]bool{}
 	p.root = p.newDir()
 	if err := p.all(r, p.entry); err != nil {
 		return planted{}, err
 	}
-	return p.planted, data.Truncate(int64(p.blocks) * erofs.BlockSize)
+	if err := p.data.end(); err != nil {
+		return planted{}, err
+	}
+	p.blocks, p.sum = uint32(p.data.block()), p.data.sum
+	return p.planted, nil
 }
 
 // newDir is a directory that the archive has not listed (yet).
@@ -257,9 +259,9 @@ func (p *planter) write(n *erofs.Node, hdr *tar.Header, body io.Reader) error {
 	if size == 0 {
 		return nil
 	}
-	blocks := (size + erofs.BlockSize - 1) / erofs.BlockSize
-	if int64(p.blocks)+blocks > math.MaxUint32-1 {
-		return fmt.Errorf("more than %d blocks of data: %w", p.blocks, ErrTooLarge)
+	blocks, begin := (size+erofs.BlockSize-1)/erofs.BlockSize, p.data.block()
+	if begin+blocks > math.MaxUint32-1 {
+		return fmt.Errorf("more than %d blocks of data: %w", begin, ErrTooLarge)
 	}
 	if isSparse(hdr) {
 		p.skeleton.skip(blocks)
@@ -267,14 +269,11 @@ func (p *planter) write(n *erofs.Node, hdr *tar.Header, body io.Reader) error {
 		p.skeleton.begin(size)
 		defer p.skeleton.end()
 	}
-	sum := crcWriter{&p.sum}
-	err := copySparse(p.ctx, p.data, int64(p.blocks)*erofs.BlockSize, io.TeeReader(body, sum), size, p.buf)
+	n.Size, n.Data = uint64(size), erofs.Extent{Device: 1, Block: uint32(begin)}
+	err := p.data.add(p.ctx, body, size)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("cut short: %w: %w", ErrCorrupt, err)
 	}
-	n.Size, n.Data = uint64(size), erofs.Extent{Device: 1, Block: p.blocks}
-	p.blocks += uint32(blocks)
-	sum.zeros(blocks*erofs.BlockSize - size)
 	return err
 }
 

@@ -273,6 +273,6 @@ func (c *copier) create(from, to at, name string, a attr) error {
 	if err != nil {
 		return err
 	}
-	err = copySparse(c.ctx, out, 0, in, a.size, c.buf)
+	err = copySparse(c.ctx, out, in, a.size, c.buf)
 	return errors.Join(err, out.Close())
 }

@@ -21,15 +21,6 @@ func (w crcWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-var zeroBlock [4096]byte
-
-// zeros adds n zeros.
-func (w crcWriter) zeros(n int64) {
-	for ; n > 0; n -= min(n, int64(len(zeroBlock))) {
-		*w.sum = crc32.Update(*w.sum, castagnoli, zeroBlock[:min(n, int64(len(zeroBlock)))])
-	}
-}
-
 // checkSum reads the file at path; ErrDamaged when it has another checksum or is not there.
 func checkSum(ctx context.Context, path string, want uint32) error {
 	f, err := openOurs(path)

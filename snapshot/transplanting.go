@@ -130,7 +130,7 @@ func (t *transplanting) fillFile(f *os.File, n *erofs.Node) error {
 		}
 		t.copies = true // across file systems, larger blocks, no reflinks; a bad disk shows again below
 	}
-	err := copySparse(t.ctx, f, 0, io.NewSectionReader(from, offset, size), size, t.buf)
+	err := copySparse(t.ctx, f, io.NewSectionReader(from, offset, size), size, t.buf)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%s: %w: %w", from.Name(), ErrDamaged, err)
 	}
