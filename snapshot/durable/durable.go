@@ -25,7 +25,7 @@ const tmpPrefix = ".tmp-"
 // When it returns nil, content and name are on disk. When it returns an error,
 // either content may be there: read it again.
 func WriteFile(path string, data []byte, perm fs.FileMode) error {
-	if err := replace(path, data, perm, settle); err != nil {
+	if err := replace(path, data, perm, settle, os.Rename); err != nil {
 		return err
 	}
 	return SyncDir(filepath.Dir(path)) // the name itself
@@ -34,12 +34,25 @@ func WriteFile(path string, data []byte, perm fs.FileMode) error {
 // Replace is WriteFile without waiting for the disk: readers see the old content
 // or the new, never a mixture, but after a power cut the file may be either,
 // torn or missing.
+//
+// ext4 starts to write a file that is renamed to a name that is taken, and the next such
+// rename waits until that is done: for as long as a pull keeps the disk busy. It does
+// neither when the two files trade names (fs/ext4/namei.c; ext4(5), auto_da_alloc).
 func Replace(path string, data []byte, perm fs.FileMode) error {
-	return replace(path, data, perm, func(*os.File) error { return nil })
+	return replace(path, data, perm, func(*os.File) error { return nil }, trade)
+}
+
+// trade gives the file at from the name path, and what had it, if anything, the other one,
+// which it removes.
+func trade(from, path string) error {
+	if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() || exchange(from, path) != nil {
+		return os.Rename(from, path)
+	}
+	return os.Remove(from)
 }
 
 // replace writes data beside path, lets sync settle it, and renames it to path.
-func replace(path string, data []byte, perm fs.FileMode, sync func(*os.File) error) (err error) {
+func replace(path string, data []byte, perm fs.FileMode, sync func(*os.File) error, rename func(from, to string) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), tmpPrefix+"*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -63,7 +76,7 @@ func replace(path string, data []byte, perm fs.FileMode, sync func(*os.File) err
 	if err := f.Close(); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	return rename(f.Name(), path)
 }
 
 // Remove deletes the file or empty directory at path and waits until the removal

@@ -50,3 +50,12 @@ func open(dirfd int, name string, flags int) (*os.File, error) {
 
 // here is the directory that relative names start from.
 const here = unix.AT_FDCWD
+
+// exchange has the files at a and b trade names, at once. Not every file system can.
+func exchange(a, b string) error {
+	for {
+		if err := unix.Renameat2(here, a, here, b, unix.RENAME_EXCHANGE); err != unix.EINTR {
+			return err
+		}
+	}
+}
