@@ -164,8 +164,17 @@ func (b *blobs) blocks(name string, rec layerRecord) (uint32, error) {
 }
 
 func (b *blobs) lowers(seal string, rec sealRecord) ([]string, error) {
-	if err := b.haveAll(rec.Chain); err != nil {
+	if err := b.standing(seal, rec); err != nil {
 		return nil, err
 	}
 	return []string{b.path(mountsDir, seal)}, nil
+}
+
+// standing tells whether the layers of a seal are there. When a container stands on it,
+// none can go but a damaged one, which open finds out. It needs the lock.
+func (b *blobs) standing(seal string, rec sealRecord) error {
+	if len(b.users[seal]) > 0 {
+		return nil
+	}
+	return b.haveAll(rec.Chain)
 }

@@ -79,22 +79,17 @@ func (b *blobs) probe() (err error) {
 	return fmt.Errorf("this kernel mounts no EROFS (CONFIG_EROFS_FS; the module erofs): %w: %w", ErrUnsupported, err)
 }
 
-// open mounts a seal unless it is mounted.
+// open mounts a seal unless it is mounted. What is mounted was looked at then, and what was
+// found out since is not mounted any more (lost).
 func (b *blobs) open(ctx context.Context, seal string, chain []digest.Digest) error {
 	l := b.locks.of(seal)
 	l.Lock()
 	defer l.Unlock()
-	rec, err := b.readSeal(seal)
-	if err != nil {
-		return err
-	}
-	if err := b.fits(rec, chain); err != nil {
-		return err
-	}
 	if is, err := mountinfo.Mounted(b.path(mountsDir, seal)); is || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := checkSum(ctx, b.path("seals", seal, imageFile), rec.Image); err != nil {
+	rec, err := b.sound(ctx, seal, chain)
+	if err != nil {
 		return err
 	}
 	var devices []string
@@ -118,8 +113,11 @@ func (b *blobs) sound(ctx context.Context, seal string, chain []digest.Digest) (
 }
 
 // fits tells whether a seal is one of the chain, and of the layers as they are. It reads
-// their records and not what is in them.
+// their records and not what is in them. ErrNotFound when a layer is missing.
 func (b *blobs) fits(rec sealRecord, chain []digest.Digest) error {
+	if err := b.haveAll(chain); err != nil {
+		return err
+	}
 	if !slices.Equal(rec.Chain, chain) || rec.Parts != nil && len(rec.Parts) != len(chain) {
 		return fmt.Errorf("it is of other layers: %w", ErrDamaged)
 	}

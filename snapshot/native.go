@@ -48,7 +48,7 @@ func (n native) start(ctx context.Context) error {
 }
 
 func (n native) lowers(seal string, rec sealRecord) ([]string, error) {
-	if err := n.haveAll(rec.Chain); err != nil {
+	if err := n.standing(seal, rec); err != nil {
 		return nil, err
 	}
 	return []string{n.path(treesDir, seal)}, nil

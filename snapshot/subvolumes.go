@@ -70,7 +70,7 @@ func (s subvolumes) seal(ctx context.Context, tmp string, diffIDs []digest.Diges
 }
 
 func (s subvolumes) lowers(seal string, rec sealRecord) ([]string, error) {
-	if err := s.haveAll(rec.Chain); err != nil {
+	if err := s.standing(seal, rec); err != nil {
 		return nil, err
 	}
 	return []string{s.path("seals", seal, "fs")}, nil
