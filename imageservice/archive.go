@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berthd/berth/imageservice/inflate"
+	"github.com/berthd/berth/imageservice/precedence"
 )
 
 // maxWindow is the largest zstd window that is decoded, in bytes: it is memory. It
@@ -22,9 +23,10 @@ const maxWindow = 128 << 20
 // the work: one reads and hashes the blob, one decompresses it, and the reader's own
 // hashes what comes out, and unpacks it. It is for one reader.
 type archive struct {
-	layer layer
-	limit int64 // of its size, in bytes
-	spent *spent
+	layer    layer
+	limit    int64 // of its size, in bytes
+	spent    *spent
+	junction *precedence.Junction
 
 	blob          tally // the first goroutine's, until it has ended
 	raw           *ahead
@@ -65,12 +67,12 @@ func (t *tally) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// openArchive begins to read blob, which holds l. Close it.
-func openArchive(blob io.Reader, l layer, limit int64, s *spent) *archive {
-	a := &archive{layer: l, limit: limit, spent: s}
+// openArchive begins to read blob, which holds l, giving way at j. Close it.
+func openArchive(blob io.Reader, l layer, limit int64, s *spent, j *precedence.Junction) *archive {
+	a := &archive{layer: l, limit: limit, spent: s, junction: j}
 	a.blob = newTally(blob, &s.transfer, &s.hashBlob)
-	a.raw = readAhead(&a.blob)
-	a.plain = readAhead(readerFunc(a.decompress))
+	a.raw = readAhead(&a.blob, j)
+	a.plain = readAhead(readerFunc(a.decompress), j)
 	a.out = newTally(a.plain, &a.waits, &a.hashed)
 	return a
 }
@@ -85,6 +87,7 @@ func (a *archive) Read(p []byte) (int, error) {
 	if a.err != nil {
 		return 0, a.err
 	}
+	a.junction.GiveWay(a.plain.quit)
 	n, err := a.out.Read(p)
 	if a.out.n > a.limit {
 		return 0, a.fail(fmt.Errorf("unpacks to more than %d bytes: %w", a.limit, ErrTooLarge))

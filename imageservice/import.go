@@ -111,7 +111,7 @@ func (s *Service) unpackBlob(ctx context.Context, blobs *archiveBlobs, l layer, 
 		p.bytes.Add(int64(n))
 		return n, err
 	}
-	a, verify := p.openArchive(readerFunc(counting), l, s.limit(l.blob.Size))
+	a, verify := p.openArchive(readerFunc(counting), l, s.limit(l.blob.Size), &s.junction)
 	err = s.adder(l)(ctx, l.diffID, a, verify)
 	a.close()
 	if err == nil {

@@ -34,6 +34,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berthd/berth/imageservice/download"
+	"github.com/berthd/berth/imageservice/precedence"
 	"github.com/berthd/berth/imageservice/registry"
 	"github.com/berthd/berth/snapshot"
 )
@@ -78,6 +79,7 @@ type Service struct {
 	slots    chan struct{} // of layers being fetched, node-wide
 	limit    func(compressed int64) int64
 
+	junction   precedence.Junction
 	store      *store
 	guard      guard
 	candidates layerSet
@@ -121,7 +123,7 @@ func open(ctx context.Context, o Options, client *registry.Client) (*Service, er
 		limit: layerLimit, now: time.Now, root: o.Root,
 		store: &store{dir: o.Root, pinned: pinned},
 	}
-	if s.downloads, err = download.Open(ctx, download.Options{Dir: filepath.Join(o.Root, "downloads"), Connections: o.Connections, PerBlob: o.LayerConnections}); err != nil {
+	if s.downloads, err = download.Open(ctx, download.Options{Dir: filepath.Join(o.Root, "downloads"), Connections: o.Connections, PerBlob: o.LayerConnections, Junction: &s.junction}); err != nil {
 		return nil, fmt.Errorf("images: %w", err)
 	}
 	if err := s.store.load(ctx, o.Layers); err != nil {
@@ -139,6 +141,9 @@ func (s *Service) Close() {
 	s.layerFlights.close()
 	s.background.Wait()
 }
+
+// Junction is where pulls and imports give way to what is told to enter it.
+func (s *Service) Junction() *precedence.Junction { return &s.junction }
 
 // List returns all images, sorted by ID. It takes no lock. What the images point to is
 // shared: do not change it.

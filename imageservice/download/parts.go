@@ -143,6 +143,7 @@ func (d *Download) run(blob *registry.Blob, i int, buf []byte) error {
 func (d *Download) fill(blob io.Reader, i int, buf []byte) error {
 	begin, end := d.bounds(i)
 	for at := begin; at < end; {
+		d.store.o.Junction.GiveWay(d.ctx.Done())
 		n, err := blob.Read(buf[:min(int64(len(buf)), end-at)])
 		if n > 0 {
 			if _, err := d.file.WriteAt(buf[:n], at); err != nil {

@@ -27,16 +27,18 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/berthd/berth/imageservice/precedence"
 	"github.com/berthd/berth/imageservice/registry"
 )
 
 // Options says where blobs grow, and how many connections that takes.
 type Options struct {
-	Dir         string        // made if absent
-	Connections int           // of all blobs on the node; 0 = 12
-	PerBlob     int           // side by side for one blob; 0 = 4
-	Part        int64         // bytes; blobs of no more than two parts come in one piece and are not kept; 0 = 8 MiB
-	Keep        time.Duration // how long a part of a blob is kept that nobody asks for; 0 = a day
+	Dir         string               // made if absent
+	Connections int                  // of all blobs on the node; 0 = 12
+	PerBlob     int                  // side by side for one blob; 0 = 4
+	Part        int64                // bytes; blobs of no more than two parts come in one piece and are not kept; 0 = 8 MiB
+	Junction    *precedence.Junction // where bringing gives way
+	Keep        time.Duration        // how long a part of a blob is kept that nobody asks for; 0 = a day
 }
 
 func (o Options) withDefaults() Options {
