@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -140,7 +139,7 @@ func readTree(path string, sum uint32) (tree *erofs.Node, size int64, err error)
 	if got := crc32.Checksum(data, castagnoli); got != sum {
 		return nil, 0, fmt.Errorf("%s: checksum %08x, not %08x: %w", path, got, sum, ErrDamaged)
 	}
-	tree, err = erofs.Read(bytes.NewReader(data))
+	tree, err = erofs.Read(data)
 	if err != nil {
 		return nil, 0, fmt.Errorf("%s: %w", path, err)
 	}
