@@ -42,7 +42,7 @@ func (b *blobs) start(ctx context.Context) error {
 	if err := makeDir(b.path(mountsDir), 0o700); err != nil {
 		return err
 	}
-	if err := b.probe(); err != nil {
+	if err := errors.Join(b.probe(), b.tryVerity(ctx)); err != nil {
 		return err
 	}
 	left, err := os.ReadDir(b.path(mountsDir))

@@ -89,6 +89,8 @@ type layerRecord struct {
 	Tree uint32 `json:"treeCRC32C,omitempty"`
 	// Skeleton is nil for a layer that has none: its archive cannot be made again.
 	Skeleton *uint32 `json:"skeletonCRC32C,omitempty"`
+	// Verity has the digests of fs-verity, by the files' names.
+	Verity map[string]string `json:"verity,omitempty"`
 	// Blocks is the size of the data of a layer that has a skeleton.
 	Blocks uint32 `json:"dataBlocks,omitempty"`
 }
