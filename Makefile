@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: help build berthd shim setup tools test test-vm test-powercut demo bench-pull bench-cold clean
+.PHONY: help build berthd shim setup tools test test-vm test-powercut demo bench-pull bench-cold bench-restart clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench-pull: setup build ## pull a big image with berth and with containerd, in t
 
 bench-cold: setup build ## pods of one cold image at once, and pods beside a pull; BENCH=-help lists the flags
 	@go run ./test/bench/cold $(BENCH)
+
+bench-restart: setup build ## kill berthd under a hundred pods and time how soon it knows them; BENCH=-help lists the flags
+	@go run ./test/bench/restart $(BENCH)
 
 clean: ## remove what was built and cached
 	rm -rf bin .cache

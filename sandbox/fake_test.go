@@ -46,6 +46,7 @@ type fakeNode struct {
 type fakeTask struct {
 	podID   string
 	running bool
+	silent  bool          // its keeper does not answer
 	exit    chan struct{} // closed when it has ended
 	code    int32
 	updates []shim.UpdateRequest
@@ -322,6 +323,9 @@ func (f fakeProcesses) Tasks(context.Context) ([]shim.Task, error) {
 		}
 		task := shim.Task{}
 		task.ID, task.PodID, task.Status = id, t.podID, status
+		if t.silent {
+			task.Status, task.Err = shim.StatusUnknown, shim.ErrNoAnswer
+		}
 		list = append(list, task)
 	}
 	return list, nil

@@ -59,6 +59,40 @@ func TestRecovery(t *testing.T) {
 	assertNothing(t, f, dir)
 }
 
+// A keeper that does not answer holds nothing up: its container is what it was, and what
+// comes of it is known when the keeper answers.
+func TestRecoveryWithoutAnswer(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	pod, id := full(t, n, "stuck", true)
+	n.Close()
+	f.mu.Lock()
+	f.tasks[id].silent = true
+	f.mu.Unlock()
+	start := time.Now()
+	n = f.open(t, dir)
+	if took := time.Since(start); took > recoverLimit/2 {
+		t.Errorf("it was waited for: %v", took)
+	}
+	c, err := n.Containers.Get(id)
+	if err != nil || c.Record().State != Running {
+		t.Errorf("as it was: %v", err)
+	}
+	f.mu.Lock()
+	f.tasks[id].silent = false
+	f.endLocked(id, 9)
+	f.mu.Unlock()
+	<-c.exited
+	if r := c.Record(); r.State != Exited || r.ExitCode != 9 {
+		t.Errorf("when its keeper answers: %s with %d", r.State, r.ExitCode)
+	}
+	if err := n.Pods.Remove(t.Context(), pod); err != nil {
+		t.Error(err)
+	}
+	n.Close()
+	assertNothing(t, f, dir)
+}
+
 // After a reboot no process and no namespace is left; pods are not ready,
 // containers ended, and all can be removed.
 func TestReboot(t *testing.T) {

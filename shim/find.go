@@ -13,8 +13,12 @@ import (
 )
 
 const (
-	// findLimit is how long one shim is given to answer at Open and in Tasks.
-	findLimit = 10 * time.Second
+	// findLimit is how long one shim is given to answer at Open. It is short: nothing of the
+	// node is served before, and a shim that answers later is met then. Until then its
+	// containers are what their records say.
+	findLimit = 250 * time.Millisecond
+	// listLimit is how long one shim is given to answer in Tasks.
+	listLimit = 10 * time.Second
 	// askAgain is the pause after an attempt that failed without saying that the
 	// shim is dead.
 	askAgain = time.Second
