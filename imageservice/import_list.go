@@ -1,7 +1,6 @@
 package imageservice
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/berthd/berth/imageservice/compressed"
 	"github.com/berthd/berth/imageservice/registry"
 )
 
@@ -223,13 +223,13 @@ func (b *archiveBlobs) describe(name string) (ocispec.Descriptor, error) {
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("layer: %w", missing(err))
 	}
-	var magic [4]byte
-	n, _ := r.ReadAt(magic[:], 0) // a short one is of no kind
+	var magic [compressed.MagicLen]byte
+	n, _ := r.ReadAt(magic[:], 0) // a short one is plain
 	mediaType := ocispec.MediaTypeImageLayer
-	switch {
-	case bytes.HasPrefix(magic[:n], gzipMagic):
+	switch compressed.KindOf(magic[:n]) {
+	case compressed.Gzip:
 		mediaType = ocispec.MediaTypeImageLayerGzip
-	case bytes.Equal(magic[:n], zstdMagic):
+	case compressed.Zstd:
 		mediaType = ocispec.MediaTypeImageLayerZstd
 	}
 	hash := digest.SHA256.Digester()
