@@ -266,8 +266,8 @@ func (s *Service) addLayers(ctx context.Context, fetch fetcher, layers []layer, 
 			if err := s.addLayer(groupCtx, fetch, l, p); err != nil {
 				return err
 			}
-			p.done.Add(1)
 			p.stage(l.blob.Digest, StageDone)
+			p.done.Add(1)
 			return nil
 		})
 	}
