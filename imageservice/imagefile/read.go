@@ -102,6 +102,9 @@ func (a *Archive) spool(r *tar.Reader) error {
 		if err != nil {
 			return err
 		}
+		if sparse(hdr) {
+			return fmt.Errorf("archive: %.300q: is a sparse file; make the archive without tar's --sparse: %w", name, registry.ErrCorrupt)
+		}
 		if _, twice := a.members[name]; twice {
 			return fmt.Errorf("archive: %.300q is in it twice: %w", name, registry.ErrCorrupt)
 		}
@@ -130,6 +133,17 @@ func nameOf(name string) (string, error) {
 		return "", fmt.Errorf("archive: name %.300q is not one below the archive's root: %w", name, registry.ErrCorrupt)
 	}
 	return plain, nil
+}
+
+// sparse tells whether a regular file has holes, which package tar fills with zeros that are
+// not in the archive: any number of them, and none that a cap on the archive counts.
+func sparse(hdr *tar.Header) bool {
+	for key := range hdr.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // climbs tells whether a link leads above the archive's root.
@@ -225,6 +239,10 @@ type capped struct {
 
 // Read implements io.Reader.
 func (c *capped) Read(p []byte) (int, error) {
+	if err := c.src.ctx.Err(); err != nil { // little that has been read may become much
+		c.src.err = err
+		return 0, err
+	}
 	n, err := c.from.Read(p)
 	if c.n += int64(n); c.n > c.limit(c.src.n) {
 		return 0, fmt.Errorf("archive: unpacks to more than %d bytes: %w", c.limit(c.src.n), registry.ErrTooLarge)
