@@ -18,8 +18,9 @@ import (
 
 // Caps on an archive's lists, beside those of their documents.
 const (
-	maxManifest = registry.MaxManifest
-	maxArchived = 1000 // images of an archive
+	maxManifest  = registry.MaxManifest
+	maxArchived  = 1000     // images of an archive
+	maxDocuments = 64 << 20 // bytes of all their documents
 )
 
 // annotationImageName is a full name, as containerd and docker save write it. The
@@ -185,6 +186,9 @@ func (b *archiveBlobs) makeManifest(config string, layers []string) (ocispec.Des
 	data, err := b.archive.Bytes(config, maxConfig)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("configuration: %w", missing(err))
+	}
+	if err := b.afford(data); err != nil {
+		return ocispec.Descriptor{}, err
 	}
 	id := digest.FromBytes(data)
 	// It is called by its digest.
