@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -18,8 +19,34 @@ import (
 )
 
 // storingWithin is how long a registry may take to answer when it has got a blob: it hashes
-// and stores it first.
+// and stores it first. For all else it has as long as when it is asked for something.
 const storingWithin = 10 * time.Minute
+
+// blobType is what a blob is sent as.
+const blobType = "application/octet-stream"
+
+// A patient transport sends blobs by storing.
+type patient struct {
+	http.RoundTripper
+	storing http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (p patient) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Method != http.MethodPut || req.Header.Get("Content-Type") != blobType {
+		return p.RoundTripper.RoundTrip(req)
+	}
+	resp, err := p.storing.RoundTrip(req)
+	if err != nil && strings.HasSuffix(err.Error(), "timeout awaiting response headers") {
+		err = &notStored{err}
+	}
+	return resp, err
+}
+
+// A notStored is that a registry has got a blob and does not say what has become of it.
+type notStored struct{ error }
+
+func (e *notStored) Unwrap() error { return e.error }
 
 // A Target is a repository to push to: the one host of it that has the capability
 // "push" and comes first. Others are not tried, since an image must not be half on one and
@@ -38,7 +65,11 @@ func (c *Client) Target(name reference.Named, cred Credential) (*Target, error) 
 	}
 	for _, h := range r.hosts {
 		if h.push {
-			h.transport.ResponseHeaderTimeout = storingWithin
+			h.storing = h.transport.Clone()
+			h.storing.ResponseHeaderTimeout = storingWithin
+			if t, ok := h.auth.Client.Transport.(*retrier); ok {
+				t.next = patient{t.next, h.storing}
+			}
 			return &Target{r, h}, nil
 		}
 	}
@@ -113,7 +144,7 @@ func (t *Target) PushBlob(ctx context.Context, desc ocispec.Descriptor, data io.
 		}
 		return io.NopCloser(upload{io.NewSectionReader(data, 0, desc.Size), count}), nil
 	}
-	put, err := t.exchange(ctx, http.MethodPut, to, "application/octet-stream", desc.Size, body)
+	put, err := t.exchange(ctx, http.MethodPut, to, blobType, desc.Size, body)
 	if err != nil {
 		return t.repo.netError(ctx, t.host, what, err)
 	}

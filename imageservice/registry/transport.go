@@ -32,6 +32,7 @@ type host struct {
 
 	header    http.Header
 	transport *http.Transport
+	storing   *http.Transport // of a target: for blobs
 	auth      *auth.Client
 
 	probe   bool
@@ -63,7 +64,7 @@ func (c *Client) newHost(r *Repository, e endpoint, retry Retry) (*host, error) 
 	}
 	transport := &http.Transport{
 		Proxy:                 proxy,
-		DialContext:           (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:           c.stall.dialer(&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}),
 		TLSClientConfig:       tlsConfig,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: 30 * time.Second, // containerd#13164
