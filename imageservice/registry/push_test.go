@@ -61,7 +61,7 @@ func TestPushAnswers(t *testing.T) {
 			t.Fatalf("%s: within %s", tt.name, within)
 		}
 		if tt.name == "a blob" {
-			target.host.storing.ResponseHeaderTimeout = time.Millisecond
+			target.blobs.within = time.Millisecond
 		} else {
 			target.host.transport.ResponseHeaderTimeout = time.Millisecond
 		}

@@ -133,9 +133,6 @@ func (c *Client) Repository(name reference.Named, cred Credential) (*Repository,
 func (r *Repository) Close() {
 	for _, h := range r.hosts {
 		h.transport.CloseIdleConnections()
-		if h.storing != nil {
-			h.storing.CloseIdleConnections()
-		}
 	}
 }
 

@@ -123,7 +123,7 @@ func retryable(status int) bool {
 // mayPass reports whether a connection's failure may be gone a moment later: not
 // when the name does not exist, the certificate is not to be trusted, or it has lasted for long.
 func mayPass(err error) bool {
-	if _, ok := errors.AsType[*notStored](err); ok {
+	if errors.Is(err, errNotStored) {
 		return false
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {

@@ -32,7 +32,7 @@ type host struct {
 
 	header    http.Header
 	transport *http.Transport
-	storing   *http.Transport // of a target: for blobs
+	retrier   *retrier // in auth
 	auth      *auth.Client
 
 	probe   bool
@@ -93,8 +93,9 @@ func (c *Client) newHost(r *Repository, e endpoint, retry Retry) (*host, error) 
 	case canonical(e.host) != canonical(r.domain):
 		h.namespace = r.domain
 	}
+	h.retrier = &retrier{transport, retry, c.stall, &r.secrets}
 	h.auth = &auth.Client{
-		Client: &http.Client{Transport: &retrier{transport, retry, c.stall, &r.secrets}, CheckRedirect: h.checkRedirect},
+		Client: &http.Client{Transport: h.retrier, CheckRedirect: h.checkRedirect},
 		Header: http.Header{"User-Agent": {"berth"}},
 		Cache:  auth.NewCache(),
 		// The auth client itself shows a credential to nobody but the host that asked.
