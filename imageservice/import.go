@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/imageservice/imagefile"
+	"github.com/berthd/berth/snapshot"
 	"github.com/berthd/berth/snapshot/durable"
 )
 
@@ -72,7 +73,14 @@ func (s *Service) receive(ctx context.Context, one arrival, blobs *archiveBlobs)
 	s.progress.add(p)
 	defer s.progress.remove(p)
 	id := one.rec.image.ID
-	if known, err := s.Get(id.String()); err == nil && s.store.verify(id) == nil && known.IsArtifact() == one.rec.image.IsArtifact() {
+	known, err := s.Get(id.String())
+	if err == nil {
+		err = s.store.verify(id)
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, snapshot.ErrDamaged) {
+		return Image{}, err
+	}
+	if err == nil && known.IsArtifact() == one.rec.image.IsArtifact() {
 		// It keeps the manifest that its registry knows it by.
 		ok, err := s.store.name(id, one.rec.image.Tags, nil)
 		if err != nil {
