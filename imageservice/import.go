@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/imageservice/imagefile"
+	"github.com/berthd/berth/snapshot"
 	"github.com/berthd/berth/snapshot/durable"
 )
 
@@ -72,7 +73,14 @@ func (s *Service) receive(ctx context.Context, one arrival, blobs *archiveBlobs)
 	s.progress.add(p)
 	defer s.progress.remove(p)
 	id := one.rec.image.ID
-	if known, err := s.Get(id.String()); err == nil && s.store.verify(id) == nil && known.IsArtifact() == one.rec.image.IsArtifact() {
+	known, err := s.Get(id.String())
+	if err == nil {
+		err = s.store.verify(id)
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, snapshot.ErrDamaged) {
+		return Image{}, err
+	}
+	if err == nil && known.IsArtifact() == one.rec.image.IsArtifact() {
 		// It keeps the manifest that its registry knows it by.
 		ok, err := s.store.name(id, one.rec.image.Tags, nil)
 		if err != nil {
@@ -230,6 +238,7 @@ type archiveBlobs struct {
 	at      map[digest.Digest]string // names of blobs that are not where a layout has them
 
 	described map[string]ocispec.Descriptor // by names: a layer is hashed once, however often it is listed
+	documents int64                         // bytes of those that have been read
 }
 
 // Manifest implements documents.
@@ -250,7 +259,7 @@ func (b *archiveBlobs) Bytes(ctx context.Context, desc ocispec.Descriptor) ([]by
 // read is a blob of at most limit bytes with the right digest.
 func (b *archiveBlobs) read(d digest.Digest, limit int64) ([]byte, error) {
 	if data, ok := b.made[d]; ok {
-		return data, nil
+		return data, b.afford(data)
 	}
 	if err := checkDigest(d); err != nil {
 		return nil, err
@@ -262,7 +271,16 @@ func (b *archiveBlobs) read(d digest.Digest, limit int64) ([]byte, error) {
 	if got := digest.FromBytes(data); got != d {
 		return nil, fmt.Errorf("blob %s: content has digest %s: %w", d, got, ErrCorrupt)
 	}
-	return data, nil
+	return data, b.afford(data)
+}
+
+// afford refuses a document when there are too many of them: they, and what is made of them, are in
+// memory until all images are here. One that is read again counts again.
+func (b *archiveBlobs) afford(document []byte) error {
+	if b.documents += int64(len(document)); b.documents > maxDocuments {
+		return fmt.Errorf("manifests and configurations of more than %d bytes in all; import the images in several archives: %w", maxDocuments, ErrTooLarge)
+	}
+	return nil
 }
 
 func (b *archiveBlobs) name(d digest.Digest) string {

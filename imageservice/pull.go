@@ -124,7 +124,9 @@ func (s *Service) present(ctx context.Context, target digest.Digest, tags, diges
 			return "", false, err
 		}
 		defer s.guard.release(keys)
-		if ready(ctx, s.layers, img.DiffIDs) != nil || s.store.verify(img.ID) != nil {
+		if err := s.store.verify(img.ID); err != nil && !errors.Is(err, snapshot.ErrDamaged) {
+			return "", false, err
+		} else if err != nil || ready(ctx, s.layers, img.DiffIDs) != nil {
 			return "", false, nil // then it is pulled like a new one
 		}
 		ok, err := s.store.name(img.ID, tags, digests)
@@ -266,8 +268,8 @@ func (s *Service) addLayers(ctx context.Context, fetch fetcher, layers []layer, 
 			if err := s.addLayer(groupCtx, fetch, l, p); err != nil {
 				return err
 			}
-			p.done.Add(1)
 			p.stage(l.blob.Digest, StageDone)
+			p.done.Add(1)
 			return nil
 		})
 	}

@@ -28,8 +28,8 @@ type PushRequest struct {
 // registry has all blobs of the manifest that the image came with, in the target's
 // repository or in one that the image came from, that manifest is pushed and keeps its
 // digest. Else layers are made again from the disk, and the manifest is a new one with the
-// same configuration. Errors: this package's, snapshot's (ErrUnsupported: layers that are
-// folders), the context's, or the disk's. It may be called again.
+// same configuration. Errors: this package's (ErrNoArchive), snapshot's, the context's, or the disk's.
+// It may be called again.
 func (s *Service) Push(ctx context.Context, req PushRequest) (digest.Digest, error) {
 	named, err := parseName(PushName(req))
 	if err != nil {
@@ -61,7 +61,7 @@ func (s *Service) push(ctx context.Context, req PushRequest, named reference.Nam
 		return "", err
 	}
 	if img.IsArtifact() {
-		return "", fmt.Errorf("is an artifact, and those cannot be pushed: %w", ErrUnsupported)
+		return "", fmt.Errorf("is an artifact: %w", ErrNoArchive)
 	}
 	if _, err := req.Compress.writer(&counter{}); err != nil {
 		return "", err

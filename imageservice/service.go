@@ -55,6 +55,11 @@ var (
 	// ErrUnsupported is an image that is well-formed and not for us: another
 	// platform, schema 1, encrypted or foreign layers.
 	ErrUnsupported = errors.New("unsupported image")
+	// ErrInvalidOption is a request for what there is not: a format, a compression.
+	ErrInvalidOption = errors.New("invalid option")
+	// ErrNoArchive is an image that cannot leave this node: an artifact, or one that the driver does not keep
+	// so that the archives of its layers can be made again.
+	ErrNoArchive = errors.New("no archive of it can be made here")
 )
 
 // Options says where images live and how they are pulled.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/opencontainers/go-digest"
 
@@ -43,8 +44,8 @@ func (s *Service) verify(ctx context.Context, img Image, known map[digest.Digest
 		return v, err
 	}
 	defer s.guard.release(keys)
-	if err := s.store.verify(img.ID); err != nil {
-		v.Damaged = append(v.Damaged, err)
+	if err := v.add(s.store.verify(img.ID)); err != nil {
+		return v, err
 	}
 	for _, d := range img.DiffIDs {
 		if _, ok := known[d]; !ok {
@@ -77,8 +78,8 @@ func (v *Verification) add(err error) error {
 	return nil
 }
 
-// verify compares the documents of an image with their digests. One that has gone meanwhile
-// has none.
+// verify compares the documents of an image with their digests, as documents does. One that has
+// gone meanwhile has none.
 func (st *store) verify(id digest.Digest) error {
 	rec, ok := st.record(id)
 	if !ok {
@@ -97,15 +98,28 @@ func (st *store) record(id digest.Digest) (record, bool) {
 }
 
 // documents reads an image's manifest and its configuration, which is nil for an artifact,
-// and compares them with their digests.
+// and compares them with their digests. snapshot.ErrDamaged; anything else says nothing about them.
 func (st *store) documents(rec record) (manifest, config []byte, err error) {
 	if manifest, err = readVerified(st.manifestFile(rec.manifest), rec.manifest, registry.MaxManifest); err != nil {
-		return nil, nil, fmt.Errorf("manifest: %w", err)
+		return nil, nil, fmt.Errorf("manifest: %w", asDamage(err))
 	}
 	if !rec.image.IsArtifact() {
 		if config, err = readVerified(st.configFile(rec.image.ID), rec.image.ID, maxConfig); err != nil {
-			return nil, nil, fmt.Errorf("configuration: %w", err)
+			return nil, nil, fmt.Errorf("configuration: %w", asDamage(err))
 		}
 	}
 	return manifest, config, nil
+}
+
+// asDamage is err, as snapshot.ErrDamaged where what is read is to blame, or the disk under it.
+func asDamage(err error) error {
+	for _, damage := range []error{ErrCorrupt, ErrTooLarge, fs.ErrNotExist} {
+		if errors.Is(err, damage) {
+			return fmt.Errorf("%w: %w", err, snapshot.ErrDamaged)
+		}
+	}
+	if isDiskDamage(err) {
+		return fmt.Errorf("%w: %w", err, snapshot.ErrDamaged)
+	}
+	return err
 }

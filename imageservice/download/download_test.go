@@ -325,6 +325,35 @@ func TestNoCopies(t *testing.T) {
 	}
 }
 
+// TestManyParts: what a manifest says of a blob's size takes no memory.
+func TestManyParts(t *testing.T) {
+	b := newBench(t)
+	b.fault(nil)
+	for size, parts := range map[int64]int{maxParts * partSize: maxParts, maxParts*partSize + 1: 0, 1 << 50: 0} {
+		b.desc.Size = size
+		name, err := reference.ParseNormalizedNamed(b.reg.Host() + "/app")
+		if err != nil {
+			t.Fatal(err)
+		}
+		repo, err := registry.New(registry.Options{}).Repository(name, registry.Credential{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := b.Blob(t.Context(), repo, b.desc, func(int64) {})
+		if parts == 0 {
+			if !errors.Is(err, registry.ErrCorrupt) || d != nil || len(b.files()) > 0 { // it is not as large
+				t.Errorf("%d: %v, files %v", size, err, b.files())
+			}
+		} else if err != nil || len(d.parts) != parts {
+			t.Errorf("%d: %v", size, err)
+		}
+		if d != nil {
+			d.Discard()
+		}
+		repo.Close()
+	}
+}
+
 func TestPrune(t *testing.T) {
 	b := newBench(t)
 	b.fault(nil)

@@ -65,8 +65,12 @@ func (d *Download) end(err error) {
 func (d *Download) claim() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for i := range d.parts {
-		if !d.parts[i].claimed {
+	return d.claimLocked()
+}
+
+func (d *Download) claimLocked() int {
+	for ; d.first < len(d.parts); d.first++ {
+		if i := d.first; !d.parts[i].claimed {
 			d.parts[i].claimed = true
 			return i
 		}

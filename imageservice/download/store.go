@@ -57,6 +57,10 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// maxParts is how many parts a blob may have, each being some bytes of memory: with the default
+// Part, 512 GiB. A larger one comes in one piece, and is not kept.
+const maxParts = 64 << 10
+
 // A Store is the blobs that are under way. It is safe for concurrent use.
 type Store struct {
 	o     Options
@@ -147,8 +151,12 @@ func (s *Store) Usage() (bytes, inodes uint64, err error) {
 func (s *Store) Blob(ctx context.Context, repo *registry.Repository, desc ocispec.Descriptor, counted func(int64)) (*Download, error) {
 	d := newDownload(ctx, s, repo, desc, counted)
 	name := fmt.Sprintf("%s-%d", desc.Digest.Encoded(), desc.Size)
-	if desc.Size <= 2*s.o.Part || !s.take(name) { // it is small, somebody else's manifest has it, or there is no space
-		return d, d.direct(0)
+	if desc.Size <= 2*s.o.Part || desc.Size > maxParts*s.o.Part || !s.take(name) { // it is small, or none, somebody else's manifest has it, or there is no space
+		if err := d.direct(0); err != nil {
+			d.cancel()
+			return nil, err
+		}
+		return d, nil
 	}
 	if err := d.open(name); err != nil {
 		s.give(name)
