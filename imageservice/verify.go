@@ -91,9 +91,7 @@ func (st *store) verify(id digest.Digest) error {
 
 // record is what is known of an image.
 func (st *store) record(id digest.Digest) (record, bool) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	rec, ok := st.records[id]
+	rec, ok := st.view.Load().records[id]
 	return rec, ok
 }
 

@@ -76,3 +76,15 @@ func TestDamagedDocuments(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifyWaitsForNoWriter: an index that is being written does not keep anybody from reading.
+func TestVerifyWaitsForNoWriter(t *testing.T) {
+	b := newBench(t)
+	b.reg.AddImage("app", "v1", layersOf("a", 1), nil)
+	img := b.pull(t, "app:v1")
+	b.store.mu.Lock()
+	defer b.store.mu.Unlock()
+	if err := b.Verify(t.Context(), []Image{img}, func(Verification) error { return nil }); err != nil {
+		t.Error(err)
+	}
+}
