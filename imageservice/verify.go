@@ -59,7 +59,9 @@ func (s *Service) verify(ctx context.Context, img Image, known map[digest.Digest
 		return v, nil
 	}
 	if err := s.layers.SealImage(ctx, img.DiffIDs); err != nil { // a damaged one is made again
-		return v, v.add(fmt.Errorf("seal: %w", err))
+		if err := v.add(fmt.Errorf("seal: %w", err)); err != nil {
+			return v, err
+		}
 	}
 	return v, nil
 }

@@ -1,12 +1,17 @@
 package imageservice
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/snapshot"
 )
 
 // withoutFiles runs f while no file can be opened.
@@ -86,5 +91,23 @@ func TestVerifyWaitsForNoWriter(t *testing.T) {
 	defer b.store.mu.Unlock()
 	if err := b.Verify(t.Context(), []Image{img}, func(Verification) error { return nil }); err != nil {
 		t.Error(err)
+	}
+}
+
+// A sealless driver's seals cannot be made.
+type sealless struct{ *fakeLayers }
+
+func (sealless) SealImage(context.Context, []digest.Digest) error {
+	return fmt.Errorf("seal: %w", snapshot.ErrDamaged)
+}
+
+func TestVerifySeal(t *testing.T) {
+	b := newBench(t)
+	b.reg.AddImage("app", "v1", layersOf("a", 1), nil)
+	img := b.pull(t, "app:v1")
+	b.layers = sealless{b.fake}
+	var damaged []error
+	if err := b.Verify(t.Context(), []Image{img}, func(v Verification) error { damaged = v.Damaged; return nil }); err != nil || len(damaged) != 1 {
+		t.Errorf("%v, %v", damaged, err)
 	}
 }
