@@ -180,6 +180,37 @@ func TestSideBySide(t *testing.T) {
 	b.whole(b.begin(t.Context()))
 }
 
+// TestPerBlob: no blob has more workers than it may, however many call for help at once.
+func TestPerBlob(t *testing.T) {
+	b := newBench(t)
+	b.reopen(Options{PerBlob: 2, Connections: 12})
+	hang := make(chan struct{})
+	b.fault(func(http.ResponseWriter, *http.Request) bool {
+		<-hang
+		return false
+	})
+	for range 20 {
+		d := b.begin(t.Context())
+		start := make(chan struct{})
+		var callers sync.WaitGroup
+		for range 8 {
+			callers.Go(func() {
+				<-start
+				d.helped()
+			})
+		}
+		close(start)
+		callers.Wait()
+		d.mu.Lock()
+		if d.working > 2 {
+			t.Errorf("%d workers", d.working)
+		}
+		d.mu.Unlock()
+		d.Discard()
+	}
+	close(hang)
+}
+
 // TestResume: what has come is there for who asks again, also after the process's end.
 func TestResume(t *testing.T) {
 	for name, again := range map[string]bool{"cancelled": false, "restarted": true} {

@@ -26,26 +26,20 @@ func (d *Download) begin() {
 // helped starts more workers while there are parts, and connections. It is called with a
 // connection made and with a part done.
 func (d *Download) helped() {
-	for {
-		d.mu.Lock()
-		enough := d.working >= d.store.o.PerBlob || d.err != nil
-		d.mu.Unlock()
-		if enough {
-			return
-		}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.working < d.store.o.PerBlob && d.err == nil {
 		select {
 		case d.store.conns <- struct{}{}:
 		default:
 			return
 		}
-		i := d.claim()
+		i := d.claimLocked()
 		if i < 0 {
 			<-d.store.conns
 			return
 		}
-		d.mu.Lock()
 		d.working++
-		d.mu.Unlock()
 		d.workers.Go(func() { d.work(i) })
 	}
 }
