@@ -403,6 +403,10 @@ func TestPrune(t *testing.T) {
 	if err := os.Chtimes(filepath.Join(b.dir, d.name), long, long); err != nil {
 		t.Fatal(err)
 	}
+	if err := b.Prune(t.Context()); err != nil || len(b.files()) != 6 {
+		t.Fatalf("twice in an hour: %v, %v", b.files(), err)
+	}
+	b.pruned = time.Time{}
 	if err := b.Prune(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -414,4 +418,33 @@ func TestPrune(t *testing.T) {
 	if left := b.files(); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
+}
+
+// TestPruneKeepsNobody: a large file takes time to go, and nobody waits for that, nor gets it.
+func TestPruneKeepsNobody(t *testing.T) {
+	b := newBench(t)
+	b.fault(nil)
+	file := filepath.Join(b.dir, fmt.Sprintf("%s-%d", b.desc.Digest.Encoded(), b.desc.Size))
+	long := time.Now().Add(-25 * time.Hour)
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Chtimes(file, long, long)); err != nil {
+		t.Fatal(err)
+	}
+	b.pruned = time.Time{}
+	removing, proceed := make(chan struct{}), make(chan struct{})
+	b.remove = func(path string) error {
+		close(removing)
+		<-proceed
+		return os.RemoveAll(path)
+	}
+	ended := make(chan error)
+	go func() { ended <- b.Prune(t.Context()) }()
+	<-removing
+	b.whole(b.begin(t.Context()))
+	b.take("other")
+	b.give("other")
+	close(proceed)
+	if err := <-ended; err != nil || len(b.files()) != 0 {
+		t.Errorf("%v, %v", b.files(), err)
+	}
+	b.Full()
 }
