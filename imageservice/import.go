@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/imageservice/imagefile"
+	"github.com/berthd/berth/imageservice/registry"
 	"github.com/berthd/berth/snapshot"
 	"github.com/berthd/berth/snapshot/durable"
 )
@@ -261,7 +262,7 @@ func (b *archiveBlobs) read(d digest.Digest, limit int64) ([]byte, error) {
 	if data, ok := b.made[d]; ok {
 		return data, b.afford(data)
 	}
-	if err := checkDigest(d); err != nil {
+	if err := registry.CheckDigest(d); err != nil {
 		return nil, err
 	}
 	data, err := b.archive.Bytes(b.name(d), limit)

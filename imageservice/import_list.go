@@ -73,7 +73,7 @@ func group(index []ocispec.Descriptor) ([]listedImage, error) {
 	byDigest, byName := map[digest.Digest]int{}, map[string][]ocispec.Descriptor{}
 	var order []string
 	for _, d := range index {
-		if err := checkDigest(d.Digest); err != nil {
+		if err := registry.CheckDigest(d.Digest); err != nil {
 			return nil, fmt.Errorf("%s: %w", ocispec.ImageIndexFile, err)
 		}
 		name := nameFrom(d.Annotations)

@@ -188,7 +188,7 @@ func (d document) check() error {
 		return fmt.Errorf("manifest: %d layers, more than %d: %w", len(d.layers), maxLayers, ErrTooLarge)
 	}
 	for _, l := range slices.Concat([]ocispec.Descriptor{d.config}, d.layers) {
-		if err := checkDigest(l.Digest); err != nil {
+		if err := registry.CheckDigest(l.Digest); err != nil {
 			return fmt.Errorf("manifest: %w", err)
 		}
 		if l.Size < 0 || l.Size > 1<<50 {

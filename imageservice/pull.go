@@ -206,7 +206,7 @@ func fetchManifest(ctx context.Context, repo documents, target ocispec.Descripto
 		if next, err = choose(doc.index); err != nil {
 			return document{}, nil, "", err
 		}
-		if err := checkDigest(next.Digest); err != nil {
+		if err := registry.CheckDigest(next.Digest); err != nil {
 			return document{}, nil, "", fmt.Errorf("index: %w", err)
 		}
 	}

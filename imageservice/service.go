@@ -39,7 +39,7 @@ import (
 	"github.com/berthd/berth/snapshot"
 )
 
-// What a caller may want to tell apart. The first five are package registry's.
+// What a caller may want to tell apart. The first six are package registry's.
 var (
 	ErrUnavailable  = registry.ErrUnavailable  // text begins with "RegistryUnavailable: " when Pull returns it
 	ErrUnauthorized = registry.ErrUnauthorized // 401, 403, no token, blocked by registries.conf
@@ -54,7 +54,7 @@ var (
 	ErrAmbiguous = errors.New("ID prefix fits more than one image; give more of it")
 	// ErrUnsupported is an image that is well-formed and not for us: another
 	// platform, schema 1, encrypted or foreign layers.
-	ErrUnsupported = errors.New("unsupported image")
+	ErrUnsupported = registry.ErrUnsupported
 	// ErrInvalidOption is a request for what there is not: a format, a compression.
 	ErrInvalidOption = errors.New("invalid option")
 	// ErrNoArchive is an image that cannot leave this node: an artifact, or one that the driver does not keep
