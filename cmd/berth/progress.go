@@ -133,6 +133,19 @@ type meter struct {
 // tellEvery is how often at most a line is printed where there is no terminal.
 const tellEvery = 2 * time.Second
 
+// follow shows the progress that a call tells of, up to its last answer, which it returns.
+func follow[R interface{ GetProgress() *api.Progress }](out io.Writer, recv func() (R, error), last func(R) bool) (R, error) {
+	m := newMeter(out)
+	defer m.end()
+	for {
+		resp, err := recv()
+		if err != nil || last(resp) {
+			return resp, err
+		}
+		m.show(pullOf(resp.GetProgress()))
+	}
+}
+
 func newMeter(out io.Writer) *meter {
 	m := &meter{out: out, now: time.Now}
 	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {

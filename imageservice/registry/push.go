@@ -206,18 +206,10 @@ func (t *Target) uploadURL(resp *http.Response) (*url.URL, error) {
 
 // send makes a request about a path of the repository.
 func (t *Target) send(ctx context.Context, method, path string, query url.Values, mediaType string, data []byte) (*http.Response, error) {
-	u, err := t.host.base(ctx)
+	u, err := t.host.at(ctx, path, query)
 	if err != nil {
 		return nil, &url.Error{Op: method, Err: err}
 	}
-	u.Path += "/" + t.host.repo + path
-	if query == nil {
-		query = url.Values{}
-	}
-	if t.host.namespace != "" {
-		query.Set("ns", t.host.namespace)
-	}
-	u.RawQuery = query.Encode()
 	body := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
 	return t.exchange(ctx, method, &u, mediaType, int64(len(data)), body)
 }
@@ -243,10 +235,7 @@ func (t *Target) exchange(ctx context.Context, method string, u *url.URL, mediaT
 		req.Header.Set("User-Agent", "berth")
 		return t.host.auth.Client.Do(req)
 	}
-	for key, values := range t.host.header {
-		req.Header[key] = values
-	}
-	return t.host.auth.Do(req)
+	return t.host.do(req)
 }
 
 // An upload is a blob being sent, counted.
