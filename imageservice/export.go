@@ -159,7 +159,7 @@ func (e *export) add(ctx context.Context, one exportedImage) error {
 	if !ok {
 		return ErrNotFound // it has just gone
 	}
-	old, config, err := s.store.documents(rec)
+	old, err := s.store.documents(rec)
 	if err != nil {
 		return err
 	}
@@ -175,14 +175,14 @@ func (e *export) add(ctx context.Context, one exportedImage) error {
 		layers = append(layers, desc)
 	}
 	if e.req.Docker {
-		return e.addDocker(one, config, layers)
+		return e.addDocker(one, old.config, layers)
 	}
-	manifest, err := manifestOf(old, one.image.ID, int64(len(config)), layers)
+	manifest, err := manifestOf(old, layers)
 	if err != nil {
 		return err
 	}
 	d := digest.FromBytes(manifest)
-	if err := e.to.AddBytes(imagefile.BlobName(one.image.ID), config); err != nil {
+	if err := e.to.AddBytes(imagefile.BlobName(one.image.ID), old.config); err != nil {
 		return err
 	}
 	if err := e.to.AddBytes(imagefile.BlobName(d), manifest); err != nil {
@@ -291,20 +291,16 @@ func (c *counter) Write(p []byte) (int, error) {
 
 // manifestOf is the manifest of an image with those layers: the one that it has, where they are
 // the layers in it.
-func manifestOf(old []byte, config digest.Digest, configSize int64, layers []ocispec.Descriptor) ([]byte, error) {
-	doc, err := parseDocument(old, "", "")
-	if err != nil {
-		return nil, err
-	}
-	if slices.EqualFunc(doc.layers, layers, func(a, b ocispec.Descriptor) bool { return a.Digest == b.Digest }) {
-		return old, nil
+func manifestOf(old description, layers []ocispec.Descriptor) ([]byte, error) {
+	if slices.EqualFunc(old.doc.layers, layers, func(a, b ocispec.Descriptor) bool { return a.Digest == b.Digest }) {
+		return old.manifest, nil
 	}
 	if layers == nil {
 		layers = []ocispec.Descriptor{}
 	}
 	return json.Marshal(ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Layers: layers,
-		Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: config, Size: configSize},
+		Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: old.rec.image.ID, Size: int64(len(old.config))},
 	})
 }
 

@@ -28,9 +28,8 @@ type ImportRequest struct {
 
 // An arrival is an image of an archive: what a pull would know of it before the layers.
 type arrival struct {
-	rec              record
-	manifest, config []byte
-	progress         *pullProgress
+	description
+	progress *pullProgress
 }
 
 // Import makes the images of an archive be here, under the names that it has for them. They are
@@ -92,7 +91,7 @@ func (s *Service) receive(ctx context.Context, one arrival, blobs *archiveBlobs)
 		}
 	}
 	fetch := func(ctx context.Context, l layer) (int64, error) { return s.unpackBlob(ctx, blobs, l, p) }
-	if err := s.commit(ctx, fetch, one.rec, one.manifest, one.config, p); err != nil {
+	if err := s.commit(ctx, fetch, one.description, p); err != nil {
 		return Image{}, err
 	}
 	klog.FromContext(ctx).Info("Imported an image", "image", p.image, "id", id)
@@ -161,15 +160,10 @@ func (s *Service) arrivals(ctx context.Context, a *imagefile.Archive, name strin
 // arrival reads one image's documents, and looks whether the archive has what else it needs.
 func (s *Service) arrival(ctx context.Context, blobs *archiveBlobs, l listedImage) (one arrival, err error) {
 	one.progress = &pullProgress{image: l.names[0].String(), work: "importing", since: time.Now()}
-	one.rec, one.manifest, one.config, err = s.pullNew(ctx, blobs, l.target, one.progress)
-	if err != nil {
+	if one.description, err = s.pullNew(ctx, blobs, l.target, one.progress); err != nil {
 		return one, err
 	}
-	doc, err := parseDocument(one.manifest, "", "")
-	if err != nil {
-		return one, err
-	}
-	for i, blob := range doc.layers {
+	for i, blob := range one.doc.layers {
 		if s.layers.HasLayer(one.rec.image.DiffIDs[i]) {
 			continue // and need not be in the archive
 		}

@@ -91,13 +91,13 @@ func (s *Service) pull(ctx context.Context, named reference.Named, cred registry
 	if id, ok, err := s.present(ctx, target.Digest, tags, digests); ok || err != nil {
 		return id, err
 	}
-	rec, manifest, config, err := s.pullNew(ctx, repo, ocispec.Descriptor{Digest: target.Digest, Size: -1}, p)
+	d, err := s.pullNew(ctx, repo, ocispec.Descriptor{Digest: target.Digest, Size: -1}, p)
 	if err != nil {
 		return "", err
 	}
-	rec.image.Tags, rec.image.Digests = tags, digests
+	d.rec.image.Tags, d.rec.image.Digests = tags, digests
 	fetch := func(ctx context.Context, l layer) (int64, error) { return s.fetchLayer(ctx, repo, l, p) }
-	return rec.image.ID, s.commit(ctx, fetch, rec, manifest, config, p)
+	return d.rec.image.ID, s.commit(ctx, fetch, d, p)
 }
 
 // namesFor lists the names that a pull of named gives the image.
@@ -140,35 +140,43 @@ func hasDigest(name string, d digest.Digest) bool {
 	return n > 0 && name[n:] == d.String() && name[n-1] == '@'
 }
 
-// pullNew fetches the documents of an image: manifest, by way of an index as the case may be, and configuration,
-// which is nil for an artifact.
-func (s *Service) pullNew(ctx context.Context, repo documents, target ocispec.Descriptor, p *pullProgress) (rec record, manifest, config []byte, err error) {
+// A description is what describes an image: its documents, as they are and parsed, and its record.
+type description struct {
+	rec      record
+	manifest []byte
+	doc      document // the manifest
+	config   []byte   // nil for an artifact
+}
+
+// pullNew fetches the documents of an image: manifest, by way of an index as the case may be, and configuration.
+func (s *Service) pullNew(ctx context.Context, repo documents, target ocispec.Descriptor, p *pullProgress) (d description, err error) {
 	doc, manifest, manifestDigest, err := fetchManifest(ctx, repo, target)
 	if err != nil {
-		return rec, nil, nil, err
+		return d, err
 	}
+	d.doc, d.manifest = doc, manifest
 	if doc.isArtifact() {
-		rec = record{image: doc.artifactImage(manifestDigest, manifest), manifest: manifestDigest, pulled: now()}
+		d.rec = record{image: doc.artifactImage(manifestDigest, manifest), manifest: manifestDigest, pulled: now()}
 		p.begin(doc)
-		return rec, manifest, nil, nil
+		return d, nil
 	}
-	if config, err = repo.Bytes(ctx, doc.config); err != nil {
-		return rec, nil, nil, fmt.Errorf("configuration: %w", err)
+	if d.config, err = repo.Bytes(ctx, doc.config); err != nil {
+		return d, fmt.Errorf("configuration: %w", err)
 	}
-	parsed, err := parseConfig(config)
+	parsed, err := parseConfig(d.config)
 	if err != nil {
-		return rec, nil, nil, err
+		return d, err
 	}
 	if len(parsed.diffIDs) != len(doc.layers) {
-		return rec, nil, nil, fmt.Errorf("configuration: %d diff IDs for %d layers: %w", len(parsed.diffIDs), len(doc.layers), ErrCorrupt)
+		return d, fmt.Errorf("configuration: %d diff IDs for %d layers: %w", len(parsed.diffIDs), len(doc.layers), ErrCorrupt)
 	}
 	p.begin(doc)
-	rec = record{
+	d.rec = record{
 		image: Image{ID: doc.config.Digest, Size: doc.config.Size + doc.layerBytes(), DiffIDs: parsed.diffIDs,
 			Config: parsed.config, Platform: parsed.platform},
 		manifest: manifestDigest, pulled: now(),
 	}
-	return rec, manifest, config, nil
+	return d, nil
 }
 
 // now is the time as the index has it.
@@ -213,13 +221,10 @@ func fetchManifest(ctx context.Context, repo documents, target ocispec.Descripto
 	return document{}, nil, "", fmt.Errorf("%s: more than %d indexes in a row: %w", target.Digest, maxNesting, ErrUnsupported)
 }
 
-// commit brings the layers of rec here and writes it down. The layers, and the seal, are
+// commit brings the layers of an image here and writes it down. The layers, and the seal, are
 // held from before they are looked for until after the index names them.
-func (s *Service) commit(ctx context.Context, fetch fetcher, rec record, manifest, config []byte, p *pullProgress) error {
-	doc, err := parseDocument(manifest, "", "")
-	if err != nil {
-		return err
-	}
+func (s *Service) commit(ctx context.Context, fetch fetcher, d description, p *pullProgress) error {
+	rec := d.rec
 	keys := guardKeys(rec.image.DiffIDs)
 	if err := s.guard.hold(ctx, keys); err != nil {
 		return err
@@ -227,7 +232,7 @@ func (s *Service) commit(ctx context.Context, fetch fetcher, rec record, manifes
 	defer s.guard.release(keys)
 	defer s.remeasure(ctx) // also of a failed pull: its whole layers stay
 	var layers []layer
-	for i, blob := range doc.layers {
+	for i, blob := range d.doc.layers {
 		l := layer{blob: blob, diffID: rec.image.DiffIDs[i], manifest: rec.manifest}
 		if rec.image.IsArtifact() {
 			l.file = rec.image.Files[i]
@@ -239,7 +244,7 @@ func (s *Service) commit(ctx context.Context, fetch fetcher, rec record, manifes
 	}
 	p.now(StageCommitting)
 	begin := time.Now()
-	if err := s.store.put(rec, manifest, config); err != nil {
+	if err := s.store.put(rec, d.manifest, d.config); err != nil {
 		return err
 	}
 	p.spent.commit.since(begin)

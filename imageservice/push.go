@@ -117,17 +117,13 @@ type pushing struct {
 }
 
 func (p *pushing) run(ctx context.Context, tag string) (digest.Digest, error) {
-	manifest, config, err := p.service.store.documents(p.rec)
+	old, err := p.service.store.documents(p.rec)
 	if err != nil {
 		return "", err
 	}
-	doc, err := parseDocument(manifest, "", "")
-	if err != nil {
-		return "", err
-	}
-	p.progress.begin(doc)
+	p.progress.begin(old.doc)
 	whole := true
-	for _, l := range doc.layers {
+	for _, l := range old.doc.layers {
 		there, err := p.has(ctx, l.Digest)
 		if err != nil {
 			return "", err
@@ -136,12 +132,13 @@ func (p *pushing) run(ctx context.Context, tag string) (digest.Digest, error) {
 			break
 		}
 	}
+	manifest := old.manifest
 	if !whole {
-		if manifest, err = p.layers(ctx, manifest, int64(len(config))); err != nil {
+		if manifest, err = p.layers(ctx, old); err != nil {
 			return "", err
 		}
 	}
-	if err := p.config(ctx, config); err != nil {
+	if err := p.config(ctx, old.config); err != nil {
 		return "", fmt.Errorf("configuration: %w", err)
 	}
 	p.progress.now(StageCommitting)
@@ -163,26 +160,23 @@ func (p *pushing) has(ctx context.Context, d digest.Digest) (bool, error) {
 }
 
 // layers sends what the registry lacks, one after the other, and returns the manifest.
-func (p *pushing) layers(ctx context.Context, old []byte, configSize int64) ([]byte, error) {
-	doc, err := parseDocument(old, "", "")
-	if err != nil {
-		return nil, err
-	}
+func (p *pushing) layers(ctx context.Context, old description) ([]byte, error) {
 	var sent []ocispec.Descriptor
 	done := map[digest.Digest]ocispec.Descriptor{}
 	for i, diffID := range p.rec.image.DiffIDs {
 		desc, ok := done[diffID]
 		if !ok {
-			if desc, err = p.layer(ctx, diffID, doc.layers[i].Digest); err != nil {
+			var err error
+			if desc, err = p.layer(ctx, diffID, old.doc.layers[i].Digest); err != nil {
 				return nil, fmt.Errorf("layer %s: %w", diffID, err)
 			}
 			done[diffID] = desc
 		}
 		sent = append(sent, desc)
 		p.progress.done.Add(1)
-		p.progress.stage(doc.layers[i].Digest, StageDone)
+		p.progress.stage(old.doc.layers[i].Digest, StageDone)
 	}
-	return manifestOf(old, p.rec.image.ID, configSize, sent)
+	return manifestOf(old, sent)
 }
 
 // layer makes and sends one layer. shown is the blob that progress knows it by.

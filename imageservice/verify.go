@@ -87,7 +87,7 @@ func (st *store) verify(id digest.Digest) error {
 	if !ok {
 		return nil
 	}
-	_, _, err := st.documents(rec)
+	_, err := st.documents(rec)
 	return err
 }
 
@@ -97,18 +97,21 @@ func (st *store) record(id digest.Digest) (record, bool) {
 	return rec, ok
 }
 
-// documents reads an image's manifest and its configuration, which is nil for an artifact,
-// and compares them with their digests. snapshot.ErrDamaged; anything else says nothing about them.
-func (st *store) documents(rec record) (manifest, config []byte, err error) {
-	if manifest, err = readVerified(st.manifestFile(rec.manifest), rec.manifest, registry.MaxManifest); err != nil {
-		return nil, nil, fmt.Errorf("manifest: %w", asDamage(err))
+// documents reads an image's manifest and its configuration, and compares them with their digests. snapshot.ErrDamaged; anything else says nothing about them.
+func (st *store) documents(rec record) (d description, err error) {
+	d.rec = rec
+	if d.manifest, err = readVerified(st.manifestFile(rec.manifest), rec.manifest, registry.MaxManifest); err != nil {
+		return d, fmt.Errorf("manifest: %w", asDamage(err))
 	}
 	if !rec.image.IsArtifact() {
-		if config, err = readVerified(st.configFile(rec.image.ID), rec.image.ID, maxConfig); err != nil {
-			return nil, nil, fmt.Errorf("configuration: %w", asDamage(err))
+		if d.config, err = readVerified(st.configFile(rec.image.ID), rec.image.ID, maxConfig); err != nil {
+			return d, fmt.Errorf("configuration: %w", asDamage(err))
 		}
 	}
-	return manifest, config, nil
+	if d.doc, err = parseDocument(d.manifest, "", ""); err != nil {
+		return d, asDamage(err)
+	}
+	return d, nil
 }
 
 // asDamage is err, as snapshot.ErrDamaged where what is read is to blame, or the disk under it.

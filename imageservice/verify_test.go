@@ -48,7 +48,7 @@ func TestCannotRead(t *testing.T) {
 		if id, ok, err := b.present(t.Context(), target, nil, nil); ok || !errors.Is(err, unix.EMFILE) {
 			t.Errorf("present: %s, %v, %v", id, ok, err)
 		}
-		if img, err := b.receive(t.Context(), arrival{rec: record{image: img}, progress: &pullProgress{}}, nil); !errors.Is(err, unix.EMFILE) {
+		if img, err := b.receive(t.Context(), arrival{description: description{rec: record{image: img}}, progress: &pullProgress{}}, nil); !errors.Is(err, unix.EMFILE) {
 			t.Errorf("receive: %v, %v", img, err)
 		}
 	})
