@@ -1,7 +1,6 @@
 package imageservice
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -65,7 +64,7 @@ type LayerProgress struct {
 // pullProgress is a pull's counters.
 type pullProgress struct {
 	image  string
-	work   string // "" is pulling
+	work   string // "pulling", "importing" or "pushing"
 	since  time.Time
 	bytes  atomic.Int64
 	total  atomic.Int64
@@ -132,7 +131,7 @@ func load[T any](p *atomic.Pointer[T]) (v T) {
 // snapshot is p as it is now.
 func (p *pullProgress) snapshot() Progress {
 	out := Progress{
-		Image: p.image, Work: cmp.Or(p.work, "pulling"), Since: p.since, Bytes: p.bytes.Load(), Total: p.total.Load(),
+		Image: p.image, Work: p.work, Since: p.since, Bytes: p.bytes.Load(), Total: p.total.Load(),
 		Layers: int(p.layers.Load()), Done: int(p.done.Load()), Stage: load(&p.step),
 	}
 	all := p.parts.Load()

@@ -70,7 +70,7 @@ func (s *Service) Pull(ctx context.Context, req PullRequest) (Image, error) {
 
 // pull is one transfer.
 func (s *Service) pull(ctx context.Context, named reference.Named, cred registry.Credential) (digest.Digest, error) {
-	p := &pullProgress{image: named.String(), since: time.Now()}
+	p := &pullProgress{image: named.String(), work: "pulling", since: time.Now()}
 	p.now(StageResolving)
 	s.progress.add(p)
 	defer s.progress.remove(p)
