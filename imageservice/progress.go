@@ -61,6 +61,33 @@ type LayerProgress struct {
 	WaitingFor string // with StageShared, the image whose pull transfers it for both
 }
 
+// activity orders the stages of a layer by how much they say of its pull.
+var activity = []Stage{StageQueued, StageShared, StageConnecting, StageSyncing, StageUnpacking, StagePacking, StageDownloading, StageUploading}
+
+// Doing is a line's worth of text for people: the stage, or what the most active layer is at.
+func (p Progress) Doing() string {
+	best, rank := string(p.Stage), -1
+	for _, l := range p.Unfinished {
+		if r := slices.Index(activity, l.Stage); r > rank {
+			best, rank = l.Doing(), r
+		}
+	}
+	return best
+}
+
+// Doing is the stage, with whom it is about, as text for people.
+func (l LayerProgress) Doing() string {
+	switch {
+	case l.WaitingFor != "":
+		return "waiting for the pull of " + l.WaitingFor
+	case l.Host != "" && l.Stage == StageDownloading:
+		return "downloading from " + l.Host
+	case l.Host != "" && l.Stage == StageUploading:
+		return "uploading to " + l.Host
+	}
+	return string(l.Stage)
+}
+
 // pullProgress is a pull's counters.
 type pullProgress struct {
 	image  string
