@@ -7,53 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"strings"
 )
-
-// Labels that tell a process what a snapshot will be: containerd's, in whose words the
-// snapshotters of stargz, nydus and SOCI are told. A process that can fetch the layer by
-// itself makes the snapshot labelRef names and answers that it exists already.
-const (
-	labelRef         = "containerd.io/snapshot.ref"
-	labelImage       = "containerd.io/snapshot/cri.image-ref"
-	labelManifest    = "containerd.io/snapshot/cri.manifest-digest"
-	labelLayer       = "containerd.io/snapshot/cri.layer-digest"
-	labelLayers      = "containerd.io/snapshot/cri.image-layers" // this one and those above it
-	labelDiffID      = "containerd.io/snapshot/berth.diff-id"
-	maxLabel         = 4096 // bytes of a name and its value together
-	annotationPrefix = "containerd.io/snapshot/"
-)
-
-// toldAnnotations are what a process may be told of a layer's annotations: what kind of data a
-// layer is (nydus), and the digest of its table of contents (stargz), which is checked.
-var toldAnnotations = []string{annotationPrefix + "nydus-", annotationPrefix + "stargz/toc.digest"}
-
-// labels are those of layer i of a chain.
-func layerLabels(c Chain, i int, name string) map[string]string {
-	l := c.Layers[i]
-	out := map[string]string{}
-	for key, value := range l.Annotations {
-		for _, prefix := range toldAnnotations {
-			if strings.HasPrefix(key, prefix) && len(key)+len(value) <= maxLabel {
-				out[key] = value
-			}
-		}
-	}
-	out[labelDiffID] = l.DiffID.String()
-	if c.Ref == "" {
-		return out
-	}
-	out[labelRef], out[labelImage], out[labelManifest], out[labelLayer] = name, c.Ref, c.Manifest.String(), l.Blob.String()
-	all := l.Blob.String()
-	for _, above := range c.Layers[i+1:] {
-		if len(labelLayers)+len(all)+1+len(above.Blob) > maxLabel {
-			break
-		}
-		all += "," + above.Blob.String()
-	}
-	out[labelLayers] = all
-	return out
-}
 
 // AddChain implements Chains.
 func (d *proxied) AddChain(ctx context.Context, c Chain, fetch func(ctx context.Context, i int, add AddFunc) error) error {
