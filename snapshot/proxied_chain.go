@@ -42,14 +42,14 @@ func (a *adding) do(ctx context.Context, fetch func(AddFunc) error) (err error) 
 		return err
 	}
 	defer unlock()
-	if err := a.stat(ctx, a.name); !errors.Is(err, ErrNotFound) {
+	if err := a.here(ctx); !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	defer func() { err = errors.Join(err, a.discard(context.WithoutCancel(ctx))) }()
 	err = a.begin(ctx)
 	if errors.Is(err, errExists) { // somewhere else
-		if err := a.stat(ctx, a.name); err != nil {
-			return fmt.Errorf("said to exist, and does not: %w", err)
+		if err := a.here(ctx); err != nil {
+			return fmt.Errorf("said to exist: %w", err)
 		}
 		a.key = ""
 		return nil
@@ -61,6 +61,24 @@ func (a *adding) do(ctx context.Context, fetch func(AddFunc) error) (err error) 
 		return err
 	}
 	return a.commit(ctx)
+}
+
+// here tells whether the layer is there; ErrNotFound. Its name says what it unpacks to, and
+// stargz compares what it mounts with the image's table of contents alone: an image that gives
+// that layer another table is not run on this one's.
+func (a *adding) here(ctx context.Context) error {
+	if err := a.stat(ctx, a.name); err != nil {
+		return err
+	}
+	info, err := a.ask.Stat(ctx, a.name)
+	if err != nil {
+		return err
+	}
+	have, want := info.GetLabels()[labelTOC], a.labels[labelTOC]
+	if have != "" && want != "" && have != want {
+		return fmt.Errorf("another image has it with the table of contents %.100q, not %.100q, so one of them is false; remove that image: %w", have, want, ErrInUse)
+	}
+	return nil
 }
 
 // begin makes a snapshot to write to; errExists.
@@ -92,6 +110,7 @@ func (a *adding) add(ctx context.Context, tar io.Reader, verify func() error) er
 
 // commit has what is unpacked be a layer.
 func (a *adding) commit(ctx context.Context) error {
+	delete(a.labels, labelTOC) // the layer was compared with its own digest
 	err := a.ask.Commit(ctx, a.name, a.key, a.parent, a.labels)
 	if errors.Is(err, errExists) {
 		return nil // the call was repeated, or another was faster

@@ -20,6 +20,7 @@ const (
 	maxAnnotations   = 16 << 10 // bytes of a layer's together: a hundred layers are listed in one message of 4 MiB
 	annotationPrefix = "containerd.io/snapshot/"
 	prefetchLabel    = annotationPrefix + "remote/stargz.prefetch"
+	labelTOC         = annotationPrefix + "stargz/toc.digest" // of what stargz mounts
 )
 
 // reserved are labels that a process takes for its own words or its caller's, never an

@@ -258,6 +258,13 @@ func TestProxiedLazy(t *testing.T) {
 	}
 	w.has(w.mount(w.Prepare(t.Context(), "c1", c.DiffIDs())), map[string]string{"lazy": "lazy", "high": "high"})
 
+	for toc, want := range map[string]error{"d": nil, "": nil, "e": ErrInUse} {
+		c.Layers[0].Annotations = map[string]string{labelTOC: toc}
+		if err := w.AddChain(t.Context(), c, fetcher([]*blob{base, high})); !errors.Is(err, want) {
+			t.Errorf("with the table of contents %q: %v, want %v", toc, err, want)
+		}
+	}
+
 	other := newBlob(t, "other", "")
 	w.proxy.Claim(other.digest.String(), func(string) error { return nil })
 	c = chainOf(other)
