@@ -237,7 +237,7 @@ func TestStargz(t *testing.T) {
 	s, p := stargzed(t)
 	data := make([]byte, bigFile)
 	_, _ = rand.Read(data)
-	low := registrytest.Tar("big", string(data), "word", "lazy", "gone", "x")
+	low := registrytest.Tar("big", string(data), "word", "lazy", "gone", "x", "late", "x")
 	layers := s.add(t, p, "app", s.system(t), low, registrytest.Tar(".wh.gone", "", "top", "top"))
 	big := layers[1]
 
@@ -265,7 +265,11 @@ func TestStargz(t *testing.T) {
 	s.expect(t, id, "cat /mine; sha256sum /big", fmt.Sprintf("mine\n%x  /big", sha256.Sum256(data)))
 	s.expect(t, s.run(t, host+"/app:v1"), "cat /word; test ! -e /mine && echo .", "lazy.")
 
-	p.end(t, syscall.SIGKILL)
+	p.end(t, syscall.SIGKILL) // its mounts are gone, also for those who have them
+	resp, err := s.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"cat", "/late"}, Timeout: 20})
+	if err == nil && resp.GetExitCode() == 0 {
+		t.Errorf("read without stargz-snapshotter: %q", resp.GetStdout())
+	}
 	p.start(t)
 	s.expect(t, s.run(t, host+"/app:v1"), "cat /word", "lazy")
 	p.empty(t, s)
