@@ -53,7 +53,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) open() {
 	w.t.Helper()
 	var err error
-	if w.proxied, err = openProxied(w.t.Context(), "lazy", w.proxy.Address(), w.store, limitsOf(nil)); err != nil {
+	if w.proxied, err = openProxied(w.t.Context(), "lazy", w.proxy.Address(), w.store, settingsOf(nil).Limits); err != nil {
 		w.t.Fatal(err)
 	}
 }
