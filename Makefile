@@ -27,6 +27,7 @@ setup:
 tools: setup
 	@test/cni/build.sh >/dev/null
 	@test/critest/tools/build.sh
+	@test/snapshotters/tools/build.sh
 
 test: tools build ## vet, unit tests (race detector), kernel tests as root, recovery, the contract, events and retries, bad input, critest, kubelet, and some of it in a virtual machine
 	@go run ./test/run

@@ -261,6 +261,11 @@ func (s *Service) addLayers(ctx context.Context, fetch fetcher, layers []layer, 
 	if driver, ok := s.layers.(snapshot.Chains); ok {
 		return s.addChain(ctx, driver, fetch, layers, p)
 	}
+	for _, l := range layers {
+		if err := l.unpacks(); err != nil {
+			return fmt.Errorf("layer %s: %w", l.blob.Digest, err)
+		}
+	}
 	layers = slices.Clone(layers)
 	slices.SortStableFunc(layers, func(a, b layer) int { return int(min(max(b.blob.Size-a.blob.Size, -1), 1)) })
 	group, groupCtx := errgroup.WithContext(ctx)

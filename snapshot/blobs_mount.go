@@ -204,6 +204,9 @@ func (b *blobs) mount(image string, devices []string, target string) error {
 	for _, path := range files[1:] {
 		m.Options = append(m.Options, "device="+path)
 	}
+	if b.label != "" { // EROFS has no labels of its own, and overlayfs asks for the lower file's too
+		m.Options = append(m.Options, "context="+b.label)
+	}
 	return MountAll([]Mount{m}, target)
 }
 
