@@ -102,7 +102,8 @@ func (o *overlay) sign(dir string) error {
 	return durable.Replace(filepath.Join(dir, o.mark), nil, 0o600)
 }
 
-// proxyOf is the driver of the images that another process keeps, as proxied has them.
+// proxyOf is the driver of the images that another process keeps, as proxied has them. A
+// damaged record tells nothing.
 func proxyOf(dir string) (string, error) {
 	sealed, err := filepath.Glob(filepath.Join(dir, proxyDir, "chains", "*.json"))
 	if err != nil {
@@ -110,7 +111,11 @@ func proxyOf(dir string) (string, error) {
 	}
 	for _, path := range sealed {
 		var rec chainRecord
-		if err := readRecord(path, &rec); err != nil {
+		err := readRecord(path, &rec)
+		if errors.Is(err, ErrDamaged) {
+			continue
+		}
+		if err != nil {
 			return "", err
 		}
 		return rec.Driver, nil
