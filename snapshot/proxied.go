@@ -88,7 +88,7 @@ type chainRecord struct {
 // the unix socket address as the driver name. The process need not be there. ErrInvalid:
 // dir has what another driver made. Only one process may have dir open. Close it.
 func OpenProxied(ctx context.Context, name, address, dir string, opts ...Option) (Proxied, error) {
-	return openProxied(ctx, name, address, dir, limitsOf(opts))
+	return openProxied(ctx, name, address, dir, settingsOf(opts).Limits)
 }
 
 func openProxied(ctx context.Context, name, address, dir string, limits Limits) (*proxied, error) {
