@@ -27,9 +27,9 @@ import (
 type blobs struct {
 	*overlay
 
-	loops  bool // a file is mounted by a loop device
-	verity bool // the file system has fs-verity
-	locks  mountLocks
+	loops    bool     // a file is mounted by a loop device
+	verity   bool     // the file system has fs-verity
+	mounting keyLocks // seals being mounted and unmounted, by name
 }
 
 // The names of the files.

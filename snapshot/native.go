@@ -64,22 +64,15 @@ func (n native) open(ctx context.Context, seal string, chain []digest.Digest) er
 }
 
 func (n native) close(ctx context.Context, seal string) error {
-	l := n.locks.of(seal)
-	l.Lock()
-	defer l.Unlock()
-	n.mu.Lock()
-	used := len(n.users[seal]) > 0
-	n.mu.Unlock()
-	if used {
-		return nil
-	}
 	label := "tree-" + seal
-	for _, tree := range n.trees(seal) {
-		if err := n.trash.throw(n.path(treesDir, tree), label); err != nil {
-			return err
+	return n.unlessUsed(ctx, seal, func() error {
+		for _, tree := range n.trees(seal) {
+			if err := n.trash.throw(n.path(treesDir, tree), label); err != nil {
+				return err
+			}
 		}
-	}
-	return n.trash.empty(ctx, label)
+		return n.trash.empty(ctx, label)
+	})
 }
 
 // trees are the names of a seal's trees: its own, and lost ones.
@@ -94,7 +87,7 @@ func (n native) trees(seal string) (out []string) {
 }
 
 // lost implements format: those who read a tree keep it, and others get a new one.
-func (n native) lost(name string) error {
+func (n native) lost(_ context.Context, name string) error {
 	found, err := os.ReadDir(n.path(treesDir))
 	if err != nil {
 		return err
@@ -167,9 +160,11 @@ func (n native) mount(dir string, _ []string, ids IDMap) Mount {
 
 func (n native) view(ctx context.Context, rec rootRecord, lowers []string) (Mount, error) {
 	m := viewOf(rec, lowers[0])
-	l := n.locks.of(rec.Seal)
-	l.Lock()
-	defer l.Unlock()
+	unlock, err := n.mounting.lock(ctx, rec.Seal)
+	if err != nil {
+		return m, err
+	}
+	defer unlock()
 	if _, err := os.Lstat(lowers[0]); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return m, err
 	}

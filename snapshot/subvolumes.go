@@ -87,7 +87,7 @@ func (s subvolumes) open(ctx context.Context, seal string, chain []digest.Digest
 }
 
 // lost implements format: who reads a seal's tree keeps it.
-func (s subvolumes) lost(name string) error {
+func (s subvolumes) lost(_ context.Context, name string) error {
 	if !exists(s.path("seals", name, "fs")) {
 		return nil // a layer: its seals are found out when they are opened
 	}
