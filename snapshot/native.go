@@ -63,16 +63,21 @@ func (n native) open(ctx context.Context, seal string, chain []digest.Digest) er
 	return err
 }
 
+// close throws the trees away under the lock, and deletes them after: that may take long.
 func (n native) close(ctx context.Context, seal string) error {
 	label := "tree-" + seal
-	return n.unlessUsed(ctx, seal, func() error {
+	err := n.unlessUsed(ctx, seal, func() error {
 		for _, tree := range n.trees(seal) {
 			if err := n.trash.throw(n.path(treesDir, tree), label); err != nil {
 				return err
 			}
 		}
-		return n.trash.empty(ctx, label)
+		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return n.trash.empty(ctx, label)
 }
 
 // trees are the names of a seal's trees: its own, and lost ones.
