@@ -134,9 +134,9 @@ func (s imageServer) RemoveImage(ctx context.Context, req *runtimeapi.RemoveImag
 }
 
 // ImageFsInfo implements the RPC. Images and containers share one file system: the
-// image part is layers and documents (compressed blobs are not kept), the container
-// part writable layers. kubelet needs neither list to be empty. Both are measured in
-// the background, so it answers at once.
+// image part is layers, documents and what pulls under way have so far, the container
+// part writable layers. kubelet needs neither list to be empty. Trees are measured in the
+// background, so it answers at once.
 func (s imageServer) ImageFsInfo(ctx context.Context, _ *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
 	u, err := s.images.Usage(ctx)
 	if err != nil {

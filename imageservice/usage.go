@@ -26,8 +26,9 @@ type pending interface {
 }
 
 // Usage returns the latest measurement, which is made by Open and after every pull and
-// removal, and adds what pulls under way take now. It looks at their few files, at nothing
-// else.
+// removal, and adds what pulls under way take: the blobs that they keep now, and layers that
+// are being unpacked as they were when the driver last measured them, in the background. It
+// looks at no tree, so it answers at once.
 func (s *Service) Usage(ctx context.Context) (FsUsage, error) {
 	u := *s.usage.Load()
 	bytes, inodes, err := s.downloads.Usage()

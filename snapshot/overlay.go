@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	"k8s.io/klog/v2"
@@ -43,6 +42,8 @@ type overlay struct {
 	damaged trash
 	bootID  string
 	options []string // of every mount, as this kernel has them
+
+	growing growing
 
 	sweeping  sync.WaitGroup
 	resealing sync.Mutex // one damaged seal is made again at a time
@@ -220,6 +221,9 @@ func (o *overlay) make(ctx context.Context, place string, fill func(tmp string) 
 	if err := os.Mkdir(tmp, 0o700); err != nil {
 		return err
 	}
+	if o.isLayer(place) {
+		defer o.growing.begin(tmp)()
+	}
 	err := fill(tmp)
 	if err == nil {
 		if err = os.Rename(tmp, place); err == nil {
@@ -275,35 +279,6 @@ func (o *overlay) fillLayer(ctx context.Context, tmp string, r io.Reader, verify
 		return err
 	}
 	return durable.SyncTree(ctx, tmp)
-}
-
-func measureDir(ctx context.Context, dir string) (Usage, error) {
-	root, err := openAt(dir)
-	if err != nil {
-		return Usage{}, err
-	}
-	defer root.close()
-	return measure(ctx, root, time.Time{})
-}
-
-// Pending is what layers that are being added take on disk now.
-func (o *overlay) Pending(ctx context.Context) (Usage, error) {
-	var sum Usage
-	entries, err := os.ReadDir(o.path("tmp"))
-	if err != nil {
-		return sum, err
-	}
-	for _, e := range entries {
-		u, err := measureDir(ctx, o.path("tmp", e.Name()))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // it has come where it belongs, or gone
-		}
-		if err != nil {
-			return sum, err
-		}
-		sum.Bytes, sum.Inodes = sum.Bytes+u.Bytes, sum.Inodes+u.Inodes
-	}
-	return sum, nil
 }
 
 // HasLayer implements Layers.
