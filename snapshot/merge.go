@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/berthd/berth/snapshot/durable"
@@ -38,7 +40,7 @@ func Apply(ctx context.Context, mounts []Mount, scratch string, r io.Reader, ver
 	}
 	defer root.close()
 	u := newUnpacker(ctx, root, limits)
-	u.made = map[string]bool{}
+	u.made, u.thinned = map[string]bool{}, map[string]bool{}
 	if _, err := u.run(r); err != nil {
 		return err
 	}
@@ -47,13 +49,21 @@ func Apply(ctx context.Context, mounts []Mount, scratch string, r io.Reader, ver
 			return fmt.Errorf("verify: %w", err)
 		}
 	}
-	written := root.procPath() + "/."
 	if last := parseMount(mounts[len(mounts)-1]); last.Type == "overlay" {
 		if upper, ok := last.setting("upperdir"); ok { // the layers below are on disk
-			written = upper
+			return durable.SyncTree(ctx, upper)
 		}
 	}
-	return durable.SyncTree(ctx, written)
+	return durable.SyncFiles(ctx, root.procPath()+"/.", u.changed())
+}
+
+// changed lists the paths of what an archive that was merged has made or changed, the
+// deepest first: the layers below are on disk. Some may be gone by now.
+func (u *unpacker) changed() []string {
+	paths := map[string]bool{".": true}
+	maps.Copy(paths, u.made)
+	maps.Copy(paths, u.thinned)
+	return slices.SortedFunc(maps.Keys(paths), func(a, b string) int { return strings.Compare(b, a) })
 }
 
 // note remembers that the archive has something at path, of an archive that is merged.
@@ -95,6 +105,8 @@ func (u *unpacker) remove(dir at, name, path string) error {
 	case err != nil:
 		return err
 	case !u.made[path]:
+		parent, _ := splitName(path)
+		u.thinned[parent] = true
 		return removeTree(u.ctx, dir, name, nil)
 	case have.isDir():
 		return u.prune(path)

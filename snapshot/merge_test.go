@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -150,5 +151,36 @@ func TestApplyHostile(t *testing.T) {
 				t.Errorf("left %v, %q, %v", left, got, err)
 			}
 		})
+	}
+}
+
+// TestApplyChanged: what an archive has made or changed is what there is to wait for, and
+// not what the layers below have.
+func TestApplyChanged(t *testing.T) {
+	whole := filepath.Join(scratch(t), "whole")
+	if err := os.Mkdir(whole, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, entries := range [][]entry{
+		{dir("d", 0o755), file("d/f", "x"), file("d/g", "x"), file("gone/deep/f", ""), file("o/f", ""), file("big", "x"), dir("mode", 0o700)},
+		{file("d/f", "y"), symlink("l", "new"), file("new/sub/f", "y"), file("l/link", "y"), file("gone/deep/.wh.f", ""), file("o/.wh..wh..opq", ""), dir("mode", 0o711), hardlink("hard", "big")},
+	} {
+		root, err := openAt(whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := newUnpacker(t.Context(), root, settingsOf(nil).Limits)
+		u.made, u.thinned = map[string]bool{}, map[string]bool{}
+		_, err = u.run(bytes.NewReader(archive(t, entries...)))
+		root.close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = u.changed()
+	}
+	want := []string{"o", "new/sub/f", "new/sub", "new/link", "new", "mode", "l", "hard", "gone/deep", "d/f", "d", "."}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }

@@ -61,6 +61,7 @@ type unpacker struct {
 	whiteouts  map[string]bool    // directories that have some in them
 	opaqueRoot bool
 	made       map[string]bool // of an archive that goes onto the layers below (merge.go); else nil
+	thinned    map[string]bool // directories of those below that have lost names to it
 	buf        []byte
 }
 

@@ -1,6 +1,6 @@
 // Package durable writes files that are whole after a power cut.
 //
-// What WriteFile, Remove, SyncDir and SyncTree have returned nil for is on disk.
+// What WriteFile, Remove, SyncDir, SyncTree and SyncFiles have returned nil for is on disk.
 // Replace promises less: the file is never seen half-written by a process, and
 // nothing is said about a power cut; records use it, because nothing on a pod's
 // path may wait for the disk.

@@ -108,3 +108,25 @@ func TestSyncTree(t *testing.T) {
 		t.Errorf("without a caller: %v", err)
 	}
 }
+
+func TestSyncFiles(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "a/b"), 0o700), os.WriteFile(filepath.Join(dir, "a/b/f"), []byte("x"), 0o600),
+		syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o600), os.Symlink("a", filepath.Join(dir, "link")), os.Symlink("/proc/kmsg", filepath.Join(dir, "out"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := SyncFiles(t.Context(), dir, []string{"a/b/f", "a/b", "a", ".", "absent", "a/b/f/x", "fifo", "link", "link/b", "out"}); err != nil {
+		t.Error(err)
+	}
+	if err := SyncFiles(t.Context(), dir, []string{"../x"}); err == nil {
+		t.Error("a path that leads out")
+	}
+	if err := SyncFiles(t.Context(), filepath.Join(dir, "absent"), nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("absent: %v", err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := SyncFiles(ended, dir, []string{"a"}); !errors.Is(err, context.Canceled) {
+		t.Errorf("without a caller: %v", err)
+	}
+}

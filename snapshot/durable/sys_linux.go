@@ -35,6 +35,37 @@ func openIfRegular(dirfd int, name string) (f *os.File, isDir bool, err error) {
 	return nil, false, nil
 }
 
+// openBelow opens the regular file or directory at the relative path below the directory
+// dirfd, through no symbolic link. It is nil when there is none.
+func openBelow(dirfd int, path string) (*os.File, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
+	for {
+		fd, err := unix.Openat2(dirfd, path, &how)
+		if err == unix.EINTR || err == unix.EAGAIN {
+			continue
+		}
+		if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		if how.Flags&unix.O_PATH == 0 {
+			return os.NewFile(uintptr(fd), path), nil
+		}
+		var st unix.Stat_t
+		err = unix.Fstat(fd, &st)
+		unix.Close(fd)
+		if err != nil {
+			return nil, &os.PathError{Op: "stat", Path: path, Err: err}
+		}
+		if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR { // opening a device can do things
+			return nil, nil
+		}
+		how.Flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	}
+}
+
 func open(dirfd int, name string, flags int) (*os.File, error) {
 	for {
 		fd, err := unix.Openat(dirfd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|flags, 0)

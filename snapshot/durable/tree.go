@@ -21,6 +21,37 @@ const syncWorkers = 16
 //
 // The tree must not change meanwhile. Its depth costs an open file a level.
 func SyncTree(ctx context.Context, dir string) error {
+	return syncAll(ctx, func(ctx context.Context, files chan<- *os.File) error { return feed(ctx, here, dir, files) })
+}
+
+// SyncFiles is SyncTree for some of the tree at dir: the regular files and directories at
+// paths, which are relative to it. What is not there any more, or behind a symbolic link, is
+// left out. A new file needs its directory too.
+func SyncFiles(ctx context.Context, dir string, paths []string) error {
+	top, err := openDir(here, dir)
+	if err != nil {
+		return err
+	}
+	defer top.Close()
+	return syncAll(ctx, func(ctx context.Context, files chan<- *os.File) error {
+		for _, path := range paths {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			f, err := openBelow(int(top.Fd()), path)
+			if err != nil {
+				return err
+			}
+			if f != nil {
+				files <- f
+			}
+		}
+		return nil
+	})
+}
+
+// syncAll waits until the open files that feed sends are on disk, and closes them.
+func syncAll(ctx context.Context, feed func(ctx context.Context, files chan<- *os.File) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	files := make(chan *os.File, syncWorkers)
@@ -38,7 +69,7 @@ func SyncTree(ctx context.Context, dir string) error {
 			}
 		})
 	}
-	err := feed(ctx, here, dir, files)
+	err := feed(ctx, files)
 	close(files)
 	workers.Wait()
 	if cause := context.Cause(ctx); cause != nil {
