@@ -13,6 +13,7 @@ import (
 	"github.com/berthd/berth/sandbox/apparmor"
 	"github.com/berthd/berth/sandbox/cgroupstat"
 	"github.com/berthd/berth/sandbox/spec"
+	"github.com/berthd/berth/snapshot"
 )
 
 // A Node is the pods and containers of this node.
@@ -31,7 +32,7 @@ type Node struct {
 // record is removed, the last two in the background. When it returns, List tells
 // the truth, save of containers whose keeper has not answered for some seconds. ctx carries the logger; Close ends the background work.
 func Open(ctx context.Context, o Options) (*Node, error) {
-	boot, err := bootID()
+	boot, err := snapshot.BootID()
 	if err != nil {
 		return nil, err
 	}

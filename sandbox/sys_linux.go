@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/selinux/go-selinux/label"
@@ -116,15 +115,6 @@ func mountIDOf(path string) (id int, known bool, err error) {
 
 // isNoXattr says that a file system keeps no extended attributes, and so no labels.
 func isNoXattr(err error) bool { return errors.Is(err, unix.ENOTSUP) }
-
-// bootID identifies this boot of the kernel.
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("boot ID: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
-}
 
 // pidNamespacePath is the PID namespace file of a live process.
 func pidNamespacePath(pid int) string {

@@ -52,8 +52,10 @@ func openChosen(ctx context.Context, driver, dir string, s settings) (Driver, er
 	if driver == "" && have != "" && formats[have] == nil {
 		return nil, fmt.Errorf("snapshots %s are of the proxy %s: set snapshot.driver to it: %w", dir, have, ErrUnsupported)
 	}
-	if driver != "" && have != "" && driver != have {
-		return nil, fmt.Errorf("snapshots %s are of the driver %s, not %s: remove all pods and images first, or leave snapshot.driver out: %w", dir, have, driver, ErrInvalid)
+	if driver != "" {
+		if err := checkOwner(dir, have, driver); err != nil {
+			return nil, err
+		}
 	}
 	chosen := cmp.Or(driver, have, driverErofs)
 	o, err := openOverlay(ctx, dir, s, chosen)
@@ -65,6 +67,35 @@ func openChosen(ctx context.Context, driver, dir string, s settings) (Driver, er
 		return nil, err
 	}
 	return o, nil
+}
+
+// checkOwner tells whether driver may have dir, which is of the driver have, or of none.
+func checkOwner(dir, have, driver string) error {
+	if have == "" || have == driver {
+		return nil
+	}
+	return fmt.Errorf("snapshots %s are of the driver %s, not %s: remove all pods and images first, or set snapshot.driver to it: %w", dir, have, driver, ErrInvalid)
+}
+
+// makeDirs makes dir, and directories in it, for nobody else to look into (CVE-2024-25621).
+func makeDirs(dir string, subs ...string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, sub := range subs {
+		if err := makeDir(filepath.Join(dir, sub), 0o700); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(dir, 0o700)
+}
+
+// makeDir makes a directory of exactly that mode, unless it is there.
+func makeDir(path string, mode fs.FileMode) error {
+	if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return os.Chmod(path, mode)
 }
 
 // DriverOf is the driver that dir has layers or sealed images of; empty when it has none.

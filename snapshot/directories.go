@@ -333,7 +333,7 @@ func (m *merging) fill(dir at) error {
 		}
 	}
 	if m.meta == nil {
-		return (&meta{mode: 0o755, mtime: implied.mtime}).apply(dir)
+		return (&meta{mode: 0o755, mtime: implied.mtime}).apply(dir, ".")
 	}
-	return m.meta.apply(dir)
+	return m.meta.apply(dir, ".")
 }

@@ -43,6 +43,14 @@ func checkHeader(hdr *tar.Header) (name string, err error) {
 	return name, nil
 }
 
+// checkLinkTarget refuses what no symbolic link can have.
+func checkLinkTarget(hdr *tar.Header) error {
+	if t := hdr.Linkname; t == "" || len(t) > maxPath || strings.IndexByte(t, 0) >= 0 {
+		return fmt.Errorf("symbolic link to %.80q: %w", t, ErrCorrupt)
+	}
+	return nil
+}
+
 // entry unpacks one entry of the archive.
 func (u *unpacker) entry(hdr *tar.Header, body io.Reader) error {
 	name, err := checkHeader(hdr)
@@ -104,8 +112,8 @@ func (e target) place(body io.Reader) error {
 	case tar.TypeLink:
 		return e.makeLink()
 	case tar.TypeSymlink:
-		if t := e.hdr.Linkname; t == "" || len(t) > maxPath || strings.IndexByte(t, 0) >= 0 {
-			return fmt.Errorf("symbolic link to %.80q: %w", t, ErrCorrupt)
+		if err := checkLinkTarget(e.hdr); err != nil {
+			return err
 		}
 		if err := e.replacing(func() error { return e.dir.symlink(e.hdr.Linkname, e.name) }); err != nil {
 			return err
@@ -277,25 +285,14 @@ func (e target) makeFile(body io.Reader) error {
 	return e.settle()
 }
 
-// settle gives the new file, of any kind but a directory, its metadata. The order
-// matters: chown clears set-user-ID and capabilities.
+// settle gives the new file, of any kind but a directory, its metadata.
 func (e target) settle() error {
-	if err := e.dir.chown(e.name, uint32(e.hdr.Uid), uint32(e.hdr.Gid)); err != nil {
-		return err
-	}
-	if e.hdr.Typeflag != tar.TypeSymlink {
-		if err := e.dir.chmod(e.name, e.mode()); err != nil {
-			return err
-		}
-	}
 	xattrs, err := xattrsOf(e.hdr)
 	if err != nil {
 		return err
 	}
-	if err := setXattrs(e.dir, e.name, xattrs); err != nil {
-		return err
-	}
-	return e.dir.chtimes(e.name, e.hdr.ModTime)
+	m := meta{e.hdr.Typeflag == tar.TypeSymlink, e.mode(), uint32(e.hdr.Uid), uint32(e.hdr.Gid), e.hdr.ModTime, xattrs}
+	return m.apply(e.dir, e.name)
 }
 
 // whiteout records that name, in the layers below, is gone. What this layer itself has

@@ -88,7 +88,7 @@ func (o overlays) fillRoot(_ context.Context, tmp string, rec *rootRecord, lower
 	}
 	defer to.close()
 	meta.uid, meta.gid = rec.IDs.host(meta.uid), rec.IDs.host(meta.gid)
-	return meta.apply(to)
+	return meta.apply(to, ".")
 }
 
 func (o overlays) mount(dir string, lowers []string, ids IDMap) Mount {

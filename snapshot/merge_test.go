@@ -78,7 +78,7 @@ func (m *merged) Prepare(ctx context.Context, _ string, diffIDs []digest.Digest,
 	defer to.close()
 	return []Mount{{Type: "overlay", Source: "overlay", Options: []string{
 		"index=off", "lowerdir=" + strings.Join(lowers, ":"), "upperdir=" + upper, "workdir=" + work,
-	}}}, meta.apply(to)
+	}}}, meta.apply(to, ".")
 }
 
 // TestApply has layers, each applied to those below it, show what the overlay driver shows

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -108,26 +107,15 @@ func openOverlay(ctx context.Context, dir string, s settings, driver string) (*o
 	o := &overlay{dir: dir, limits: s.Limits, label: s.layerLabel, users: make(map[string]map[string]struct{})}
 	o.trash, o.damaged = trash{o.path("trash")}, trash{o.path("damaged")}
 	o.format, o.laying = formats[driver](o)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDirs(dir, "layers", "seals", "roots", "views", "damaged", "tmp", "trash"); err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"layers", "seals", "roots", "views", "empty", "damaged", "tmp", "trash"} {
-		mode := fs.FileMode(0o700)
-		if sub == "empty" {
-			mode = 0o755 // seen as a root directory
-		}
-		if err := makeDir(o.path(sub), mode); err != nil {
-			return nil, err
-		}
-	}
-	if err := os.Chmod(dir, 0o700); err != nil { // CVE-2024-25621
+	if err := makeDir(o.path("empty"), 0o755); err != nil { // seen as a root directory
 		return nil, err
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
+	if o.bootID, err = BootID(); err != nil {
 		return nil, err
 	}
-	o.bootID = strings.TrimSpace(string(boot))
 	if err := o.sweep(ctx); err != nil {
 		return nil, err
 	}
@@ -143,14 +131,6 @@ func openOverlay(ctx context.Context, dir string, s settings, driver string) (*o
 		return nil, fmt.Errorf("snapshots %s: %w", dir, err)
 	}
 	return o, nil
-}
-
-// makeDir makes a directory of exactly that mode, unless it is there.
-func makeDir(path string, mode fs.FileMode) error {
-	if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return os.Chmod(path, mode)
 }
 
 func (o *overlay) path(elem ...string) string {

@@ -210,10 +210,10 @@ func (p *planter) file(hdr *tar.Header, body io.Reader, have *erofs.Node) (*erof
 		}
 		return n, setMeta(n, hdr, erofs.KindRegular)
 	case tar.TypeSymlink:
-		n.Target = hdr.Linkname
-		if t := n.Target; t == "" || len(t) > maxPath || strings.IndexByte(t, 0) >= 0 {
-			return nil, fmt.Errorf("symbolic link to %.80q: %w", t, ErrCorrupt)
+		if err := checkLinkTarget(hdr); err != nil {
+			return nil, err
 		}
+		n.Target = hdr.Linkname
 		return n, setMeta(n, hdr, erofs.KindSymlink)
 	case tar.TypeFifo:
 		return n, setMeta(n, hdr, erofs.KindFifo)

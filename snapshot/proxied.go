@@ -96,23 +96,19 @@ func openProxied(ctx context.Context, name, address, dir string, limits Limits) 
 	if err != nil {
 		return nil, err
 	}
-	if have != "" && have != name {
-		return nil, fmt.Errorf("snapshots %s are of the driver %s, not %s: remove all pods and images first: %w", dir, have, name, ErrInvalid)
+	if err := checkOwner(dir, have, name); err != nil {
+		return nil, err
 	}
 	d := &proxied{
 		name: name, dir: filepath.Join(dir, proxyDir), run: rand.Text(), limits: limits,
 		known: map[string]committed{}, chains: map[string][]digest.Digest{}, roots: map[string]proxiedRoot{},
 	}
-	for _, sub := range []string{"chains", "roots", "scratch"} {
-		if err := os.MkdirAll(filepath.Join(d.dir, sub), 0o700); err != nil {
-			return nil, err
-		}
-	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
+	if err := makeDirs(d.dir, "chains", "roots", "scratch"); err != nil {
 		return nil, err
 	}
-	d.bootID = strings.TrimSpace(string(boot))
+	if d.bootID, err = BootID(); err != nil {
+		return nil, err
+	}
 	if err := errors.Join(d.learnChains(ctx), d.learnRoots(ctx)); err != nil {
 		return nil, fmt.Errorf("snapshots %s: %w", d.dir, err)
 	}

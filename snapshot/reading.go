@@ -23,7 +23,7 @@ type reading struct {
 	text           int64 // bytes of names, links' targets and attributes
 }
 
-// Limits that are not for an operator to know. All three bound what an archive of little
+// Limits that are not for an operator to know. Both bound what an archive of little
 // can make of itself: none would be passed by an honest one.
 const (
 	maxSparse = 16 << 30  // bytes, holes included: reading them takes time

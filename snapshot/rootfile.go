@@ -182,7 +182,7 @@ func (c *copier) dir(from, to at, path string, depth int) error {
 	if err != nil {
 		return err
 	}
-	return m.apply(to)
+	return m.apply(to, ".")
 }
 
 func (c *copier) one(from, to at, name, path string, depth int) error {

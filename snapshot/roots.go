@@ -24,6 +24,14 @@ type rootRecord struct {
 	Since  time.Time       `json:"since,omitzero"` // of a tree of its own: what changed later is the container's
 }
 
+func newRootRecord(bootID string, diffIDs []digest.Digest, opts []RootOption) rootRecord {
+	rec := rootRecord{BootID: bootID, Layers: diffIDs}
+	for _, o := range opts {
+		o(&rec)
+	}
+	return rec
+}
+
 // uses names the layers and the seal that r stands on.
 func (r rootRecord) uses() []string {
 	out := []string{r.Seal}
@@ -96,11 +104,7 @@ func (o *overlay) Prepare(ctx context.Context, id string, diffIDs []digest.Diges
 	if err := CheckID(id); err != nil {
 		return nil, err
 	}
-	rec := rootRecord{BootID: o.bootID, Layers: diffIDs}
-	for _, o := range opts {
-		o(&rec)
-	}
-	mounts, err := o.prepare(ctx, id, rec)
+	mounts, err := o.prepare(ctx, id, newRootRecord(o.bootID, diffIDs, opts))
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", id, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -89,48 +88,4 @@ func (o *overlay) haveAll(diffIDs []digest.Digest) error {
 		}
 	}
 	return nil
-}
-
-// meta is what a directory is beside its names.
-type meta struct {
-	mode, uid, gid uint32
-	mtime          time.Time
-	xattrs         map[string][]byte
-}
-
-// isImplied tells whether m, its date aside, is what a directory gets that no layer lists.
-func (m meta) isImplied() bool {
-	return m.mode == 0o755 && m.uid == 0 && m.gid == 0 && len(m.xattrs) == 0
-}
-
-func readMeta(path string) (meta, error) {
-	dir, err := openAt(path)
-	if err != nil {
-		return meta{}, err
-	}
-	defer dir.close()
-	return metaOf(dir)
-}
-
-func metaOf(dir at) (meta, error) {
-	a, err := dir.stat(".")
-	if err != nil {
-		return meta{}, err
-	}
-	xattrs, err := readXattrs(dir, ".")
-	return meta{mode: a.perm(), uid: a.uid, gid: a.gid, mtime: a.mtime, xattrs: xattrs}, err
-}
-
-// apply gives the directory dir what m says. Its names must be there already.
-func (m meta) apply(dir at) error {
-	if err := dir.chown(".", m.uid, m.gid); err != nil {
-		return err
-	}
-	if err := dir.chmod(".", m.mode); err != nil {
-		return err
-	}
-	if err := setXattrs(dir, ".", m.xattrs); err != nil {
-		return err
-	}
-	return dir.chtimes(".", m.mtime)
 }

@@ -209,11 +209,7 @@ func WithIDMap(m IDMap) RootOption {
 
 // IDMapOf is the user namespace that the options ask for; the zero value for none.
 func IDMapOf(opts ...RootOption) IDMap {
-	var rec rootRecord
-	for _, o := range opts {
-		o(&rec)
-	}
-	return rec.IDs
+	return newRootRecord("", nil, opts).IDs
 }
 
 // Limits bound what one layer may hold. They protect the node from archives made to

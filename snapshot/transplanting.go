@@ -56,7 +56,7 @@ func (t *transplanting) fill(dir at, path string, n *erofs.Node) error {
 			return err
 		}
 	}
-	return settleNode(dir, ".", n)
+	return metaOfNode(n).apply(dir, ".")
 }
 
 // place makes n as name in the directory at path.
@@ -91,7 +91,7 @@ func (t *transplanting) place(dir at, path, name string, n *erofs.Node) error {
 	if err != nil {
 		return err
 	}
-	return settleNode(dir, name, n)
+	return metaOfNode(n).apply(dir, name)
 }
 
 // link gives the file at the path first another name.
@@ -137,23 +137,11 @@ func (t *transplanting) fillFile(f *os.File, n *erofs.Node) error {
 	return err
 }
 
-// settleNode gives the new file name in dir its metadata. The order matters: chown clears
-// set-user-ID and capabilities.
-func settleNode(dir at, name string, n *erofs.Node) error {
-	if err := dir.chown(name, n.UID, n.GID); err != nil {
-		return err
-	}
-	if n.Mode&erofs.KindMask != erofs.KindSymlink {
-		if err := dir.chmod(name, n.Mode&0o7777); err != nil {
-			return err
-		}
-	}
+// metaOfNode is what n says beside its contents.
+func metaOfNode(n *erofs.Node) meta {
 	xattrs := make(map[string][]byte, len(n.Xattrs))
 	for key, value := range n.Xattrs {
 		xattrs[key] = []byte(value)
 	}
-	if err := setXattrs(dir, name, xattrs); err != nil {
-		return err
-	}
-	return dir.chtimes(name, n.Mtime)
+	return meta{n.Mode&erofs.KindMask == erofs.KindSymlink, n.Mode & 0o7777, n.UID, n.GID, n.Mtime, xattrs}
 }

@@ -16,11 +16,7 @@ func (o *overlay) View(ctx context.Context, id string, diffIDs []digest.Digest, 
 	if err := CheckID(id); err != nil {
 		return nil, err
 	}
-	rec := rootRecord{BootID: o.bootID, Layers: diffIDs}
-	for _, o := range opts {
-		o(&rec)
-	}
-	mounts, err := o.view(ctx, id, rec)
+	mounts, err := o.view(ctx, id, newRootRecord(o.bootID, diffIDs, opts))
 	if err != nil {
 		return nil, fmt.Errorf("view of snapshot %s: %w", id, err)
 	}
