@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berthd/berth/snapshot"
+	"github.com/berthd/berth/snapshot/durable"
 )
 
 // Remove takes an image away: all names of its ID, as CRI's RemoveImage wants, then
@@ -28,7 +29,11 @@ func (s *Service) Remove(ctx context.Context, ref string) error {
 	if err := s.store.drop(img.ID); err != nil {
 		return fmt.Errorf("image %s: remove: %w", img.ID, err)
 	}
-	return s.Collect(ctx)
+	err = s.Collect(ctx)
+	if left := s.store.reserve.Fill(); left != nil && !durable.IsFull(left) { // full: the next removal may help
+		err = errors.Join(err, left)
+	}
+	return err
 }
 
 // Collect removes the layers that no image, no pull and no container needs, and
