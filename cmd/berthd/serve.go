@@ -195,7 +195,7 @@ func openSnapshots(ctx context.Context, cfg config.Config) (snapshot.Driver, fun
 		}
 		return d, func() { d.Close() }, nil
 	}
-	d, err := snapshot.Open(ctx, cfg.Snapshot.Driver, dir)
+	d, err := snapshot.Open(ctx, cfg.Snapshot.Driver, dir, snapshot.WithLimits(snapshot.Limits{Writable: uint64(cfg.Snapshot.WritableLimit)}))
 	return d, func() {}, err
 }
 

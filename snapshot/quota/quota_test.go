@@ -21,6 +21,14 @@ var ways = map[string]func(t *testing.T) (string, quota.Ledger){
 	},
 	"ext4": func(t *testing.T) (string, quota.Ledger) { return kernel(t, "ext4") },
 	"xfs":  func(t *testing.T) (string, quota.Ledger) { return kernel(t, "xfs") },
+	"ext4 by its device": func(t *testing.T) (string, quota.Ledger) {
+		dir := quotatest.Disk(t, "ext4")
+		ledger, err := quota.ByDevice(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dir, ledger
+	},
 }
 
 func kernel(t *testing.T, kind string) (string, quota.Ledger) {
@@ -202,6 +210,22 @@ func TestUnsupported(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, "probe-*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// TestDevice finds the device that a kernel without quotactl_fd is asked by.
+func TestDevice(t *testing.T) {
+	dir := quotatest.Uncounted(t)
+	device, err := quota.DeviceOf(folder(t, dir, "below"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var disk, file syscall.Stat_t
+	if err := errors.Join(syscall.Stat(device, &disk), syscall.Stat(dir, &file)); err != nil || disk.Rdev != file.Dev {
+		t.Errorf("%s: %v", device, err)
+	}
+	if device, err := quota.DeviceOf("/proc"); err == nil {
+		t.Errorf("/proc is on %s", device)
 	}
 }
 
