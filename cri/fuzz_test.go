@@ -53,7 +53,7 @@ func (noProcesses) State(context.Context, string) (shim.TaskState, error) {
 }
 
 // bare is a server with everything but a node, in dir.
-func bare(f *testing.F, dir string) (*Server, *sandbox.Node) {
+func bare(f testing.TB, dir string) (*Server, *sandbox.Node) {
 	f.Helper()
 	ctx := f.Context()
 	certs := filepath.Join(dir, "certs.d", "_default")

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/cri/stream"
@@ -50,6 +51,8 @@ var codeOf = []struct {
 	{netns.ErrInvalidSysctl, codes.InvalidArgument},
 	{imageservice.ErrInvalidReference, codes.InvalidArgument},
 	{imageservice.ErrAmbiguous, codes.InvalidArgument},
+	{imageservice.ErrInvalidOption, codes.InvalidArgument},
+	{imageservice.ErrNoArchive, codes.Unimplemented},
 	{sandbox.ErrNotFound, codes.NotFound},
 	{imageservice.ErrNotFound, codes.NotFound},
 	{sandbox.ErrNameTaken, codes.AlreadyExists},
@@ -126,6 +129,9 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	}
 	s.calls.Add(1)
 	defer s.calls.Add(-1)
+	if starting[info.FullMethod] {
+		defer s.images.images.Junction().Enter()()
+	}
 	start := time.Now()
 	resp, err := next(ctx, req)
 	if err == nil {
@@ -136,6 +142,13 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	}
 	logCall(ctx, info.FullMethod, time.Since(start), err)
 	return resp, err
+}
+
+// starting are the calls that a pod's start is made of: pulls give way to them.
+var starting = map[string]bool{
+	runtimeapi.RuntimeService_RunPodSandbox_FullMethodName:   true,
+	runtimeapi.RuntimeService_CreateContainer_FullMethodName: true,
+	runtimeapi.RuntimeService_StartContainer_FullMethodName:  true,
 }
 
 // interceptStream is intercept for calls that answer with a stream.

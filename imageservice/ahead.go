@@ -4,12 +4,15 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"github.com/berthd/berth/imageservice/precedence"
 )
 
 // An ahead reads in a goroutine, some buffers ahead of whoever reads it, so that a layer
 // is decompressed while what came before it is being written. It is for one reader.
 type ahead struct {
-	from io.Reader // the goroutine's, until it has ended
+	from     io.Reader // the goroutine's, until it has ended
+	junction *precedence.Junction
 
 	full   chan chunk    // closed when the goroutine ends
 	free   chan []byte   // buffers to fill
@@ -31,9 +34,9 @@ const (
 	aheadSize    = 256 << 10
 )
 
-// readAhead begins to read from. Call stop.
-func readAhead(from io.Reader) *ahead {
-	a := &ahead{from: from, full: make(chan chunk, aheadBuffers), free: make(chan []byte, aheadBuffers), quit: make(chan struct{})}
+// readAhead begins to read from, giving way at junction. Call stop.
+func readAhead(from io.Reader, junction *precedence.Junction) *ahead {
+	a := &ahead{from: from, junction: junction, full: make(chan chunk, aheadBuffers), free: make(chan []byte, aheadBuffers), quit: make(chan struct{})}
 	for range aheadBuffers {
 		a.free <- make([]byte, aheadSize)
 	}
@@ -50,6 +53,7 @@ func (a *ahead) run() {
 		case <-a.quit:
 			return
 		}
+		a.junction.GiveWay(a.quit)
 		n, err := fill(a.from, buf)
 		a.full <- chunk{buf[:n], err} // never blocks: there are no more buffers than places
 		if err != nil {

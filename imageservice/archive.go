@@ -1,30 +1,25 @@
 package imageservice
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
-	"github.com/berthd/berth/imageservice/inflate"
+	"github.com/berthd/berth/imageservice/compressed"
+	"github.com/berthd/berth/imageservice/precedence"
 )
-
-// maxWindow is the largest zstd window that is decoded, in bytes: it is memory. It
-// is what zstd's own command line takes without being told to (--long=27).
-const maxWindow = 128 << 20
 
 // An archive is the archive in a blob: what the driver reads. Three goroutines share
 // the work: one reads and hashes the blob, one decompresses it, and the reader's own
 // hashes what comes out, and unpacks it. It is for one reader.
 type archive struct {
-	layer layer
-	limit int64 // of its size, in bytes
-	spent *spent
+	layer    layer
+	limit    int64 // of its size, in bytes
+	spent    *spent
+	junction *precedence.Junction
 
 	blob          tally // the first goroutine's, until it has ended
 	raw           *ahead
@@ -32,8 +27,7 @@ type archive struct {
 	out           tally
 	waits, hashed duration // of out
 
-	in    *bufio.Reader // of raw; the second goroutine's, as are the next
-	inner io.Reader     // nil before the first Read
+	inner io.Reader // of raw; the second goroutine's, as is the next; nil before the first Read
 	free  func()
 
 	err      error // why reading ended, unless at its end
@@ -65,12 +59,12 @@ func (t *tally) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// openArchive begins to read blob, which holds l. Close it.
-func openArchive(blob io.Reader, l layer, limit int64, s *spent) *archive {
-	a := &archive{layer: l, limit: limit, spent: s}
+// openArchive begins to read blob, which holds l, giving way at j. Close it.
+func openArchive(blob io.Reader, l layer, limit int64, s *spent, j *precedence.Junction) *archive {
+	a := &archive{layer: l, limit: limit, spent: s, junction: j}
 	a.blob = newTally(blob, &s.transfer, &s.hashBlob)
-	a.raw = readAhead(&a.blob)
-	a.plain = readAhead(readerFunc(a.decompress))
+	a.raw = readAhead(&a.blob, j)
+	a.plain = readAhead(readerFunc(a.decompress), j)
 	a.out = newTally(a.plain, &a.waits, &a.hashed)
 	return a
 }
@@ -85,6 +79,7 @@ func (a *archive) Read(p []byte) (int, error) {
 	if a.err != nil {
 		return 0, a.err
 	}
+	a.junction.GiveWay(a.plain.quit)
 	n, err := a.out.Read(p)
 	if a.out.n > a.limit {
 		return 0, a.fail(fmt.Errorf("unpacks to more than %d bytes: %w", a.limit, ErrTooLarge))
@@ -132,36 +127,17 @@ func (a *archive) decompress(p []byte) (int, error) {
 	return n, &undecodable{err}
 }
 
-var (
-	gzipMagic = []byte{0x1f, 0x8b, 0x08}
-	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
-	// A zstd stream may begin with a skippable frame, 0x184D2A5? (RFC 8878, 3.1.2).
-	skipMagic = []byte{0x2a, 0x4d, 0x18}
-)
-
 func (a *archive) begin() error {
 	if a.layer.file != "" {
 		var err error
 		a.inner, err = fileArchive(a.layer.file, a.layer.blob.Size, a.raw)
 		return err
 	}
-	a.in = bufio.NewReaderSize(a.raw, 128<<10)
-	magic, err := a.in.Peek(4)
-	if err != nil && err != io.EOF {
+	z, err := compressed.NewReader(a.raw)
+	if err != nil {
 		return err
 	}
-	switch {
-	case bytes.HasPrefix(magic, gzipMagic):
-		a.inner = inflate.NewReader(a.in)
-	case bytes.Equal(magic, zstdMagic), len(magic) == 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:], skipMagic):
-		z, err := zstd.NewReader(a.in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return err
-		}
-		a.inner, a.free = z, z.Close
-	default:
-		a.inner = a.in
-	}
+	a.inner, a.free = z, z.Close
 	return nil
 }
 

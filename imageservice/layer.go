@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/imageservice/download"
+	"github.com/berthd/berth/imageservice/precedence"
 	"github.com/berthd/berth/imageservice/registry"
 	"github.com/berthd/berth/snapshot"
 )
@@ -98,7 +99,7 @@ func (s *Service) unpackLayer(ctx context.Context, repo *registry.Repository, l 
 	defer blob.Close()
 	p.from(l.blob.Digest, blob.Host)
 	p.stage(l.blob.Digest, StageDownloading)
-	a, verify := p.openArchive(blob, l, s.limit(l.blob.Size))
+	a, verify := p.openArchive(blob, l, s.limit(l.blob.Size), &s.junction)
 	begin := time.Now()
 	err = s.adder(l)(ctx, l.diffID, a, verify)
 	p.spent.layer(time.Since(begin), a)
@@ -137,7 +138,7 @@ func layerError(l layer, err error) error {
 }
 
 // openArchive is openArchive for a layer of the pull, whose progress tells of it.
-func (p *pullProgress) openArchive(blob io.Reader, l layer, limit int64) (a *archive, verify func() error) {
+func (p *pullProgress) openArchive(blob io.Reader, l layer, limit int64, j *precedence.Junction) (a *archive, verify func() error) {
 	read := func(buf []byte) (int, error) {
 		n, err := blob.Read(buf)
 		if err == io.EOF {
@@ -145,7 +146,7 @@ func (p *pullProgress) openArchive(blob io.Reader, l layer, limit int64) (a *arc
 		}
 		return n, err
 	}
-	a = openArchive(readerFunc(read), l, limit, &p.spent)
+	a = openArchive(readerFunc(read), l, limit, &p.spent, j)
 	return a, func() error {
 		defer p.stage(l.blob.Digest, StageSyncing)
 		return a.verify()

@@ -34,11 +34,12 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berthd/berth/imageservice/download"
+	"github.com/berthd/berth/imageservice/precedence"
 	"github.com/berthd/berth/imageservice/registry"
 	"github.com/berthd/berth/snapshot"
 )
 
-// What a caller may want to tell apart. The first five are package registry's.
+// What a caller may want to tell apart. The first six are package registry's.
 var (
 	ErrUnavailable  = registry.ErrUnavailable  // text begins with "RegistryUnavailable: " when Pull returns it
 	ErrUnauthorized = registry.ErrUnauthorized // 401, 403, no token, blocked by registries.conf
@@ -53,7 +54,12 @@ var (
 	ErrAmbiguous = errors.New("ID prefix fits more than one image; give more of it")
 	// ErrUnsupported is an image that is well-formed and not for us: another
 	// platform, schema 1, encrypted or foreign layers.
-	ErrUnsupported = errors.New("unsupported image")
+	ErrUnsupported = registry.ErrUnsupported
+	// ErrInvalidOption is a request for what there is not: a format, a compression.
+	ErrInvalidOption = errors.New("invalid option")
+	// ErrNoArchive is an image that cannot leave this node: an artifact, or one that the driver does not keep
+	// so that the archives of its layers can be made again.
+	ErrNoArchive = errors.New("no archive of it can be made here")
 )
 
 // Options says where images live and how they are pulled.
@@ -78,6 +84,7 @@ type Service struct {
 	slots    chan struct{} // of layers being fetched, node-wide
 	limit    func(compressed int64) int64
 
+	junction   precedence.Junction
 	store      *store
 	guard      guard
 	candidates layerSet
@@ -121,7 +128,7 @@ func open(ctx context.Context, o Options, client *registry.Client) (*Service, er
 		limit: layerLimit, now: time.Now, root: o.Root,
 		store: &store{dir: o.Root, pinned: pinned},
 	}
-	if s.downloads, err = download.Open(ctx, download.Options{Dir: filepath.Join(o.Root, "downloads"), Connections: o.Connections, PerBlob: o.LayerConnections}); err != nil {
+	if s.downloads, err = download.Open(ctx, download.Options{Dir: filepath.Join(o.Root, "downloads"), Connections: o.Connections, PerBlob: o.LayerConnections, Junction: &s.junction}); err != nil {
 		return nil, fmt.Errorf("images: %w", err)
 	}
 	if err := s.store.load(ctx, o.Layers); err != nil {
@@ -139,6 +146,9 @@ func (s *Service) Close() {
 	s.layerFlights.close()
 	s.background.Wait()
 }
+
+// Junction is where pulls and imports give way to what is told to enter it.
+func (s *Service) Junction() *precedence.Junction { return &s.junction }
 
 // List returns all images, sorted by ID. It takes no lock. What the images point to is
 // shared: do not change it.

@@ -27,8 +27,8 @@ type store struct {
 	dir    string
 	pinned pins
 
-	mu      sync.Mutex // orders writers; held across disk writes, so readers never take it
-	records map[digest.Digest]record
+	mu      sync.Mutex               // orders writers; held across disk writes, so readers never take it
+	records map[digest.Digest]record // the view's; the map is not changed once it is there
 	// unseal lists chains whose seal may be there and that no image may need: written before
 	// one is sealed and when an image goes.
 	unseal [][]digest.Digest

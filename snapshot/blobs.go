@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,8 +27,9 @@ import (
 type blobs struct {
 	*overlay
 
-	loops bool // a file is mounted by a loop device
-	locks mountLocks
+	loops  bool // a file is mounted by a loop device
+	verity bool // the file system has fs-verity
+	locks  mountLocks
 }
 
 // The names of the files.
@@ -71,6 +71,9 @@ func (b *blobs) fill(ctx context.Context, tmp string, r io.Reader) (rec layerRec
 	}
 	rec.Data, rec.Blocks = layer.sum, layer.blocks
 	if rec.Tree, err = writeTree(filepath.Join(tmp, treeFile), layer.root, []erofs.Device{{Blocks: layer.blocks}}); err != nil {
+		return rec, err
+	}
+	if rec.Verity, err = b.protect(tmp, dataFile, treeFile, skeletonFile); err != nil {
 		return rec, err
 	}
 	rec.Usage, err = measureDir(ctx, tmp)
@@ -120,7 +123,10 @@ func (b *blobs) seal(ctx context.Context, tmp string, diffIDs []digest.Digest) (
 		g.add(tree, name, blocks)
 	}
 	rec.Devices, rec.Chain = g.layers, diffIDs
-	rec.Image, err = writeTree(filepath.Join(tmp, imageFile), g.root, g.devices)
+	if rec.Image, err = writeTree(filepath.Join(tmp, imageFile), g.root, g.devices); err != nil {
+		return rec, err
+	}
+	rec.Verity, err = b.protect(tmp, imageFile)
 	return rec, err
 }
 
@@ -140,7 +146,7 @@ func readTree(path string, sum uint32) (tree *erofs.Node, size int64, err error)
 	if got := crc32.Checksum(data, castagnoli); got != sum {
 		return nil, 0, fmt.Errorf("%s: checksum %08x, not %08x: %w", path, got, sum, ErrDamaged)
 	}
-	tree, err = erofs.Read(bytes.NewReader(data))
+	tree, err = erofs.Read(data)
 	if err != nil {
 		return nil, 0, fmt.Errorf("%s: %w", path, err)
 	}
@@ -151,7 +157,10 @@ func readTree(path string, sum uint32) (tree *erofs.Node, size int64, err error)
 func (b *blobs) blocks(name string, rec layerRecord) (uint32, error) {
 	path := b.path("layers", name, dataFile)
 	if rec.Skeleton != nil {
-		return rec.Blocks, checkSize(path, int64(rec.Blocks)*erofs.BlockSize)
+		if err := checkSize(path, int64(rec.Blocks)*erofs.BlockSize); err != nil {
+			return 0, err
+		}
+		return rec.Blocks, checkVerity(path, rec.Verity[dataFile])
 	}
 	fi, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -42,7 +42,7 @@ func (b *blobs) start(ctx context.Context) error {
 	if err := makeDir(b.path(mountsDir), 0o700); err != nil {
 		return err
 	}
-	if err := b.probe(); err != nil {
+	if err := errors.Join(b.probe(), b.tryVerity(ctx)); err != nil {
 		return err
 	}
 	left, err := os.ReadDir(b.path(mountsDir))
@@ -203,6 +203,9 @@ func (b *blobs) mount(image string, devices []string, target string) error {
 	m := Mount{Type: "erofs", Source: files[0], Options: []string{"ro", "nodev"}}
 	for _, path := range files[1:] {
 		m.Options = append(m.Options, "device="+path)
+	}
+	if b.label != "" { // EROFS has no labels of its own, and overlayfs asks for the lower file's too
+		m.Options = append(m.Options, "context="+b.label)
 	}
 	return MountAll([]Mount{m}, target)
 }

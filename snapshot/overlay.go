@@ -39,6 +39,7 @@ type overlay struct {
 	format  format
 	laying  laying
 	limits  Limits
+	label   string // of files in file systems of images; "" = none
 	trash   trash
 	damaged trash
 	bootID  string
@@ -92,11 +93,13 @@ type layerRecord struct {
 	Tree uint32 `json:"treeCRC32C,omitempty"`
 	// Skeleton is nil for a layer that has none: its archive cannot be made again.
 	Skeleton *uint32 `json:"skeletonCRC32C,omitempty"`
+	// Verity has the digests of fs-verity, by the files' names.
+	Verity map[string]string `json:"verity,omitempty"`
 	// Blocks is the size of the data of a layer that has a skeleton.
 	Blocks uint32 `json:"dataBlocks,omitempty"`
 }
 
-func openOverlay(ctx context.Context, dir string, limits Limits, driver string) (*overlay, error) {
+func openOverlay(ctx context.Context, dir string, s settings, driver string) (*overlay, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -104,7 +107,7 @@ func openOverlay(ctx context.Context, dir string, limits Limits, driver string) 
 	if strings.ContainsAny(dir, ":,\\") {
 		return nil, fmt.Errorf("snapshots %q: overlayfs cannot be told such a path: %w", dir, ErrInvalid)
 	}
-	o := &overlay{dir: dir, limits: limits, users: make(map[string]map[string]struct{})}
+	o := &overlay{dir: dir, limits: s.Limits, label: s.layerLabel, users: make(map[string]map[string]struct{})}
 	o.trash, o.damaged = trash{o.path("trash")}, trash{o.path("damaged")}
 	o.format, o.laying = formats[driver](o)
 	if err := os.MkdirAll(dir, 0o700); err != nil {

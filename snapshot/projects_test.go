@@ -36,10 +36,10 @@ var measurings = []measuring{
 	{name: "xfs", projects: true, limits: true, disk: func(t testing.TB) (string, Option) { return quotatest.Disk(t, "xfs"), nothing }},
 }
 
-func nothing(*Limits) {}
+func nothing(*settings) {}
 
 func countedAt(l quota.Ledger) Option {
-	return func(have *Limits) { have.ledger = func(string) (quota.Ledger, error) { return l, nil } }
+	return func(have *settings) { have.ledger = func(string) (quota.Ledger, error) { return l, nil } }
 }
 
 func writable(bytes uint64) Option { return WithLimits(Limits{Writable: bytes}) }

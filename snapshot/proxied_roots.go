@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -176,11 +175,7 @@ func (d *proxied) record(id string, r proxiedRoot, chains ...string) error {
 		}
 		return nil
 	}
-	data, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	if err := durable.Replace(path, data, 0o600); err != nil {
+	if err := writeRecord(path, r); err != nil {
 		return err
 	}
 	d.roots[id] = r

@@ -40,7 +40,8 @@ func (r rootRecord) uses() []string {
 }
 
 func (o *overlay) readRoot(id string) (rec rootRecord, err error) {
-	return rec, readRecord(o.path("roots", id, "root.json"), &rec)
+	err = readRecord(o.path("roots", id, "root.json"), &rec)
+	return rec, err
 }
 
 // use notes that the container stands on names. It needs the lock, or that nobody else

@@ -27,6 +27,8 @@ type sealRecord struct {
 	Parts   []sealedPart    `json:"parts,omitempty"`
 	Devices []string        `json:"devices,omitempty"`
 	Image   uint32          `json:"imageCRC32C,omitempty"`
+
+	Verity map[string]string `json:"verity,omitempty"` // as in layer.json
 }
 
 // A sealedPart is a layer as it was when an image was made of it: its checksums and the

@@ -234,11 +234,24 @@ type Limits struct {
 }
 
 // An Option adjusts what Open opens.
-type Option func(*Limits)
+type Option func(*settings)
+
+// settings are what options adjust.
+type settings struct {
+	Limits
+	layerLabel string
+}
+
+// WithLayerLabel has files of images seen with that SELinux label where they are in file
+// systems of their own, which have none. It is for the drivers that Labels is true of; layers
+// of folders are labelled where they are.
+func WithLayerLabel(label string) Option {
+	return func(s *settings) { s.layerLabel = label }
+}
 
 // WithLimits replaces the limits on a layer. A zero field keeps its default.
 func WithLimits(l Limits) Option {
-	return func(have *Limits) {
+	return func(have *settings) {
 		if l.Entries > 0 {
 			have.Entries = l.Entries
 		}
@@ -257,13 +270,13 @@ func WithLimits(l Limits) Option {
 // has returned. ErrUnsupported: no such driver, or one that cannot work here; ErrInvalid:
 // dir has what another driver made. Only one process may have dir open.
 func Open(ctx context.Context, driver, dir string, opts ...Option) (Driver, error) {
-	return openChosen(ctx, driver, dir, limitsOf(opts))
+	return openChosen(ctx, driver, dir, settingsOf(opts))
 }
 
-func limitsOf(opts []Option) Limits {
-	limits := Limits{Entries: 2_000_000, Bytes: 256 << 30}
+func settingsOf(opts []Option) settings {
+	s := settings{Limits: Limits{Entries: 2_000_000, Bytes: 256 << 30}}
 	for _, o := range opts {
-		o(&limits)
+		o(&s)
 	}
-	return limits
+	return s
 }

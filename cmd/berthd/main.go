@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 
 	"k8s.io/klog/v2"
 
@@ -41,8 +42,16 @@ func run() error {
 	ctx, stop := signal.NotifyContext(klog.NewContext(context.Background(), logger), stopSignals()...)
 	defer stop()
 	ignoreHangup()
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), parallel))
 	return serve(ctx, *cfg)
 }
+
+// parallel is how many goroutines may run at once, at the least. Unpacking an image's layers
+// takes up to twelve, and lets go of a processor of Go's after as much as 10 ms each time; a
+// call that has none waits in the runtime, where the kernel would have run its thread at
+// once. With two, a pod's start beside a pull took 1.5 times as long as without in the
+// median and 3 times at p99; with twelve 1.2 times, and the pull no longer (make bench-cold).
+const parallel = 12
 
 // settings reads the flags and the file that they name. Flags win.
 func settings(args []string) (*config.Config, error) {

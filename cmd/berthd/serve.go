@@ -64,7 +64,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	layers, closeLayers, err := openSnapshots(ctx, cfg)
+	layers, closeLayers, err := openSnapshots(ctx, cfg, policy)
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ func handlersOf(cfg config.Config) map[string]sandbox.Handler {
 }
 
 // openSnapshots opens what keeps layers and root filesystems. Call the function that it returns.
-func openSnapshots(ctx context.Context, cfg config.Config) (snapshot.Driver, func(), error) {
+func openSnapshots(ctx context.Context, cfg config.Config, policy *selinux.Policy) (snapshot.Driver, func(), error) {
 	dir := filepath.Join(cfg.Root, "snapshots")
 	if p, ok := cfg.ProxyPlugins[cfg.Snapshot.Driver]; ok {
 		d, err := snapshot.OpenProxied(ctx, cfg.Snapshot.Driver, p.Address, dir)
@@ -195,7 +195,11 @@ func openSnapshots(ctx context.Context, cfg config.Config) (snapshot.Driver, fun
 		}
 		return d, func() { d.Close() }, nil
 	}
-	d, err := snapshot.Open(ctx, cfg.Snapshot.Driver, dir, snapshot.WithLimits(snapshot.Limits{Writable: uint64(cfg.Snapshot.WritableLimit)}))
+	opts := []snapshot.Option{snapshot.WithLimits(snapshot.Limits{Writable: uint64(cfg.Snapshot.WritableLimit)})}
+	if policy != nil {
+		opts = append(opts, snapshot.WithLayerLabel(policy.ReadOnly))
+	}
+	d, err := snapshot.Open(ctx, cfg.Snapshot.Driver, dir, opts...)
 	return d, func() {}, err
 }
 

@@ -35,6 +35,7 @@ type Download struct {
 	mu      sync.Mutex
 	more    sync.Cond // something has come, or err is set
 	parts   []part
+	first   int // all parts before it are claimed
 	working int
 	err     error
 	hosts   []*registry.Blob // what has been read from, for Reject

@@ -2,9 +2,8 @@
 // other files, the devices: a layer's data is one device, and an image made of many
 // layers is one file of metadata over their devices, with one tree in it.
 //
-// github.com/erofs/go-erofs reads what is written here, in Read and in the tests. It
-// writes such file systems too, but gives each name of a file an inode of its own, and
-// layers have hard links.
+// github.com/erofs/go-erofs reads what is written here in the tests. It writes such file
+// systems too, but gives each name of a file an inode of its own, and layers have hard links.
 //
 // Write makes the same bytes of the same tree. Nothing here waits for the disk, and
 // what a crash leaves half-written is for the caller to throw away.

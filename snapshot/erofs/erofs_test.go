@@ -2,6 +2,7 @@ package erofs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -64,21 +65,81 @@ func written(t *testing.T, root *Node, devices []Device) []byte {
 	return b.Bytes()
 }
 
-// TestRead: what was written is read back, by a reader that somebody else wrote.
+// TestRead: what was written is read back, by a reader that somebody else wrote too.
 func TestRead(t *testing.T) {
 	root, devices := tree()
 	image := written(t, root, devices)
 	if again := written(t, root, devices); !bytes.Equal(image, again) {
 		t.Error("the same tree gives other bytes")
 	}
-	back, err := Read(bytes.NewReader(image))
-	if err != nil {
-		t.Fatal(err)
+	for name, read := range map[string]func() (*Node, error){
+		"ours": func() (*Node, error) { return Read(image) }, "library": func() (*Node, error) { return readByLibrary(bytes.NewReader(image)) },
+	} {
+		back, err := read()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		equal(t, ".", back, root)
+		if back.Children["one"] != back.Children["sub"].Children["two"] {
+			t.Errorf("%s: a hard link is another file", name)
+		}
 	}
-	equal(t, ".", back, root)
-	if back.Children["one"] != back.Children["sub"].Children["two"] {
-		t.Error("a hard link is another file")
+}
+
+// TestReadDamaged: a tree with a byte changed is an error or another tree, and no more; one
+// that is cut short is an error.
+func TestReadDamaged(t *testing.T) {
+	root, devices := tree()
+	delete(root.Children, "many")
+	image := written(t, root, devices)
+	for i := range image {
+		was := image[i]
+		for _, b := range []byte{was ^ 1, was ^ 0x80, 0, 0xff} {
+			image[i] = b
+			_, _ = Read(image)
+		}
+		image[i] = was
 	}
+	for _, n := range []int{0, superOffset, superOffset + superSize, BlockSize, len(image) / 2} {
+		if _, err := Read(image[:n]); !errors.Is(err, errDamaged) {
+			t.Errorf("%d of %d bytes: %v", n, len(image), err)
+		}
+	}
+}
+
+// BenchmarkRead reads a tree of 20,000 files in 800 directories, four deep.
+func BenchmarkRead(b *testing.B) {
+	root := dir(nil)
+	for i := range 800 {
+		at := root
+		for _, name := range []string{"usr", fmt.Sprint("share", i%20), fmt.Sprint("package", i)} {
+			if at.Children[name] == nil {
+				at.Children[name] = dir(nil)
+			}
+			at = at.Children[name]
+		}
+		for j := range 25 {
+			at.Children[fmt.Sprintf("a-file-of-some-name-%d", j)] = file(uint64(100*j), Extent{1, uint32(i)})
+		}
+	}
+	var image bytes.Buffer
+	if err := Write(&image, root, []Device{{Blocks: 1000}}); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("ours", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := Read(image.Bytes()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("library", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := readByLibrary(bytes.NewReader(image.Bytes())); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
 
 func equal(t *testing.T, path string, got, want *Node) {
@@ -260,7 +321,7 @@ func FuzzRead(f *testing.F) {
 	}
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, data []byte) {
-		root, err := Read(bytes.NewReader(data))
+		root, err := Read(data)
 		if err == nil {
 			_ = Write(io.Discard, root, []Device{{Blocks: 10}})
 		}

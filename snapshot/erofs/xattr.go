@@ -11,11 +11,13 @@ import (
 
 // prefixes are the beginnings of names that the format has numbers for. A name that
 // begins with none of them cannot be written.
-var prefixes = []struct {
+var prefixes = []prefix{
+	{1, "user."}, {2, "system.posix_acl_access"}, {3, "system.posix_acl_default"}, {4, "trusted."}, {6, "security."},
+}
+
+type prefix struct {
 	index uint8
 	text  string
-}{
-	{1, "user."}, {2, "system.posix_acl_access"}, {3, "system.posix_acl_default"}, {4, "trusted."}, {6, "security."},
 }
 
 // encodeXattrs is what follows an inode with these extended attributes, nothing without.
@@ -43,6 +45,22 @@ func encodeXattrs(xattrs map[string]string) ([]byte, error) {
 	}
 	if (len(out)-xattrHeader)/xattrEntry+1 > math.MaxUint16 {
 		return nil, fmt.Errorf("%d bytes of extended attributes: %w", len(out), ErrTooLarge)
+	}
+	return out, nil
+}
+
+// decodeXattrs is the inverse of encodeXattrs.
+func decodeXattrs(b []byte) (map[string]string, error) {
+	out := make(map[string]string)
+	for b = b[xattrHeader:]; len(b) >= xattrEntry; {
+		rest, size := int(b[0]), int(binary.LittleEndian.Uint16(b[2:]))
+		all := int(roundUp(uint64(xattrEntry+rest+size), xattrEntry))
+		p := slices.IndexFunc(prefixes, func(p prefix) bool { return p.index == b[1] })
+		if p < 0 || all > len(b) {
+			return nil, fmt.Errorf("extended attributes: %w", errDamaged)
+		}
+		out[prefixes[p].text+string(b[xattrEntry:xattrEntry+rest])] = string(b[xattrEntry+rest : xattrEntry+rest+size])
+		b = b[all:]
 	}
 	return out, nil
 }

@@ -43,6 +43,7 @@ type result struct {
 	resolve time.Duration // from the call to the first layer's request
 	layers  time.Duration // from there to the last layer's last byte
 	tail    time.Duration // from there to the answer
+	stages  []stage       // what berthd says itself
 }
 
 // A benchmark is the measurement under way.
@@ -60,7 +61,7 @@ func (b *benchmark) contenders() []contender {
 	for _, driver := range b.drivers {
 		name := strings.TrimSpace("berth " + driver)
 		all = append(all, contender{name, "github.com/berthd/berth/", func(context.Context) (*node.Node, error) {
-			return b.World.Berth("berth", bench.BerthConfig(driver))
+			return b.World.Berth("berth", ownConfig+bench.BerthConfig(driver))
 		}})
 	}
 	return all
@@ -186,7 +187,8 @@ func (b *benchmark) pull(ctx context.Context, n *node.Node, client *node.Client,
 	if err != nil {
 		return err
 	}
-	r.stages(start, end, counts)
+	r.split(start, end, counts)
+	r.stages = ownStages(n.Tail(100), "/big:"+packing)
 	return nil
 }
 
@@ -219,8 +221,8 @@ func (b *benchmark) look(n *node.Node) (l reading, err error) {
 // bigBlob is from what size on a blob is a layer, not a document.
 const bigBlob = 1 << 20
 
-// stages follow from when the registry was asked for layers.
-func (r *result) stages(start, end time.Time, counts map[digest.Digest]registry.Count) {
+// split says where the time went, which follows from when the registry was asked for layers.
+func (r *result) split(start, end time.Time, counts map[digest.Digest]registry.Count) {
 	var first, last time.Time
 	for _, c := range counts {
 		r.served += c.Bytes

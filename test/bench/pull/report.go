@@ -49,6 +49,7 @@ func (b *benchmark) tables() (all []bench.Table) {
 			continue
 		}
 		all = append(all, b.figures(img), b.stages(img.Packing))
+		all = append(all, b.own(img.Packing)...)
 		all = append(all, b.work(img.Packing)...)
 	}
 	return all
