@@ -202,7 +202,7 @@ func openSnapshots(ctx context.Context, cfg config.Config, policy *selinux.Polic
 		}
 		return d, func() { d.Close() }, nil
 	}
-	var opts []snapshot.Option
+	opts := []snapshot.Option{snapshot.WithLimits(snapshot.Limits{Writable: uint64(cfg.Snapshot.WritableLimit)})}
 	if policy != nil {
 		opts = append(opts, snapshot.WithLayerLabel(policy.ReadOnly))
 	}
