@@ -36,6 +36,13 @@ func (s *Service) Remove(ctx context.Context, ref string) error {
 	return err
 }
 
+// Vacate removes what no image needs, at once: also the layers that are spared for a pull
+// that may come again, and the downloads that were cut short.
+func (s *Service) Vacate(ctx context.Context) error {
+	s.candidates.spareNone()
+	return errors.Join(s.Collect(ctx), s.downloads.Empty(ctx))
+}
+
 // Collect removes the layers that no image, no pull and no container needs, and
 // the seals of images that are gone. Layers that no image has had are spared for an hour
 // after they came. Call it after containers were removed. It may run
@@ -107,6 +114,15 @@ func (s *layerSet) find(layers ...digest.Digest) { s.put(time.Time{}, false, lay
 
 // spare adds layers that may go later.
 func (s *layerSet) spare(layers ...digest.Digest) { s.put(time.Now().Add(spareTime), true, layers) }
+
+// spareNone has all that are in it go at once.
+func (s *layerSet) spareNone() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for d := range s.all {
+		s.all[d] = time.Time{}
+	}
+}
 
 func (s *layerSet) put(until time.Time, always bool, layers []digest.Digest) {
 	s.mu.Lock()
