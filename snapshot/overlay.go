@@ -80,7 +80,7 @@ type format interface {
 	close(ctx context.Context, seal string) error
 	// lost says that the layer or seal name is to be read anew from now on: what open has
 	// made usable of it is so for those alone that have it already.
-	lost(name string) error
+	lost(ctx context.Context, name string) error
 }
 
 // layerRecord is layer.json.
