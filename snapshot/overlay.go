@@ -16,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/snapshot/durable"
+	"github.com/berthd/berth/snapshot/quota"
 )
 
 // overlay is the driver whose root file systems are overlays: a directory to write into,
@@ -42,7 +43,8 @@ type overlay struct {
 	bootID  string
 	options []string // of every mount, as this kernel has them
 
-	growing growing
+	growing  growing
+	projects *quota.Projects // nil where writable layers are measured by walking them
 
 	sweeping  sync.WaitGroup
 	resealing sync.Mutex // one damaged seal is made again at a time
@@ -116,6 +118,9 @@ func openOverlay(ctx context.Context, dir string, s settings, driver string) (*o
 	if o.bootID, err = BootID(); err != nil {
 		return nil, err
 	}
+	if err := o.openProjects(ctx); err != nil {
+		return nil, fmt.Errorf("snapshots %s: %w", dir, err)
+	}
 	if err := o.sweep(ctx); err != nil {
 		return nil, err
 	}
@@ -168,7 +173,7 @@ func (o *overlay) sweep(ctx context.Context) error {
 		}
 		if err != nil { // torn by a power cut: its container did not survive it either
 			klog.FromContext(ctx).Info("Dropping a snapshot without a readable record", "snapshot", e.Name(), "err", err)
-			if err := o.trash.throw(o.path("roots", e.Name()), "root-"+e.Name()); err != nil {
+			if err := errors.Join(o.trash.throw(o.path("roots", e.Name()), "root-"+e.Name()), o.uncount(e.Name())); err != nil {
 				return err
 			}
 			continue
