@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berthd/berth/snapshot/loop"
+	"github.com/berthd/berth/snapshot/mountpoint"
 )
 
 // mountsDir is where seals are mounted that containers stand on.
@@ -53,7 +54,7 @@ func (b *blobs) probe() (err error) {
 		if err = b.mount(image, nil, root); err == nil {
 			return Unmount(root)
 		}
-		if !isNoBlockDevice(err) {
+		if !mountpoint.IsNoBlockDevice(err) {
 			break
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/berthd/berth/snapshot/mountpoint"
 )
 
 // overlayIDMapped mounts an overlay whose lower directories are seen through the map of
@@ -24,19 +26,19 @@ func (m mounting) overlayIDMapped(target string) error {
 	defer userns.Close()
 	lowers, _ := m.setting("lowerdir")
 	var made at
-	err = withOwnMounts(func() error {
+	err = mountpoint.InOwnNamespace(func() error {
 		dirs := strings.Split(lowers, ":")
 		slices.Sort(dirs)
 		for _, lower := range slices.Compact(dirs) { // what is mapped once cannot be mapped again
-			if err := idmapInPlace(lower, int(userns.Fd())); err != nil {
+			if err := mountpoint.MapInPlace(lower, int(userns.Fd())); err != nil {
 				return err
 			}
 		}
-		if appendsLowerDirs() {
+		if mountpoint.AppendsLowerDirs() {
 			made, err = m.fsmountOverlay()
 			return err
 		}
-		if err = m.overlayByMount(target, maxMountData); err == nil {
+		if err = m.overlayByMount(target, mountpoint.MaxData); err == nil {
 			made, err = cloneTree(target)
 		}
 		return err
@@ -45,7 +47,7 @@ func (m mounting) overlayIDMapped(target string) error {
 		return fmt.Errorf("idmapped layers: %w", err)
 	}
 	defer made.close()
-	return made.moveTo(target)
+	return mountpoint.Move(int(made), target)
 }
 
 // bindIDMapped mounts a directory, whose owners are seen through the map of a user
@@ -62,10 +64,10 @@ func (m mounting) bindIDMapped(target string) error {
 		return err
 	}
 	defer tree.close()
-	if err := m.flags.apply(tree, int(userns.Fd())); err != nil {
+	if err := m.flags.Apply(int(tree), int(userns.Fd())); err != nil {
 		return fmt.Errorf("mount_setattr %s: MOUNT_ATTR_IDMAP: %w", m.Source, err)
 	}
-	return tree.moveTo(target)
+	return mountpoint.Move(int(tree), target)
 }
 
 // CheckIDMap implements Roots.

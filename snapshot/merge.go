@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/berthd/berth/snapshot/durable"
+	"github.com/berthd/berth/snapshot/mountpoint"
 )
 
 // Unpacking a layer onto those below it, where somebody else keeps snapshots and says what
@@ -28,7 +29,7 @@ import (
 func Apply(ctx context.Context, mounts []Mount, scratch string, r io.Reader, verify func() error, opts ...Option) (err error) {
 	limits := settingsOf(opts).Limits
 	var root at
-	err = withOwnMounts(func() error {
+	err = mountpoint.InOwnNamespace(func() error {
 		if err := MountAll(mounts, scratch); err != nil {
 			return err
 		}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+
+	"github.com/berthd/berth/snapshot/mountpoint"
 )
 
 // MountAll mounts mounts, in order, at target, an absolute path that it makes a directory
@@ -49,8 +51,8 @@ func MountAll(mounts []Mount, target string) error {
 // does. The directory stays.
 func Unmount(target string) error {
 	for {
-		err := unmount(target)
-		if errors.Is(err, errNotMounted) {
+		err := mountpoint.Unmount(target)
+		if errors.Is(err, mountpoint.ErrNotMounted) {
 			return nil
 		}
 		if err != nil {
@@ -58,9 +60,6 @@ func Unmount(target string) error {
 		}
 	}
 }
-
-// errNotMounted says that a path is no mount point, or not there.
-var errNotMounted = errors.New("not mounted")
 
 // mountedAt counts the mounts at target. It looks at the kernel's list only when target
 // is a mount point at all: the list is long on a busy node.
@@ -77,35 +76,29 @@ func mountedAt(target string) (int, error) {
 	return len(all), err
 }
 
-// A setting is one of a file system's own options.
-type setting struct {
-	key, value string
-	flag       bool // has no value
-}
-
 // A mounting is a Mount, taken apart.
 type mounting struct {
 	Mount
-	flags    mountFlags
-	settings []setting
+	flags    mountpoint.Flags
+	settings []mountpoint.Setting
 }
 
 func parseMount(m Mount) mounting {
 	out := mounting{Mount: m}
 	for _, o := range m.Options {
-		if out.flags.take(o) {
+		if out.flags.Take(o) {
 			continue
 		}
 		key, value, ok := strings.Cut(o, "=")
-		out.settings = append(out.settings, setting{key: key, value: value, flag: !ok})
+		out.settings = append(out.settings, mountpoint.Setting{Key: key, Value: value, Flag: !ok})
 	}
 	return out
 }
 
 func (m mounting) setting(key string) (string, bool) {
 	for _, s := range m.settings {
-		if s.key == key {
-			return s.value, true
+		if s.Key == key {
+			return s.Value, true
 		}
 	}
 	return "", false
@@ -114,12 +107,12 @@ func (m mounting) setting(key string) (string, bool) {
 func mountOne(mount Mount, target string) error {
 	m := parseMount(mount)
 	if m.Type == "erofs" { // an image may have more devices than mount(2) has room for
-		made, err := m.fsmount(append(m.settings, setting{key: "ro", flag: true})) // the device may be read-only
+		made, err := m.detached(append(m.settings, mountpoint.Setting{Key: "ro", Flag: true})) // the device may be read-only
 		if err != nil {
 			return err
 		}
 		defer made.close()
-		return made.moveTo(target)
+		return mountpoint.Move(int(made), target)
 	}
 	if m.Type == "bind" && m.UserNS != "" {
 		return m.bindIDMapped(target)
@@ -140,41 +133,52 @@ func mountOne(mount Mount, target string) error {
 	return m.overlay(target)
 }
 
+// byMount mounts with mount(2).
+func (m mounting) byMount(target, data string) error {
+	return mountpoint.Mount(m.Type, m.Source, target, m.flags, data)
+}
+
+// detached makes a mount that is nowhere yet. The caller puts it somewhere, and closes it.
+func (m mounting) detached(settings []mountpoint.Setting) (at, error) {
+	fd, err := mountpoint.Detached(m.Type, m.Source, m.flags, settings)
+	return at(fd), err
+}
+
 // overlay mounts an overlay by the calls that take one lower directory at a time: the
 // page that mount(2) takes all options in holds some forty layers of ours, and images
 // have up to 128. A kernel before 6.8 knows them not; there the directories are named by
 // descriptor, and 300 fit.
 func (m mounting) overlay(target string) error {
-	if !appendsLowerDirs() {
-		return m.overlayByMount(target, maxMountData)
+	if !mountpoint.AppendsLowerDirs() {
+		return m.overlayByMount(target, mountpoint.MaxData)
 	}
 	made, err := m.fsmountOverlay()
 	if err != nil {
 		return err
 	}
 	defer made.close()
-	return made.moveTo(target)
+	return mountpoint.Move(int(made), target)
 }
 
 // fsmountOverlay makes an overlay by the calls that take one lower directory at a time.
 // The caller puts it somewhere, and closes it.
 func (m mounting) fsmountOverlay() (at, error) {
-	var settings []setting
+	var settings []mountpoint.Setting
 	for _, s := range m.settings {
-		if s.key != "lowerdir" {
+		if s.Key != "lowerdir" {
 			settings = append(settings, s)
 			continue
 		}
-		for lower := range strings.SplitSeq(s.value, ":") {
-			settings = append(settings, setting{key: "lowerdir+", value: lower})
+		for lower := range strings.SplitSeq(s.Value, ":") {
+			settings = append(settings, mountpoint.Setting{Key: "lowerdir+", Value: lower})
 		}
 	}
-	short := shortener{longest: maxFsconfig}
+	short := shortener{longest: mountpoint.MaxSetting}
 	defer short.close()
 	if err := short.shorten(settings); err != nil {
 		return -1, err
 	}
-	return m.fsmount(settings)
+	return m.detached(settings)
 }
 
 // overlayByMount mounts an overlay with one call of mount(2), whose options may take
@@ -186,23 +190,23 @@ func (m mounting) overlayByMount(target string, room int) error {
 	}
 	short := shortener{}
 	defer short.close()
-	settings := append([]setting(nil), m.settings...)
+	settings := append([]mountpoint.Setting(nil), m.settings...)
 	for i, s := range settings {
-		if s.key != "lowerdir" {
+		if s.Key != "lowerdir" {
 			continue
 		}
-		var lowers []setting
-		for lower := range strings.SplitSeq(s.value, ":") {
-			lowers = append(lowers, setting{key: "lowerdir+", value: lower})
+		var lowers []mountpoint.Setting
+		for lower := range strings.SplitSeq(s.Value, ":") {
+			lowers = append(lowers, mountpoint.Setting{Key: "lowerdir+", Value: lower})
 		}
 		if err := short.shorten(lowers); err != nil {
 			return err
 		}
 		names := make([]string, len(lowers))
 		for j, l := range lowers {
-			names[j] = l.value
+			names[j] = l.Value
 		}
-		settings[i].value = strings.Join(names, ":")
+		settings[i].Value = strings.Join(names, ":")
 	}
 	if data = joinSettings(settings); len(data) >= room {
 		return fmt.Errorf("%d bytes of options, %d fit: %w", len(data), room, ErrTooLarge)
@@ -210,16 +214,16 @@ func (m mounting) overlayByMount(target string, room int) error {
 	return m.byMount(target, data)
 }
 
-func joinSettings(settings []setting) string {
+func joinSettings(settings []mountpoint.Setting) string {
 	parts := make([]string, len(settings))
 	for i, s := range settings {
-		parts[i] = s.key
+		parts[i] = s.Key
 		switch {
-		case s.flag:
-		case strings.Contains(s.value, ","): // a label (mount(8), context=)
-			parts[i] += `="` + s.value + `"`
+		case s.Flag:
+		case strings.Contains(s.Value, ","): // a label (mount(8), context=)
+			parts[i] += `="` + s.Value + `"`
 		default:
-			parts[i] += "=" + s.value
+			parts[i] += "=" + s.Value
 		}
 	}
 	return strings.Join(parts, ",")
@@ -231,22 +235,22 @@ type shortener struct {
 	open    []at
 }
 
-func (s *shortener) shorten(settings []setting) error {
+func (s *shortener) shorten(settings []mountpoint.Setting) error {
 	for i, o := range settings {
-		switch o.key {
+		switch o.Key {
 		case "lowerdir+", "upperdir", "workdir":
 		default:
 			continue
 		}
-		if len(o.value) <= s.longest {
+		if len(o.Value) <= s.longest {
 			continue
 		}
-		dir, err := openAt(o.value)
+		dir, err := openAt(o.Value)
 		if err != nil {
 			return err
 		}
 		s.open = append(s.open, dir)
-		settings[i].value = dir.procPath()
+		settings[i].Value = dir.procPath()
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/snapshot/mountpoint"
 )
 
 func openTest(t *testing.T, dir string) *overlay {
@@ -168,7 +170,7 @@ func TestMountWays(t *testing.T) {
 	target := filepath.Join(top, "target")
 	ways := map[string]func(m mounting) error{
 		"fsmount":  func(m mounting) error { return m.overlay(target) },
-		"mount(2)": func(m mounting) error { return m.overlayByMount(target, maxMountData) },
+		"mount(2)": func(m mounting) error { return m.overlayByMount(target, mountpoint.MaxData) },
 	}
 	for _, base := range []string{filepath.Join(top, "short"), long} {
 		var lowers []string

@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/snapshot/mountpoint"
 )
 
 // An at is an open directory. What is done to files whose names come from strangers
@@ -72,12 +72,18 @@ func (d at) reopen() (*os.File, error) {
 
 // bindAt mounts what d stands for, directory or file, at target.
 func (d at) bindAt(target string) error {
-	made, err := unix.OpenTree(int(d), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	made, err := mountpoint.CloneOf(int(d))
 	if err != nil {
-		return os.NewSyscallError("open_tree", err)
+		return err
 	}
 	defer unix.Close(made)
-	return at(made).moveTo(target)
+	return mountpoint.Move(made, target)
+}
+
+// cloneTree returns a copy of the mount at target, which is nowhere yet.
+func cloneTree(target string) (at, error) {
+	fd, err := mountpoint.Clone(target)
+	return at(fd), err
 }
 
 // openat2Tries bounds how often a lookup that raced with a rename is tried again.
@@ -320,141 +326,6 @@ func isBadDisk(err error) bool {
 // procPath is a path to what d stands for, as long as d is open.
 func (d at) procPath() string { return fmt.Sprintf("/proc/self/fd/%d", d) }
 
-// What the kernel takes: a string of fsconfig(2), and the page of mount(2).
-const (
-	maxFsconfig  = 255
-	maxMountData = 4095
-)
-
-// mountFlags are the options that any file system has, for either way of mounting.
-type mountFlags struct {
-	ms   uintptr
-	attr int
-	free bool // of what the file system that is bound forbids
-}
-
-// take notes the option and tells whether it is such a one.
-func (f *mountFlags) take(option string) bool {
-	switch option {
-	case "ro":
-		f.ms, f.attr = f.ms|unix.MS_RDONLY, f.attr|unix.MOUNT_ATTR_RDONLY
-	case "nosuid":
-		f.ms, f.attr = f.ms|unix.MS_NOSUID, f.attr|unix.MOUNT_ATTR_NOSUID
-	case "nodev":
-		f.ms, f.attr = f.ms|unix.MS_NODEV, f.attr|unix.MOUNT_ATTR_NODEV
-	case "noexec":
-		f.ms, f.attr = f.ms|unix.MS_NOEXEC, f.attr|unix.MOUNT_ATTR_NOEXEC
-	case "noatime":
-		f.ms, f.attr = f.ms|unix.MS_NOATIME, f.attr|unix.MOUNT_ATTR_NOATIME
-	case "bind":
-		f.ms |= unix.MS_BIND
-	case "rbind":
-		f.ms |= unix.MS_BIND | unix.MS_REC
-	case "suid", "dev", "exec":
-		f.free = true
-	case "rw", "relatime", "defaults":
-	default:
-		return false
-	}
-	return true
-}
-
-// byMount mounts with mount(2).
-func (m mounting) byMount(target, data string) error {
-	if err := unix.Mount(m.Source, target, m.Type, m.flags.ms, data); err != nil {
-		return fmt.Errorf("mount %s: %w", m.Type, err)
-	}
-	if m.flags.ms&unix.MS_BIND == 0 || m.flags.ms&^(unix.MS_BIND|unix.MS_REC) == 0 && !m.flags.free {
-		return nil
-	}
-	if err := unix.Mount("", target, "", m.flags.ms|unix.MS_REMOUNT, ""); err != nil { // a bind mount heeds flags only so
-		return errors.Join(fmt.Errorf("remount: %w", err), unmount(target))
-	}
-	return nil
-}
-
-// fsmount makes a mount that is nowhere yet, with fsopen(2) and its kin, of kernel 5.2.
-func (m mounting) fsmount(settings []setting) (at, error) {
-	fd, err := unix.Fsopen(m.Type, unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return -1, fmt.Errorf("fsopen %s: %w", m.Type, err)
-	}
-	defer unix.Close(fd)
-	settings = append([]setting{{key: "source", value: m.Source}}, settings...)
-	for _, s := range settings {
-		if s.flag {
-			err = unix.FsconfigSetFlag(fd, s.key)
-		} else {
-			err = unix.FsconfigSetString(fd, s.key, s.value)
-		}
-		if err != nil {
-			return -1, fmt.Errorf("fsconfig %s=%s: %s%w", s.key, s.value, contextLog(fd), err)
-		}
-	}
-	if err := unix.FsconfigCreate(fd); err != nil {
-		return -1, fmt.Errorf("fsconfig create %s: %s%w", m.Type, contextLog(fd), err)
-	}
-	made, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, m.flags.attr)
-	if err != nil {
-		return -1, fmt.Errorf("fsmount: %w", err)
-	}
-	return at(made), nil
-}
-
-// moveTo mounts d, a mount that is nowhere yet, at target.
-func (d at) moveTo(target string) error {
-	if err := unix.MoveMount(int(d), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("move_mount: %w", err)
-	}
-	return nil
-}
-
-// appendsLowerDirs tells whether overlayfs takes its lower directories one at a time
-// (lowerdir+, kernel 6.8). Where it has not the calls of fsopen(2) of its own, before
-// 6.5, it takes any word for an option, and complains in the kernel's log at the end.
-var appendsLowerDirs = sync.OnceValue(func() bool {
-	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(fd)
-	return unix.FsconfigSetString(fd, "berth-no-option", "/") != nil && unix.FsconfigSetString(fd, "lowerdir+", "/") == nil
-})
-
-// cloneTree returns a copy of the mount at target, which is nowhere yet.
-func cloneTree(target string) (at, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, target, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
-	if err != nil {
-		return -1, fmt.Errorf("open_tree %s: %w", target, err)
-	}
-	return at(fd), nil
-}
-
-// idmapInPlace mounts dir on itself, with the map of the user namespace that the file
-// userns is, for the calling thread's mount namespace.
-func idmapInPlace(dir string, userns int) error {
-	tree, err := cloneTree(dir)
-	if err != nil {
-		return err
-	}
-	defer tree.close()
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns)}
-	if err := unix.MountSetattr(int(tree), "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return fmt.Errorf("mount_setattr %s: MOUNT_ATTR_IDMAP: %w", dir, err)
-	}
-	return tree.moveTo(dir)
-}
-
-// apply gives tree, a mount that is nowhere yet, the flags and no others, and the map of
-// the user namespace that the file userns is.
-func (f mountFlags) apply(tree at, userns int) error {
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP | uint64(f.attr), Userns_fd: uint64(userns)}
-	if f.free {
-		attr.Attr_clr = (unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC) &^ uint64(f.attr)
-	}
-	return os.NewSyscallError("mount_setattr", unix.MountSetattr(int(tree), "", unix.AT_EMPTY_PATH, &attr))
-}
-
 // clone has size bytes of to, from its beginning on, be those of from at offset, without
 // copying them (FICLONERANGE). All three are multiples of the file system's block.
 func clone(to, from *os.File, offset, size int64) error {
@@ -479,67 +350,3 @@ func afterNow(t time.Time) error {
 		}
 	}
 }
-
-// withOwnMounts runs f on a thread with a mount namespace of its own, which ends with f:
-// what f mounts is seen by nobody else, save through descriptors.
-//
-// The goroutine takes its thread there and never unlocks it, so the thread ends with it.
-// The process's first thread cannot end, and shows its namespaces as the process's own: a
-// goroutine that finds itself there keeps it busy while another one does the work.
-func withOwnMounts(f func() error) error {
-	done := make(chan error, 1)
-	var run func()
-	run = func() {
-		runtime.LockOSThread() // no unlock: see above
-		if unix.Gettid() == unix.Getpid() {
-			next := make(chan struct{})
-			go func() {
-				defer close(next)
-				run()
-			}()
-			<-next
-			runtime.UnlockOSThread()
-			return
-		}
-		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-			done <- os.NewSyscallError("unshare", err)
-			return
-		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			done <- fmt.Errorf("private mounts: %w", err)
-			return
-		}
-		done <- f()
-	}
-	go run()
-	return <-done
-}
-
-// contextLog is what the kernel has to say about a mount that failed, as text to put
-// before the error.
-func contextLog(fd int) string {
-	var out strings.Builder
-	buf := make([]byte, 1024)
-	for {
-		n, err := unix.Read(fd, buf)
-		if err != nil || n <= 0 {
-			return out.String()
-		}
-		out.WriteString(strings.TrimSpace(string(buf[:n])) + ": ")
-	}
-}
-
-// unmount takes the topmost mount off target; errNotMounted when there is none.
-func unmount(target string) error {
-	err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
-	if err == unix.EBUSY {
-		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
-	}
-	if err == unix.EINVAL || err == unix.ENOENT || err == unix.ENOTDIR {
-		return errNotMounted
-	}
-	return err
-}
-
-// isNoBlockDevice says that a file system is mounted from block devices only.
-func isNoBlockDevice(err error) bool { return errors.Is(err, unix.ENOTBLK) }
