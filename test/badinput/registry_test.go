@@ -5,11 +5,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -18,6 +15,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berthd/berth/test/node"
 )
 
 // host is the name under which the hostile registry is reached.
@@ -55,12 +54,7 @@ func newHostile(t *testing.T, certs string) *hostile {
 // lead writes the hosts.toml that leads name to url and nowhere else.
 func lead(t *testing.T, certs, name, url string) {
 	t.Helper()
-	dir := filepath.Join(certs, name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	text := fmt.Sprintf("server = %q\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", url, url)
-	if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(text), 0o644); err != nil {
+	if err := node.Lead(certs, name, url); err != nil {
 		t.Fatal(err)
 	}
 }

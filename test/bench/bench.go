@@ -6,7 +6,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -104,17 +103,9 @@ func one(ctx context.Context, c *node.Client, image, logs, name string) (s Sampl
 
 // Median is the p50 of what of takes from each sample, or 0 without samples.
 func Median(samples []Sample, of func(Sample) time.Duration) time.Duration {
-	if len(samples) == 0 {
-		return 0
-	}
-	all := make([]time.Duration, 0, len(samples))
+	var all []time.Duration
 	for _, s := range samples {
 		all = append(all, of(s))
 	}
-	slices.Sort(all)
-	mid := len(all) / 2
-	if len(all)%2 == 1 {
-		return all[mid]
-	}
-	return (all[mid-1] + all[mid]) / 2
+	return Quantile(all, 0.5)
 }

@@ -70,7 +70,7 @@ func NewPlace(ctx context.Context, dir string) (_ *Place, err error) {
 	if p.Registry, err = registry.Start(p.Layout.Dir); err != nil {
 		return nil, err
 	}
-	return p, registry.WriteHosts(p.World.Certs, Host, p.Registry.Addr)
+	return p, node.Lead(p.World.Certs, Host, "http://"+p.Registry.Addr)
 }
 
 // Close takes all of it away. It may be called again.

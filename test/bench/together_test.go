@@ -40,7 +40,7 @@ func TestOneCopy(t *testing.T) {
 	}))
 	defer server.Close()
 	f := node.Running(t, "", func(w *node.World) {
-		if err := registry.WriteHosts(w.Certs, "bench.test", strings.TrimPrefix(server.URL, "http://")); err != nil {
+		if err := node.Lead(w.Certs, "bench.test", server.URL); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -1,17 +1,16 @@
 package kubeletclient
 
 import (
-	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	crierrors "k8s.io/cri-api/pkg/errors"
+
+	"github.com/berthd/berth/test/node"
 )
 
 // TestImages pulls, finds, lists and removes an image; the client checks that
@@ -63,12 +62,7 @@ func TestRegistryUnavailable(t *testing.T) {
 		"notls.test": "https" + strings.TrimPrefix(plain.URL, "http"), "unknownca.test": secure.URL,
 	} {
 		t.Run(host, func(t *testing.T) {
-			dir := filepath.Join(s.World.Certs, host)
-			if err := os.MkdirAll(dir, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			text := fmt.Sprintf("server = %q\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", url, url)
-			if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(text), 0o644); err != nil {
+			if err := node.Lead(s.World.Certs, host, url); err != nil {
 				t.Fatal(err)
 			}
 			_, err := s.image.PullImage(ctx, &runtimeapi.ImageSpec{Image: host + "/image:1"}, nil, nil)

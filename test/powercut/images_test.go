@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
@@ -37,12 +35,7 @@ func serve(t *testing.T, w *node.World) (*registrytest.Server, []image) {
 	t.Helper()
 	s := registrytest.New()
 	t.Cleanup(s.Close)
-	dir := filepath.Join(w.Certs, host)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	text := fmt.Sprintf("server = %q\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", s.URL, s.URL)
-	if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(text), 0o644); err != nil {
+	if err := node.Lead(w.Certs, host, s.URL); err != nil {
 		t.Fatal(err)
 	}
 	base := layer{plain("pause", 0o755, pause(t, w))}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -47,12 +46,7 @@ func (s *suite) open(t *testing.T, settings string, before func(*node.World)) {
 	t.Helper()
 	s.Fresh = node.Open(t, settings, func(w *node.World) {
 		before(w)
-		dir := filepath.Join(w.Certs, host)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		text := fmt.Sprintf("server = %q\n", s.registry.URL)
-		if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(text), 0o644); err != nil {
+		if err := node.Lead(w.Certs, host, s.registry.URL); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -105,12 +105,7 @@ func (s *suite) close(t *testing.T, ctx context.Context) {
 // lead leads host to the test's registry.
 func (s *suite) lead(t *testing.T) {
 	t.Helper()
-	dir := filepath.Join(s.world.Certs, host)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	text := fmt.Sprintf("server = %q\n", s.registry.URL)
-	if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(text), 0o644); err != nil {
+	if err := node.Lead(s.world.Certs, host, s.registry.URL); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 
@@ -23,16 +22,7 @@ import (
 
 func main() {
 	registry.Main()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, stopSignal())
-	o, err := options(os.Args[1:])
-	if err == nil {
-		err = run(ctx, o)
-	}
-	stop()
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintln(os.Stderr, "bench-cold:", err)
-		os.Exit(1)
-	}
+	bench.Main("bench-cold", options, run)
 }
 
 // A setting is what the flags say.

@@ -13,7 +13,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"strings"
 
 	"github.com/berthd/berth/test/bench"
@@ -23,16 +22,7 @@ import (
 
 func main() {
 	registry.Main()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, stopSignal())
-	o, err := options(os.Args[1:])
-	if err == nil {
-		err = run(ctx, o)
-	}
-	stop()
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintln(os.Stderr, "bench-pull:", err)
-		os.Exit(1)
-	}
+	bench.Main("bench-pull", options, run)
 }
 
 // A setting is what the flags say.

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -114,16 +113,6 @@ func (p *Process) TakeCounts(ctx context.Context) (map[digest.Digest]Count, erro
 	var counts map[digest.Digest]Count
 	err = json.NewDecoder(resp.Body).Decode(&counts)
 	return counts, err
-}
-
-// WriteHosts writes the hosts.toml by which a runtime finds the registry at addr under the name
-// host, into dir, a certs.d folder.
-func WriteHosts(dir, host, addr string) error {
-	text := fmt.Sprintf("server = \"http://%[1]s\"\n\n[host.\"http://%[1]s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", addr)
-	if err := os.MkdirAll(filepath.Join(dir, host), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, host, "hosts.toml"), []byte(text), 0o644)
 }
 
 // Close ends the registry.

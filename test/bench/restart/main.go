@@ -12,8 +12,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"os/signal"
 
 	"github.com/berthd/berth/test/bench"
 	"github.com/berthd/berth/test/node"
@@ -32,16 +30,7 @@ type setting struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, stopSignal())
-	s, err := options(os.Args[1:])
-	if err == nil {
-		err = run(ctx, s)
-	}
-	stop()
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintln(os.Stderr, "bench-restart:", err)
-		os.Exit(1)
-	}
+	bench.Main("bench-restart", options, run)
 }
 
 func options(args []string) (s setting, err error) {

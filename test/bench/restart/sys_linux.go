@@ -11,9 +11,6 @@ import (
 	"github.com/berthd/berth/test/node"
 )
 
-// stopSignal is the other signal that ends the benchmark in good order.
-func stopSignal() os.Signal { return syscall.SIGTERM }
-
 func freeze(pid int) error { return syscall.Kill(pid, syscall.SIGSTOP) }
 func thaw(pid int) error   { return syscall.Kill(pid, syscall.SIGCONT) }
 
