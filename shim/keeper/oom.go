@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/berthd/berth/shim/keeper/oomevent"
 )
 
 // oomKilled tells whether want of memory has ended the task: the kernel's counter
@@ -40,7 +42,7 @@ func (t *task) oomKilled(code int32, bySignal bool) bool {
 // oomNotes are the kernel's notices that a cgroup of v1, or one above it, ran out of
 // memory, and one more that the cgroup was removed. They are there when the counter is
 // not any more: systemd removes that of a scope when the last process has ended.
-type oomNotes struct{ event eventFD }
+type oomNotes struct{ event oomevent.Counter }
 
 // removalLimit is how long the kernel may take to give the notice that a cgroup was
 // removed.
@@ -52,7 +54,7 @@ func (g cgroup) noteOOM() *oomNotes {
 	if g.controller == "" || g.memory == "" || !strings.HasSuffix(g.memory, ".scope") {
 		return nil
 	}
-	event, err := watchOOM(g.memory)
+	event, err := oomevent.Watch(g.memory)
 	if err != nil {
 		return nil
 	}
@@ -64,7 +66,7 @@ func (g cgroup) noteOOM() *oomNotes {
 func (o *oomNotes) noted() bool {
 	sum := uint64(0)
 	for end := time.Now().Add(removalLimit); sum < 2 && time.Now().Before(end); {
-		n, ok := o.event.wait(time.Until(end))
+		n, ok := o.event.Wait(time.Until(end))
 		if !ok {
 			break
 		}
@@ -75,7 +77,7 @@ func (o *oomNotes) noted() bool {
 
 func (o *oomNotes) close() {
 	if o != nil {
-		o.event.close()
+		o.event.Close()
 	}
 }
 

@@ -2,7 +2,6 @@ package keeper
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -12,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -373,41 +371,3 @@ func writeOnce(path, text string) error {
 	}
 	return nil
 }
-
-// An eventFD is a counter of the kernel's that can be waited for (eventfd(2)).
-type eventFD int
-
-// watchOOM makes a counter of the notices about a memory cgroup of v1 (Documentation/
-// admin-guide/cgroup-v1/memory.rst, OOM Control).
-func watchOOM(dir string) (eventFD, error) {
-	control, err := os.Open(filepath.Join(dir, "memory.oom_control"))
-	if err != nil {
-		return -1, err
-	}
-	defer control.Close()
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		return -1, os.NewSyscallError("eventfd", err)
-	}
-	line := fmt.Sprintf("%d %d", fd, control.Fd())
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.event_control"), []byte(line), 0); err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return eventFD(fd), nil
-}
-
-// wait waits for the counter to rise and takes what it has; ok is false when it did not.
-func (e eventFD) wait(limit time.Duration) (n uint64, ok bool) {
-	poll := []unix.PollFd{{Fd: int32(e), Events: unix.POLLIN}}
-	if got, err := unix.Poll(poll, int(limit.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) || got == 0 && err == nil {
-		return 0, false
-	}
-	var b [8]byte
-	if _, err := unix.Read(int(e), b[:]); err != nil {
-		return 0, errors.Is(err, unix.EAGAIN)
-	}
-	return binary.NativeEndian.Uint64(b[:]), true
-}
-
-func (e eventFD) close() { unix.Close(int(e)) }
