@@ -41,43 +41,31 @@ var (
 type Metrics struct {
 	registry *prometheus.Registry
 
-	calls  memo[call, prometheus.Observer]
-	under  memo[string, prometheus.Gauge]
-	stages memo[stage, stageFigures]
+	calls         *prometheus.HistogramVec
+	underWay      *prometheus.GaugeVec
+	stages        *prometheus.HistogramVec
+	stageFailures *prometheus.CounterVec
 
 	pulls       *prometheus.CounterVec
 	pullSeconds prometheus.Histogram
 	pullStages  *prometheus.CounterVec
 }
 
-type call struct {
-	method string // gRPC's
-	code   codes.Code
-}
-
-type stage struct{ object, name string }
-
-type stageFigures struct {
-	seconds  prometheus.Observer
-	failures prometheus.Counter
-}
-
 // New is figures of a daemon of that version, all zero.
 func New(version string) *Metrics {
-	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "berth_cri_seconds", Buckets: callBuckets,
-		Help: "How long calls on berthd's socket took that have ended."}, []string{"method", "code"})
-	under := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "berth_cri_calls",
-		Help: "Calls on berthd's socket under way."}, []string{"method"})
-	stages := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "berth_stage_seconds", Buckets: stageBuckets,
-		Help: "How long stages of creations, starts and removals took, failed ones included."}, []string{"object", "stage"})
-	failures := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "berth_stage_failures_total",
-		Help: "Stages of creations, starts and removals that failed."}, []string{"object", "stage"})
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "berth_build_info",
 		Help: "Always 1; the labels say what runs."}, []string{"version", "go_version"})
 	build.WithLabelValues(version, runtime.Version()).Set(1)
-
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
+		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "berth_cri_seconds", Buckets: callBuckets,
+			Help: "How long calls on berthd's socket took that have ended."}, []string{"method", "code"}),
+		underWay: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "berth_cri_calls",
+			Help: "Calls on berthd's socket under way."}, []string{"method"}),
+		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "berth_stage_seconds", Buckets: stageBuckets,
+			Help: "How long stages of creations, starts and removals took, failed ones included."}, []string{"object", "stage"}),
+		stageFailures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "berth_stage_failures_total",
+			Help: "Stages of creations, starts and removals that failed."}, []string{"object", "stage"}),
 		pulls: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "berth_pulls_total",
 			Help: "Pulls that have ended; several calls that wait for one transfer are one."}, []string{"result"}),
 		pullSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "berth_pull_seconds", Buckets: pullBuckets,
@@ -85,18 +73,11 @@ func New(version string) *Metrics {
 		pullStages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "berth_pull_stage_seconds_total",
 			Help: "Where the time of pulls that have ended went, summed over layers, which are worked on side by side."}, []string{"stage"}),
 	}
-	m.calls.fresh = func(c call) prometheus.Observer {
-		return seconds.WithLabelValues(methodName(c.method), c.code.String())
-	}
-	m.under.fresh = func(method string) prometheus.Gauge { return under.WithLabelValues(methodName(method)) }
-	m.stages.fresh = func(s stage) stageFigures {
-		return stageFigures{stages.WithLabelValues(s.object, s.name), failures.WithLabelValues(s.object, s.name)}
-	}
 	for _, r := range results {
 		m.pulls.WithLabelValues(r.name)
 	}
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		seconds, under, stages, failures, build, m.pulls, m.pullSeconds, m.pullStages)
+		build, m.calls, m.underWay, m.stages, m.stageFailures, m.pulls, m.pullSeconds, m.pullStages)
 	return m
 }
 
@@ -112,7 +93,7 @@ func methodName(full string) string {
 // CallBegan counts a call in. method is one of those that the server has.
 func (m *Metrics) CallBegan(method string) {
 	if m != nil {
-		m.under.get(method).Inc()
+		m.underWay.WithLabelValues(methodName(method)).Inc()
 	}
 }
 
@@ -124,8 +105,9 @@ func (m *Metrics) CallEnded(method string, code codes.Code, took time.Duration) 
 	if code > codes.Unauthenticated {
 		code = codes.Unknown // another process, a proxy snapshotter's, may say anything
 	}
-	m.under.get(method).Dec()
-	m.calls.get(call{method, code}).Observe(took.Seconds())
+	method = methodName(method)
+	m.underWay.WithLabelValues(method).Dec()
+	m.calls.WithLabelValues(method, code.String()).Observe(took.Seconds())
 }
 
 // Stage counts a stage that has ended. object and name are of a fixed few.
@@ -133,10 +115,9 @@ func (m *Metrics) Stage(object, name string, took time.Duration, err error) {
 	if m == nil {
 		return
 	}
-	f := m.stages.get(stage{object, name})
-	f.seconds.Observe(took.Seconds())
-	if err != nil {
-		f.failures.Inc()
+	m.stages.WithLabelValues(object, name).Observe(took.Seconds())
+	if failures := m.stageFailures.WithLabelValues(object, name); err != nil { // one that never fails is 0
+		failures.Inc()
 	}
 }
 

@@ -151,12 +151,16 @@ func incompressible(n int) string {
 	return string(text)
 }
 
-// hang has the registry send half of a blob, and the rest after release.
-func (b *bench) hang(blob []byte) (release chan struct{}) {
-	release = make(chan struct{})
+// hang has the registry send half of a blob after half is closed, and the rest after release is.
+func (b *bench) hang(blob []byte) (half, release chan struct{}) {
+	half, release = make(chan struct{}), make(chan struct{})
 	b.reg.SetFault(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, "/"+digest.FromBytes(blob).String()) {
 			return false
+		}
+		select {
+		case <-half:
+		case <-r.Context().Done():
 		}
 		w.Header().Set("Content-Length", fmt.Sprint(len(blob)))
 		_, _ = w.Write(blob[:len(blob)/2])
@@ -168,7 +172,7 @@ func (b *bench) hang(blob []byte) (release chan struct{}) {
 		}
 		return true
 	})
-	return release
+	return half, release
 }
 
 // TestPulls: a scrape while a pull hangs tells of it at once, and nothing of it when it has ended.
@@ -178,7 +182,7 @@ func TestPulls(t *testing.T) {
 	large, small := registrytest.GzipLayer(registrytest.Tar("large", incompressible(200<<10))), registrytest.GzipLayer(registrytest.Tar("small", "x"))
 	img := b.reg.AddImage("one", "1", []registrytest.Layer{large, small}, nil)
 	b.reg.RequireBasic("somebody", "secret-word")
-	release := b.hang(large.Blob)
+	begin, release := b.hang(large.Blob)
 	name := b.reg.Host() + "/one:1"
 	auth := &imageservice.Auth{Username: "somebody", Password: "secret-word"}
 	done := make(chan error)
@@ -187,8 +191,16 @@ func TestPulls(t *testing.T) {
 		done <- err
 	}
 	go pull(name)
-	half := float64(len(large.Blob)/2 + len(small.Blob))
 	f := b.scrape(t)
+	for f.value("berth_pull_stage", "image", name, "stage", "connecting") != 1 {
+		f = b.scrape(t)
+	}
+	asked := b.images.Progress()[0]
+	if !asked.Moved.After(asked.Since) || f.value("berth_pull_seconds_since_bytes", "image", name) < 0 {
+		t.Errorf("a layer was asked for: %+v", asked)
+	}
+	close(begin)
+	half := float64(len(large.Blob)/2 + len(small.Blob))
 	for f.value("berth_pull_bytes", "image", name) != half || f.value("berth_pull_layers_done", "image", name) != 1 {
 		f = b.scrape(t)
 	}
@@ -208,12 +220,12 @@ func TestPulls(t *testing.T) {
 		"berth_containers state running":                        5,
 		"berth_addresses_owed":                                  3,
 	})
-	if silent := f.value("berth_pull_seconds_since_bytes", "image", name); silent < 0 {
-		t.Error("nothing says how long nothing has come")
-	}
 	first := f.value("berth_pull_seconds_since_bytes", "image", name)
-	if later := b.scrape(t).value("berth_pull_seconds_since_bytes", "image", name); later <= first {
+	if later := b.scrape(t).value("berth_pull_seconds_since_bytes", "image", name); first < 0 || later <= first {
 		t.Errorf("silent for %v, and later for %v", first, later)
+	}
+	if p := b.images.Progress()[0]; !p.Moved.After(asked.Moved) {
+		t.Errorf("nothing has come since %v: %v", asked.Moved, p.Moved)
 	}
 	close(release)
 	if err := <-done; err != nil {
@@ -256,7 +268,7 @@ func TestPullsAreBounded(t *testing.T) {
 	for i := range 100 {
 		image := fmt.Sprintf("r.example/i:%d", i)
 		list = append(list, imageservice.Progress{Image: image, Work: "pulling", Since: began.Add(-time.Duration(i) * time.Second)},
-			imageservice.Progress{Image: image, Work: "pulling", Since: began.Add(time.Hour)}, imageservice.Progress{Image: image, Work: "pushing", Since: began.Add(-time.Hour)})
+			imageservice.Progress{Image: image, Work: "pulling", Since: began.Add(time.Millisecond - time.Duration(i)*time.Second)}, imageservice.Progress{Image: image, Work: "pushing", Since: began.Add(-time.Hour)})
 	}
 	all, shown := pulls(list)
 	if all != 200 || len(shown) != maxPulls || shown[0].Image != "r.example/i:99" || shown[63].Image != "r.example/i:36" {
@@ -317,7 +329,8 @@ func (b *bench) everything(t *testing.T) (end func()) {
 	layer := registrytest.GzipLayer(registrytest.Tar("large", incompressible(64<<10)))
 	b.reg.AddImage("one", "1", []registrytest.Layer{layer}, nil)
 	b.reg.AddImage("two", "1", nil, nil)
-	release := b.hang(layer.Blob)
+	half, release := b.hang(layer.Blob)
+	close(half)
 	done := make(chan error)
 	pull := func(name string) {
 		_, err := b.images.Pull(t.Context(), imageservice.PullRequest{Image: b.reg.Host() + "/" + name})
