@@ -364,3 +364,12 @@ func TestLint(t *testing.T) {
 		t.Errorf("%v, %v", problems, err)
 	}
 }
+
+// BenchmarkCall is what a call costs more where metrics are served.
+func BenchmarkCall(b *testing.B) {
+	m := New("1.2.3")
+	for b.Loop() {
+		m.CallBegan("/runtime.v1.RuntimeService/Version")
+		m.CallEnded("/runtime.v1.RuntimeService/Version", codes.OK, time.Millisecond)
+	}
+}
