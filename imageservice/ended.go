@@ -3,7 +3,7 @@ package imageservice
 import (
 	"time"
 
-	"github.com/berthd/berth/imageservice/download"
+	"github.com/berthd/berth/snapshot/durable"
 )
 
 // Ended is a pull that has ended: one transfer, however many asked for it.
@@ -25,7 +25,7 @@ type StageTime struct {
 // tell tells that a pull has ended.
 func (s *Service) tell(p *pullProgress, err error) {
 	if s.ended != nil {
-		s.ended(Ended{Err: err, Present: p.present, DiskFull: download.IsFull(err), Took: time.Since(p.since), Stages: p.spent.stages()})
+		s.ended(Ended{Err: err, Present: p.present, DiskFull: durable.IsFull(err), Took: time.Since(p.since), Stages: p.spent.stages()})
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/snapshot/durable"
+	"github.com/berthd/berth/snapshot/quota"
 )
 
 // overlay is the driver whose root file systems are overlays: a directory to write into,
@@ -43,6 +44,8 @@ type overlay struct {
 	damaged trash
 	bootID  string
 	options []string // of every mount, as this kernel has them
+
+	projects *quota.Projects // nil where writable layers are measured by walking them
 
 	sweeping  sync.WaitGroup
 	resealing sync.Mutex // one damaged seal is made again at a time
@@ -77,7 +80,7 @@ type format interface {
 	close(ctx context.Context, seal string) error
 	// lost says that the layer or seal name is to be read anew from now on: what open has
 	// made usable of it is so for those alone that have it already.
-	lost(name string) error
+	lost(ctx context.Context, name string) error
 }
 
 // layerRecord is layer.json.
@@ -127,6 +130,9 @@ func openOverlay(ctx context.Context, dir string, s settings, driver string) (*o
 		return nil, err
 	}
 	o.bootID = strings.TrimSpace(string(boot))
+	if err := o.openProjects(ctx); err != nil {
+		return nil, fmt.Errorf("snapshots %s: %w", dir, err)
+	}
 	if err := o.sweep(ctx); err != nil {
 		return nil, err
 	}
@@ -187,7 +193,7 @@ func (o *overlay) sweep(ctx context.Context) error {
 		}
 		if err != nil { // torn by a power cut: its container did not survive it either
 			klog.FromContext(ctx).Info("Dropping a snapshot without a readable record", "snapshot", e.Name(), "err", err)
-			if err := o.trash.throw(o.path("roots", e.Name()), "root-"+e.Name()); err != nil {
+			if err := errors.Join(o.trash.throw(o.path("roots", e.Name()), "root-"+e.Name()), o.uncount(e.Name())); err != nil {
 				return err
 			}
 			continue

@@ -6,7 +6,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestProxiedDamagedRecord has a record of an image that the disk has damaged: the daemon
@@ -107,5 +111,74 @@ func TestProxiedUnreadRoot(t *testing.T) {
 	w.count(rootPrefix, 0)
 	if ids, err := w.ListRoots(t.Context()); len(ids) != 0 || err != nil {
 		t.Errorf("left %v, %v", ids, err)
+	}
+}
+
+// TestProxiedRecordUnlocked: while a container's record is being written, nobody else waits.
+func TestProxiedRecordUnlocked(t *testing.T) {
+	w := newWorld(t)
+	chain := w.add(newBlob(t, "f", "x"))
+	w.sweeping.Wait()
+	opens, err := unix.FanotifyInit(unix.FAN_CLASS_CONTENT|unix.FAN_CLOEXEC, unix.O_RDONLY|unix.O_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(opens) // lets all be opened
+	if err := unix.FanotifyMark(opens, unix.FAN_MARK_ADD, unix.FAN_OPEN_PERM|unix.FAN_EVENT_ON_CHILD, unix.AT_FDCWD, filepath.Join(w.dir, "roots")); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		_, err := w.Prepare(t.Context(), "c1", chain)
+		done <- err
+	}()
+	buf := make([]byte, 4096)
+	if _, err := unix.Read(opens, buf); err != nil { // it waits for our leave to open its file
+		t.Fatal(err)
+	}
+	event := (*unix.FanotifyEventMetadata)(unsafe.Pointer(&buf[0]))
+	defer unix.Close(int(event.Fd))
+	if w.mu.TryLock() {
+		w.mu.Unlock()
+	} else {
+		t.Error("all others wait for the file")
+	}
+	answer := unix.FanotifyResponse{Fd: event.Fd, Response: unix.FAN_ALLOW}
+	if _, err := unix.Write(opens, unsafe.Slice((*byte)(unsafe.Pointer(&answer)), unsafe.Sizeof(answer))); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestProxiedRecordFails: a container whose record cannot be written relies on nothing more
+// than before.
+func TestProxiedRecordFails(t *testing.T) {
+	w := newWorld(t)
+	first, second := w.add(newBlob(t, "f", "x")), w.add(newBlob(t, "f", "y"))
+	if _, err := w.View(t.Context(), "c1", first); err != nil {
+		t.Fatal(err)
+	}
+	roots := filepath.Join(w.dir, "roots")
+	if err := os.Rename(roots, roots+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"c1", "c2"} {
+		if _, err := w.View(t.Context(), id, second); err == nil {
+			t.Errorf("%s: no record, and no error", id)
+		}
+	}
+	if err := w.UnsealImage(t.Context(), second); err != nil {
+		t.Error(err)
+	}
+	if err := w.UnsealImage(t.Context(), first); !errors.Is(err, ErrInUse) {
+		t.Errorf("what it relied on before: %v", err)
+	}
+	if ids, err := w.ListRoots(t.Context()); err != nil || !slices.Equal(ids, []string{"c1"}) {
+		t.Errorf("%v, %v", ids, err)
+	}
+	if err := os.Rename(roots+"-away", roots); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -28,6 +28,8 @@ import (
 	"slices"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/berthd/berth/snapshot/quota"
 )
 
 // What a caller may want to tell apart.
@@ -123,7 +125,8 @@ type Roots interface {
 	Remove(ctx context.Context, id string) error
 	// ListRoots lists the container IDs that have a writable layer or a view, sorted.
 	ListRoots(ctx context.Context) ([]string, error)
-	// Usage measures the writable layer of container id by walking it; ErrNotFound.
+	// Usage measures the writable layer of container id: by one question to the file system
+	// where that counts it, by walking it elsewhere; ErrNotFound.
 	Usage(ctx context.Context, id string) (Usage, error)
 }
 
@@ -216,11 +219,18 @@ func IDMapOf(opts ...RootOption) IDMap {
 	return rec.IDs
 }
 
-// Limits bound what one layer may hold. They protect the node from archives made to
-// exhaust it; no honest image comes near.
+// Limits bound what one layer may hold. Those on an image's protect the node from archives
+// made to exhaust it; no honest image comes near.
 type Limits struct {
 	Entries int64 // names in the archive; 0 = 2,000,000
 	Bytes   int64 // of the archive, and apparent bytes of its files, each; 0 = 256 GiB
+
+	// Writable is how many bytes a container may write, at least 1 MiB; 0 = no limit. What
+	// would pass it is ENOSPC or EDQUOT for the container. It is for all writable layers,
+	// those that are there already too. Open fails where no file system keeps it.
+	Writable uint64
+
+	ledger func(dir string) (quota.Ledger, error) // of the file system; nil is quota.Kernel
 }
 
 // An Option adjusts what Open opens.
@@ -247,6 +257,9 @@ func WithLimits(l Limits) Option {
 		}
 		if l.Bytes > 0 {
 			have.Bytes = l.Bytes
+		}
+		if l.Writable > 0 {
+			have.Writable = l.Writable
 		}
 	}
 }

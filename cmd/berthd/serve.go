@@ -41,6 +41,10 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer unlock()
+	reserve := imageservice.Reserve(cfg.Root)
+	if err := reserve.GiveUp(); err != nil { // a start on a full disk needs some space
+		return fmt.Errorf("root: %w", err)
+	}
 	listener, err := listen(ctx, cfg.Socket, "--socket")
 	if err != nil {
 		return err
@@ -100,6 +104,9 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer closeStreams(ctx, server)
+	if err := reserve.Fill(); err != nil {
+		klog.FromContext(ctx).Error(err, "No space is kept for removals; the disk is full", "root", cfg.Root)
+	}
 	operators.Attach(images, func() map[string][]string { return imageUsers(node.Containers.List()) })
 	server.Attach(node, images)
 	scrapers.serve(ctx, node, images, network)
@@ -134,7 +141,7 @@ func newServer(cfg config.Config, network *netns.Network, figures *metrics.Metri
 // openImages opens the images whose layers stand in layers. Close them.
 func openImages(ctx context.Context, cfg config.Config, layers snapshot.Driver, figures *metrics.Metrics) (*imageservice.Service, error) {
 	return imageservice.Open(ctx, imageservice.Options{
-		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers,
+		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers, Reserve: imageservice.Reserve(cfg.Root),
 		RegistriesConf: cfg.Image.RegistriesConf, AuthFile: cfg.Image.AuthFile,
 		ParallelLayers: cfg.Image.ParallelLayers, LayerConnections: cfg.Image.LayerConnections, Connections: cfg.Image.Connections,
 		Pinned: cfg.Image.Pinned, Ended: figures.PullEnded,
@@ -207,7 +214,7 @@ func openSnapshots(ctx context.Context, cfg config.Config, policy *selinux.Polic
 		}
 		return d, func() { d.Close() }, nil
 	}
-	var opts []snapshot.Option
+	opts := []snapshot.Option{snapshot.WithLimits(snapshot.Limits{Writable: uint64(cfg.Snapshot.WritableLimit)})}
 	if policy != nil {
 		opts = append(opts, snapshot.WithLayerLabel(policy.ReadOnly))
 	}

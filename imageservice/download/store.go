@@ -120,6 +120,16 @@ func (s *Store) Prune(ctx context.Context) error {
 	if early {
 		return nil
 	}
+	return s.drop(ctx, s.unwanted)
+}
+
+// Empty takes away all that nobody brings just now.
+func (s *Store) Empty(ctx context.Context) error {
+	return s.drop(ctx, func(string) error { return errors.New("somebody wants the space") })
+}
+
+// drop takes away the blobs' files that there is a reason for, and that nobody uses.
+func (s *Store) drop(ctx context.Context, reason func(name string) error) error {
 	entries, err := os.ReadDir(s.o.Dir)
 	if err != nil {
 		return fmt.Errorf("downloads: %w", err)
@@ -127,10 +137,10 @@ func (s *Store) Prune(ctx context.Context) error {
 	var errs []error
 	for _, e := range entries {
 		name := strings.TrimSuffix(e.Name(), haveSuffix)
-		if s.unwanted(name) == nil || !s.hold(name) {
+		if reason(name) == nil || !s.hold(name) {
 			continue
 		}
-		if why := s.unwanted(name); why != nil { // still: nobody has asked for it in between
+		if why := reason(name); why != nil { // still: nobody has asked for it in between
 			klog.FromContext(ctx).V(1).Info("A part of a blob is dropped", "file", e.Name(), "why", why)
 			errs = append(errs, s.remove(filepath.Join(s.o.Dir, e.Name())))
 		}
