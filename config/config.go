@@ -34,6 +34,7 @@ type Config struct {
 	CDI       CDI                `toml:"cdi"`
 	Devices   Devices            `toml:"devices"`
 	Streaming Streaming          `toml:"streaming"`
+	Metrics   Metrics            `toml:"metrics"`
 	Handlers  map[string]Handler `toml:"handlers" comment:"Runtime handlers by the name that a RuntimeClass gives, as tables [handlers.NAME]. The unnamed default one is always there.\nIn each, path is the program of another OCI runtime, as in path = \"/usr/bin/crun\"; without it the handler is the built-in runtime."`
 
 	ProxyPlugins map[string]ProxyPlugin `toml:"proxy_plugins" comment:"Proxy snapshotters (stargz, nydus, SOCI) that snapshot.driver may name, as tables [proxy_plugins.NAME].\nIn each, address is the unix socket on which its process serves containerd's snapshots API, as in address = \"/run/containerd-stargz-grpc/containerd-stargz-grpc.sock\"."`
@@ -106,6 +107,20 @@ type Streaming struct {
 	Address string `toml:"address" comment:"Where exec, attach and port-forward are served, as IP:PORT; port 0 is a free one. Only kubelet, on this machine, needs it.\nWhoever reaches it and learns one of its URLs, each good once and for a minute, gets what that URL is for."`
 	TLSCert string `toml:"tls_cert" comment:"Certificate for TLS, a PEM file with what is between it and its root. It and its key are read again when they change. Empty: no TLS."`
 	TLSKey  string `toml:"tls_key" comment:"The certificate's key, a PEM file."`
+}
+
+// Metrics is about berthd's own figures.
+type Metrics struct {
+	Address string `toml:"address" comment:"Where Prometheus finds berthd's figures, at /metrics (docs/operations.md). Empty: nowhere.\n\"unix:///run/berth/metrics.sock\" is a socket that root alone may use, in a folder that nobody else may write to; HOST:PORT, as in\n\"127.0.0.1:9477\", is plain HTTP that asks nobody who they are, so it should be loopback or behind a firewall:\nthe names of images that are being pulled are in it."`
+}
+
+// Socket is the path of the unix socket that m.Address names, "" where it names none.
+func (m Metrics) Socket() string {
+	path, ok := strings.CutPrefix(m.Address, "unix://")
+	if !ok {
+		return ""
+	}
+	return path
 }
 
 // A Handler is one way to run containers.

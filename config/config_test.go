@@ -112,11 +112,13 @@ spec_dirs = ["/cdi"]
 address = "[::1]:10010"
 tls_cert = "/tls.crt"
 tls_key = "/tls.key"
+[metrics]
+address = "localhost:9477"
 `, func(c *Config) {
 			*c = Config{
 				Root: "/r", State: "/s", Socket: "/s.sock", Log: Log{4, "json"}, Network: Network{"/c", []string{"/b"}, true},
 				Image: Image{"/certs", "/registries.conf", "/config.json", 8, 2, 6, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1}, Snapshot: Snapshot{"lazy", 0},
-				Cgroup: Cgroup{"cgroupfs"}, CDI: CDI{[]string{"/cdi"}}, Streaming: Streaming{"[::1]:10010", "/tls.crt", "/tls.key"}, Handlers: map[string]Handler{},
+				Cgroup: Cgroup{"cgroupfs"}, CDI: CDI{[]string{"/cdi"}}, Streaming: Streaming{"[::1]:10010", "/tls.crt", "/tls.key"}, Metrics: Metrics{"localhost:9477"}, Handlers: map[string]Handler{},
 				ProxyPlugins: map[string]ProxyPlugin{"lazy": {"/lazy.sock"}},
 			}
 		}},
@@ -170,6 +172,12 @@ func TestReadRefuses(t *testing.T) {
 			[]string{"log.verbosity: -1 is not between 0 and 10", "image.parallel_layers: 0", "shim.pods_per_process: 5000"}},
 		{"streaming", "[streaming]\naddress = \"localhost:1\"\ntls_key = \"k\"",
 			[]string{`streaming.address: "localhost:1" is not IP:PORT`, `streaming.tls_key: "k" is not an absolute path`, `streaming.tls_cert: and streaming.tls_key go together`}},
+		{"metrics, nowhere", "[metrics]\naddress = \"localhost\"", []string{`metrics.address: "localhost" is neither HOST:PORT`}},
+		{"metrics, at no port", "[metrics]\naddress = \"localhost:65536\"", []string{`metrics.address: "localhost:65536" is neither`}},
+		{"metrics, with a scheme", "[metrics]\naddress = \"http://localhost:1\"", []string{`metrics.address: "http://localhost:1" is neither`}},
+		{"metrics, on a relative socket", "[metrics]\naddress = \"unix://s.sock\"", []string{`metrics.address: "unix://s.sock" is not unix:// and an absolute path`}},
+		{"metrics, on the socket that is taken", "socket = \"/s\"\n[metrics]\naddress = \"unix:///s\"", []string{"metrics.address: /s is the socket that the CRI is served on"}},
+		{"metrics, on a socket that is too long", "[metrics]\naddress = \"unix:///" + strings.Repeat("x", 107) + "\"", []string{"metrics.address: ", "107 bytes"}},
 		{"unknown words", "[log]\nformat = \"xml\"\n[snapshot]\ndriver = \"overly\"\n[cgroup]\ndriver = \"v2\"",
 			[]string{`log.format: "xml" is not one of ["text" "json"]`, `snapshot.driver: "overly"`, `cgroup.driver: "v2"`}},
 		{"no plugin folder", "[network]\nbin_dirs = []", []string{"network.bin_dirs: at least one"}},

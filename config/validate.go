@@ -3,11 +3,14 @@ package config
 import (
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 const (
@@ -69,6 +72,7 @@ func (c Config) Validate() error {
 		p.path("cdi.spec_dirs", dir)
 	}
 	p.address("streaming.address", c.Streaming.Address)
+	p.metrics(c)
 	for _, f := range [][2]string{{"streaming.tls_cert", c.Streaming.TLSCert}, {"streaming.tls_key", c.Streaming.TLSKey},
 		{"image.registries_conf", c.Image.RegistriesConf}, {"image.auth_file", c.Image.AuthFile}} {
 		if f[1] != "" {
@@ -125,6 +129,30 @@ func (p *problems) snapshots(c Config) {
 		p.add(key, "%d is neither 0 nor at least %d", limit, leastWritable)
 	case limit != 0 && !slices.Contains([]string{"", "erofs", "overlay"}, c.Snapshot.Driver):
 		p.add(key, "with the driver %q nothing keeps a limit; set it to 0, or choose erofs or overlay", c.Snapshot.Driver)
+	}
+}
+
+// metrics checks where figures are served.
+func (p *problems) metrics(c Config) {
+	const key = "metrics.address"
+	address := c.Metrics.Address
+	if address == "" {
+		return
+	}
+	if strings.HasPrefix(address, "unix:") {
+		switch path := c.Metrics.Socket(); {
+		case !filepath.IsAbs(path):
+			p.add(key, "%q is not unix:// and an absolute path, as in unix:///run/berth/metrics.sock", address)
+		case filepath.Clean(path) == filepath.Clean(c.Socket):
+			p.add(key, "%s is the socket that the CRI is served on; choose another", path)
+		case len(path) > socketLimit:
+			p.add(key, "%q is longer than the %d bytes that a unix socket may have", path, socketLimit)
+		}
+		return
+	}
+	_, port, err := net.SplitHostPort(address)
+	if _, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil {
+		p.add(key, "%q is neither HOST:PORT, as in 127.0.0.1:9477, nor unix:///PATH", address)
 	}
 }
 

@@ -23,6 +23,8 @@ type Options struct {
 	NetworkSkipped func() []error         // what is wrong with CNI files that were passed over
 	Config         func() (string, error) // the effective configuration as JSON, for Status with verbose
 
+	Observer CallObserver // nil: nobody
+
 	Streaming Streaming // where exec, attach and port-forward are served
 }
 

@@ -127,7 +127,7 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	if err := s.gate(ctx); err != nil {
 		return nil, err
 	}
-	s.calls.Add(1)
+	s.begin(info.FullMethod)
 	defer s.calls.Add(-1)
 	if starting[info.FullMethod] {
 		defer s.images.images.Junction().Enter()()
@@ -140,7 +140,7 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	if err = toStatus(err); err != nil {
 		resp = nil
 	}
-	logCall(ctx, info.FullMethod, time.Since(start), err)
+	s.end(ctx, info.FullMethod, time.Since(start), err)
 	return resp, err
 }
 
@@ -156,11 +156,11 @@ func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.S
 	if err := s.gate(stream.Context()); err != nil {
 		return err
 	}
-	s.calls.Add(1)
+	s.begin(info.FullMethod)
 	defer s.calls.Add(-1)
 	start := time.Now()
 	err := toStatus(next(srv, stream))
-	logCall(stream.Context(), info.FullMethod, time.Since(start), err)
+	s.end(stream.Context(), info.FullMethod, time.Since(start), err)
 	return err
 }
 

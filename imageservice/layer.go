@@ -92,6 +92,9 @@ func (s *Service) unpackLayer(ctx context.Context, repo *registry.Repository, l 
 	blob, err := s.downloads.Blob(blobCtx, repo, l.blob, func(n int64) {
 		counted.Add(n)
 		p.bytes.Add(n)
+		if n > 0 {
+			p.moved.Store(time.Now().UnixNano())
+		}
 	})
 	if err != nil {
 		return 0, false, err

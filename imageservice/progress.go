@@ -48,6 +48,7 @@ type Progress struct {
 	Bytes, Total int64
 	Layers, Done int // layers in all, layers finished
 	Stage        Stage
+	Moved        time.Time       // when bytes came or a layer was asked for last; Since before that
 	Unfinished   []LayerProgress // in the manifest's order
 	For          []string        // who asked for it, PullRequest.For, sorted
 }
@@ -99,7 +100,10 @@ type pullProgress struct {
 	done   atomic.Int32
 	step   atomic.Pointer[Stage]
 	parts  atomic.Pointer[parts]
+	moved  atomic.Int64 // when bytes came or were asked for last, nanoseconds since 1970; 0: never
 	spent  spent
+
+	present bool // all of it was here before
 }
 
 // parts are the layers of a pull. The map is not changed once it is there.
@@ -139,6 +143,9 @@ func (p *pullProgress) stage(blob digest.Digest, s Stage) {
 	if all := p.parts.Load(); all != nil && all.by[blob] != nil {
 		all.by[blob].stage.Store(&s)
 	}
+	if s == StageConnecting {
+		p.moved.Store(time.Now().UnixNano())
+	}
 }
 
 // from notes who knows which host sends a blob, or takes it.
@@ -159,7 +166,10 @@ func load[T any](p *atomic.Pointer[T]) (v T) {
 func (p *pullProgress) snapshot() Progress {
 	out := Progress{
 		Image: p.image, Work: p.work, Since: p.since, Bytes: p.bytes.Load(), Total: p.total.Load(),
-		Layers: int(p.layers.Load()), Done: int(p.done.Load()), Stage: load(&p.step),
+		Layers: int(p.layers.Load()), Done: int(p.done.Load()), Stage: load(&p.step), Moved: p.since,
+	}
+	if at := p.moved.Load(); at != 0 {
+		out.Moved = time.Unix(0, at)
 	}
 	all := p.parts.Load()
 	if all == nil || out.Stage != StageLayers {

@@ -69,11 +69,12 @@ func (s *Service) Pull(ctx context.Context, req PullRequest) (Image, error) {
 }
 
 // pull is one transfer.
-func (s *Service) pull(ctx context.Context, named reference.Named, cred registry.Credential) (digest.Digest, error) {
+func (s *Service) pull(ctx context.Context, named reference.Named, cred registry.Credential) (id digest.Digest, err error) {
 	p := &pullProgress{image: named.String(), work: "pulling", since: time.Now()}
 	p.now(StageResolving)
 	s.progress.add(p)
 	defer s.progress.remove(p)
+	defer func() { s.tell(p, err) }()
 
 	repo, err := s.registry.Repository(named, cred)
 	if err != nil {
@@ -89,6 +90,7 @@ func (s *Service) pull(ctx context.Context, named reference.Named, cred registry
 		return "", err
 	}
 	if id, ok, err := s.present(ctx, target.Digest, tags, digests); ok || err != nil {
+		p.present = ok
 		return id, err
 	}
 	d, err := s.pullNew(ctx, repo, ocispec.Descriptor{Digest: target.Digest, Size: -1}, p)

@@ -74,6 +74,7 @@ type Options struct {
 	ParallelLayers   int              // layers fetched at once, per image; 0 = 4. Twice as many on the node
 	LayerConnections int              // connections for one layer; 0 = 4
 	Connections      int              // connections for layers, on the node; 0 = 12
+	Ended            func(Ended)      // told of each pull's end, from several goroutines; must not wait. nil: nobody is
 	Pinned           []string         // names, patterns of names (path.Match) or IDs of images that kubelet must not collect
 }
 
@@ -85,6 +86,7 @@ type Service struct {
 	parallel int
 	slots    chan struct{} // of layers being fetched, node-wide
 	limit    func(compressed int64) int64
+	ended    func(Ended) // nil: nobody is told
 
 	junction   precedence.Junction
 	store      *store
@@ -127,7 +129,7 @@ func open(ctx context.Context, o Options, client *registry.Client) (*Service, er
 	}
 	s := &Service{
 		layers: o.Layers, registry: client, parallel: parallel, slots: make(chan struct{}, 2*parallel), collecting: make(chan struct{}, 1),
-		limit: layerLimit, now: time.Now, root: o.Root,
+		limit: layerLimit, ended: o.Ended, now: time.Now, root: o.Root,
 		store: &store{dir: o.Root, pinned: pinned, reserve: o.Reserve},
 	}
 	if s.downloads, err = download.Open(ctx, download.Options{Dir: filepath.Join(o.Root, "downloads"), Connections: o.Connections, PerBlob: o.LayerConnections, Junction: &s.junction}); err != nil {

@@ -37,6 +37,12 @@ func (s *spent) layer(took time.Duration, a *archive) {
 	s.hashArchive.add(a.hashed.get())
 }
 
+// stages are the parts of s by name.
+func (s *spent) stages() []StageTime {
+	return []StageTime{{"slot", s.slot.get()}, {"transfer", s.transfer.get()}, {"hash_blob", s.hashBlob.get()}, {"decompress", s.decompress.get()},
+		{"hash_archive", s.hashArchive.get()}, {"unpack", s.unpack.get()}, {"sync", s.sync.get()}, {"seal", s.seal.get()}, {"commit", s.commit.get()}}
+}
+
 // pairs is s as a log line has it.
 func (s *spent) pairs() []any {
 	ms := func(d *duration) string { return d.get().Round(time.Millisecond).String() }

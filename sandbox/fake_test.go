@@ -345,14 +345,19 @@ func (f fakeProcesses) ReopenLog(context.Context, string) error { return nil }
 // open opens a node over f with its folders in dir, as often as a test likes.
 func (f *fakeNode) open(t *testing.T, dir string) *Node {
 	t.Helper()
-	n, err := Open(context.WithoutCancel(t.Context()), Options{
-		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Handlers: map[string]Handler{"runc": {}}, PauseBinary: "/bin/true",
-		Namespaces: fakeNamespaces{f}, Network: fakeNetwork{f}, Roots: fakeRoots{f}, Images: fakeImages{f}, Tasks: fakeTasks{f}, Processes: fakeProcesses{f},
-		noSelfTest: true,
-		pause:      func(int) time.Duration { return time.Millisecond },
-	})
+	n, err := Open(context.WithoutCancel(t.Context()), f.options(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// options are those that open opens a node with.
+func (f *fakeNode) options(dir string) Options {
+	return Options{
+		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Handlers: map[string]Handler{"runc": {}}, PauseBinary: "/bin/true",
+		Namespaces: fakeNamespaces{f}, Network: fakeNetwork{f}, Roots: fakeRoots{f}, Images: fakeImages{f}, Tasks: fakeTasks{f}, Processes: fakeProcesses{f},
+		noSelfTest: true,
+		pause:      func(int) time.Duration { return time.Millisecond },
+	}
 }

@@ -32,7 +32,9 @@ func (n *Node) load(ctx context.Context) error {
 		if rec.Level != "" {
 			n.Pods.levels.Keep(rec.ID, rec.Level)
 		}
-		read = append(read, newPod(rec, path, n.Events))
+		p := newPod(rec, path, n.Events)
+		p.trace.observer = n.Pods.opts.Stages
+		read = append(read, p)
 	}
 	// A pod on its way out may have given up its name: it comes last, and a ready one,
 	// which has its name for sure, first.

@@ -36,6 +36,8 @@ type Options struct {
 	Runtimes   Runtimes // of Handlers with a path; nil without any
 	Cgroups    Cgroups  // nil: those of this machine
 
+	Stages StageObserver // nil: nobody
+
 	// CheckShim tells whether the next pod would get a shim; nil: it is not asked.
 	CheckShim func(context.Context) error
 
@@ -102,7 +104,9 @@ func (ps *Pods) newPod(spec PodSpec) (*Pod, error) {
 	}
 	rec := PodRecord{ID: newID(), State: Creating, BootID: ps.bootID, Handler: spec.Handler,
 		CreatedAt: time.Now().UnixNano(), PodConfig: cfg}
-	return newPod(rec, ps.opts.podRecord(rec.ID), ps.events), nil
+	p := newPod(rec, ps.opts.podRecord(rec.ID), ps.events)
+	p.trace.observer = ps.opts.Stages
+	return p, nil
 }
 
 // create builds p, unless that was done before. When it fails and cannot be

@@ -14,6 +14,13 @@ type Stage struct {
 	Error    string        `json:"error,omitempty"`
 }
 
+// A StageObserver is told of every stage that has ended: of a creation, a start or a
+// removal of a "pod" or a "container". Names of stages are a fixed few. It is called from
+// several goroutines and must not wait.
+type StageObserver interface {
+	Stage(object, stage string, took time.Duration, err error)
+}
+
 // keptStages bounds what a Trace remembers: a teardown that is tried again and
 // again must not grow without end.
 const keptStages = 64
@@ -21,6 +28,9 @@ const keptStages = 64
 // A Trace is the stages of one pod or container, oldest first. It is safe for
 // concurrent use.
 type Trace struct {
+	object   string        // what it is of, for observer
+	observer StageObserver // nil: nobody
+
 	mu     sync.Mutex
 	stages []Stage
 }
@@ -55,12 +65,16 @@ func (t *Trace) run(name string, do func() error) error {
 	t.mu.Unlock()
 
 	err := do()
+	took := max(time.Since(start), 1)
+	if t.observer != nil {
+		t.observer.Stage(t.object, name, took, err)
+	}
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := len(t.stages) - 1; i >= 0; i-- {
 		if s := &t.stages[i]; s.Name == name && s.Start.Equal(start) {
-			s.Duration = max(time.Since(start), 1)
+			s.Duration = took
 			if err != nil {
 				s.Error = err.Error()
 			}

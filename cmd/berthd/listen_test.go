@@ -38,7 +38,7 @@ func TestOthersAreNotServed(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	path, self := filepath.Join(dir, "s"), filepath.Join(dir, "test")
-	l, err := listen(t.Context(), path)
+	l, err := listen(t.Context(), path, "--socket")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/berthd/berth/netns"
 	"github.com/berthd/berth/operator"
 	operatorapi "github.com/berthd/berth/operator/api"
+	"github.com/berthd/berth/operator/metrics"
 	"github.com/berthd/berth/sandbox"
 	"github.com/berthd/berth/sandbox/selinux"
 	"github.com/berthd/berth/shim"
@@ -44,19 +45,21 @@ func serve(ctx context.Context, cfg config.Config) error {
 	if err := reserve.GiveUp(); err != nil { // a start on a full disk needs some space
 		return fmt.Errorf("root: %w", err)
 	}
-	listener, err := listen(ctx, cfg.Socket)
+	listener, err := listen(ctx, cfg.Socket, "--socket")
 	if err != nil {
 		return err
 	}
-	network, err := netns.OpenNetwork(ctx, netns.Options{
-		ConfDir: cfg.Network.ConfDir, BinDirs: cfg.Network.BinDirs, Embedded: cfg.Network.Embedded,
-		CacheDir: filepath.Join(cfg.Root, "cni-cache"),
-	})
+	figures, scrapers, err := openMetrics(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer scrapers.Close()
+	network, err := openNetwork(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer network.Close()
-	server, operators, err := newServer(cfg, network)
+	server, operators, err := newServer(cfg, network, figures)
 	if err != nil {
 		return err
 	}
@@ -76,7 +79,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	if policy != nil && !snapshot.Labels(layers) {
 		return errors.New("selinux.enable: the root filesystems of this snapshot.driver cannot be labelled; choose erofs or overlay, or set selinux.enable = false")
 	}
-	images, err := openImages(ctx, cfg, layers)
+	images, err := openImages(ctx, cfg, layers, figures)
 	if err != nil {
 		return err
 	}
@@ -91,7 +94,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 		Root: cfg.Root, State: cfg.State, Handlers: handlersOf(cfg),
 		SystemdCgroup: cfg.SystemdCgroup(), PauseBinary: binary, CDIDirs: cfg.CDI.SpecDirs, OwnDevices: cfg.Devices.Ownership,
 		Namespaces: netns.OpenNamespaces(cfg.State, binary), Network: network, Roots: layers,
-		Images: images, Tasks: shims, Processes: shims, Runtimes: &shim.Runtimes{}, CheckShim: shims.Check,
+		Images: images, Tasks: shims, Processes: shims, Runtimes: &shim.Runtimes{}, CheckShim: shims.Check, Stages: figures,
 	})
 	if err != nil {
 		return err
@@ -106,19 +109,28 @@ func serve(ctx context.Context, cfg config.Config) error {
 	}
 	operators.Attach(images, func() map[string][]string { return imageUsers(node.Containers.List()) })
 	server.Attach(node, images)
+	scrapers.serve(ctx, node, images, network)
 	return answer(ctx, cfg, server, node, failed)
+}
+
+// openNetwork opens the pods' network. Close it.
+func openNetwork(ctx context.Context, cfg config.Config) (*netns.Network, error) {
+	return netns.OpenNetwork(ctx, netns.Options{
+		ConfDir: cfg.Network.ConfDir, BinDirs: cfg.Network.BinDirs, Embedded: cfg.Network.Embedded,
+		CacheDir: filepath.Join(cfg.Root, "cni-cache"),
+	})
 }
 
 // newServer is the CRI server and the operators' on the same socket. Their parts are
 // still to come.
-func newServer(cfg config.Config, network *netns.Network) (*cri.Server, *operator.Server, error) {
+func newServer(cfg config.Config, network *netns.Network, figures *metrics.Metrics) (*cri.Server, *operator.Server, error) {
 	systemd := cfg.SystemdCgroup()
 	if _, err := os.Stat("/run/systemd/system"); systemd && err != nil {
 		return nil, nil, errors.New("cgroup.driver: systemd does not run this machine; leave the key out, or set it to \"cgroupfs\"")
 	}
 	server := cri.New(cri.Options{
 		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,
-		NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.JSON,
+		Observer: figures, NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.JSON,
 		Streaming: cri.Streaming{Address: cfg.Streaming.Address, TLSCert: cfg.Streaming.TLSCert, TLSKey: cfg.Streaming.TLSKey},
 	})
 	operators := &operator.Server{}
@@ -127,12 +139,12 @@ func newServer(cfg config.Config, network *netns.Network) (*cri.Server, *operato
 }
 
 // openImages opens the images whose layers stand in layers. Close them.
-func openImages(ctx context.Context, cfg config.Config, layers snapshot.Driver) (*imageservice.Service, error) {
+func openImages(ctx context.Context, cfg config.Config, layers snapshot.Driver, figures *metrics.Metrics) (*imageservice.Service, error) {
 	return imageservice.Open(ctx, imageservice.Options{
 		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers, Reserve: imageservice.Reserve(cfg.Root),
 		RegistriesConf: cfg.Image.RegistriesConf, AuthFile: cfg.Image.AuthFile,
 		ParallelLayers: cfg.Image.ParallelLayers, LayerConnections: cfg.Image.LayerConnections, Connections: cfg.Image.Connections,
-		Pinned: cfg.Image.Pinned,
+		Pinned: cfg.Image.Pinned, Ended: figures.PullEnded,
 	})
 }
 
@@ -288,21 +300,22 @@ func override(cfg config.Config, root, state, socket string) (*config.Config, er
 
 // listen serves on the socket at path, which only root may use: not group 0 either,
 // which users have who are not root, and once a pod has a user namespace the state
-// folder lets all pass. A socket file that nobody answers on is a leftover.
-func listen(ctx context.Context, path string) (net.Listener, error) {
+// folder lets all pass. A socket file that nobody answers on is a leftover. option is
+// what says where the socket is, for errors.
+func listen(ctx context.Context, path, option string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
 	if conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path); err == nil {
 		conn.Close()
-		return nil, fmt.Errorf("socket %s: another process serves on it; stop that one or choose another --socket", path)
+		return nil, fmt.Errorf("socket %s: another process serves on it; stop that one or choose another %s", path, option)
 	}
 	switch fi, err := os.Lstat(path); {
 	case errors.Is(err, os.ErrNotExist):
 	case err != nil:
 		return nil, fmt.Errorf("socket: %w", err)
 	case fi.Mode().Type() != os.ModeSocket:
-		return nil, fmt.Errorf("socket %s: there is something else, and not a socket; choose another --socket", path)
+		return nil, fmt.Errorf("socket %s: there is something else, and not a socket; choose another %s", path, option)
 	default:
 		if err := os.Remove(path); err != nil {
 			return nil, fmt.Errorf("socket: %w", err)

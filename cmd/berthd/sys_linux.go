@@ -79,6 +79,19 @@ func peerUID(conn *net.UnixConn) (uint32, error) {
 	return cred.Uid, nil
 }
 
+// ownFolder tells why the names in a folder are not this process's alone to give: others could
+// put a socket of theirs in place of its own.
+func ownFolder(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return fmt.Errorf("folder %s: %w", dir, err)
+	}
+	if int(st.Uid) != unix.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("folder %s: others may write to it; choose another, or one that is not there yet", dir)
+	}
+	return nil
+}
+
 // stopSignals end the daemon in good order.
 func stopSignals() []os.Signal { return []os.Signal{unix.SIGTERM, unix.SIGINT} }
 

@@ -143,6 +143,7 @@ func (d *Download) Read(p []byte) (int, error) {
 	if d.stream != nil {
 		n, err := d.stream.Read(p)
 		d.off += int64(n)
+		d.store.received.Add(int64(n))
 		d.counted(int64(n))
 		return n, err
 	}

@@ -146,8 +146,8 @@ func TestOnce(t *testing.T) {
 			})
 			d := b.begin(t.Context())
 			b.whole(d)
-			if n := b.bytes.Load(); n != b.desc.Size {
-				t.Errorf("the registry sent %d bytes of %d", n, b.desc.Size)
+			if n := b.bytes.Load(); n != b.desc.Size || b.Received() != n {
+				t.Errorf("the registry sent %d bytes of %d, and %d have come", n, b.desc.Size, b.Received())
 			}
 			if n := len(b.reg.Requests("/blobs/")); noRanges != (n == 1) {
 				t.Errorf("%d requests", n)
@@ -242,6 +242,9 @@ func TestResume(t *testing.T) {
 			d = b.begin(t.Context())
 			b.whole(d)
 			d.Discard()
+			if n := b.Received(); again && n != b.desc.Size-6*partSize {
+				t.Errorf("%d bytes have come since the restart", n)
+			}
 			for _, q := range b.reg.Requests("/blobs/") {
 				if n := from(q.Header); n < 6*partSize {
 					t.Errorf("asked for byte %d again", n)

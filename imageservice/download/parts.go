@@ -148,6 +148,7 @@ func (d *Download) fill(blob io.Reader, i int, buf []byte) error {
 				return err
 			}
 			at += int64(n)
+			d.store.received.Add(int64(n))
 			d.counted(int64(n))
 			d.mu.Lock()
 			d.parts[i].have = at - begin

@@ -22,6 +22,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -67,6 +68,8 @@ type Store struct {
 	conns chan struct{} // one for each connection
 
 	remove func(path string) error // os.RemoveAll
+
+	received atomic.Int64 // bytes, from registries
 
 	mu     sync.Mutex      // held for moments, never over a file
 	busy   map[string]bool // file names in use
@@ -179,6 +182,10 @@ func (s *Store) Usage() (bytes, inodes uint64, err error) {
 	}
 	return bytes, inodes, nil
 }
+
+// Received is how many bytes of blobs hosts have sent since Open, those that had to come
+// again included.
+func (s *Store) Received() int64 { return s.received.Load() }
 
 // Blob begins to bring the blob desc, or goes on with it. counted is told of bytes that
 // have come, those of an earlier time included, and of negative ones when they have to

@@ -47,6 +47,7 @@ var sharedWith = map[string][]string{
 	"shim/api":           {"cmd"},
 	"shim/keeper":        {"cmd"},
 	"operator/api":       {"cmd"},
+	"operator/metrics":   {"cmd"},
 }
 
 // importDirection is design.md, section 2.
