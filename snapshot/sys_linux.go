@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/crashpoint"
 )
 
 // An at is an open directory. What is done to files whose names come from strangers
@@ -364,6 +366,7 @@ func (m mounting) byMount(target, data string) error {
 	if err := unix.Mount(m.Source, target, m.Type, m.flags.ms, data); err != nil {
 		return fmt.Errorf("mount %s: %w", m.Type, err)
 	}
+	crashpoint.At("mounted", target)
 	if m.flags.ms&unix.MS_BIND == 0 || m.flags.ms&^(unix.MS_BIND|unix.MS_REC) == 0 && !m.flags.free {
 		return nil
 	}
@@ -538,6 +541,7 @@ func unmount(target string) error {
 	if err == unix.EINVAL || err == unix.ENOENT || err == unix.ENOTDIR {
 		return errNotMounted
 	}
+	crashpoint.At("unmounted", target)
 	return err
 }
 

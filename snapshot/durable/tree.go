@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"sync"
+
+	"github.com/berthd/berth/crashpoint"
 )
 
 // syncWorkers is how many fsyncs of one tree are under way at once. They wait
@@ -21,6 +23,7 @@ const syncWorkers = 16
 //
 // The tree must not change meanwhile. Its depth costs an open file a level.
 func SyncTree(ctx context.Context, dir string) error {
+	crashpoint.At("sync tree", dir)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	files := make(chan *os.File, syncWorkers)

@@ -1,0 +1,297 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	onlyPoint = flag.String("point", "", "only crash points that have this in their name")
+	all       = flag.Bool("all", os.Getenv("BERTH_CRASH") == "all", "every crash point, not a sample; so does BERTH_CRASH=all")
+	sample    = flag.Int("sample", 24, "how many crash points, without -all")
+)
+
+// TestCrash is the whole of it.
+func TestCrash(t *testing.T) {
+	s := open(t, "")
+	points := s.enumerate(t)
+	begun := time.Now()
+	for _, who := range []string{"daemon", "shim", "both"} {
+		t.Run(who, func(t *testing.T) {
+			cases := choose(t, of(points, who))
+			missed := 0
+			for _, p := range cases {
+				if !s.crash(t, p, who == "both") {
+					missed++
+				}
+			}
+			t.Logf("%d crash points, %d of them not passed when it was to be", len(cases), missed)
+			if missed*20 > len(cases) {
+				t.Errorf("%d of %d crash points were not passed again: lives differ too much", missed, len(cases))
+			}
+		})
+	}
+	t.Logf("in %.0f s", time.Since(begun).Seconds())
+}
+
+// of are the points at which who is killed. Both are killed at the daemon's, while a shim is there.
+func of(points []point, who string) (out []point) {
+	shim := false
+	for _, p := range points {
+		own := p.program == "berthd"
+		shim = shim || !own
+		if who == "daemon" && own || who == "shim" && !own || who == "both" && own && shim {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// choose takes what the flags say.
+func choose(t *testing.T, points []point) []point {
+	t.Helper()
+	points = slices.DeleteFunc(slices.Clone(points), func(p point) bool { return !strings.Contains(p.String(), *onlyPoint) })
+	if *all || *onlyPoint != "" || len(points) <= *sample/3 {
+		return points
+	}
+	seed := os.Getenv("BERTH_CRASH_SEED")
+	if seed == "" {
+		out, _ := exec.CommandContext(t.Context(), "git", "rev-parse", "HEAD").Output() // a tree without git has one sample
+		seed = strings.TrimSpace(string(out))
+	}
+	h := fnv.New64a()
+	h.Write([]byte(seed))
+	r := rand.New(rand.NewPCG(h.Sum64(), 0))
+	t.Logf("%d of %d crash points; BERTH_CRASH_SEED=%s", *sample/3, len(points), seed)
+	at := r.Perm(len(points))[:*sample/3]
+	slices.Sort(at)
+	var chosen []point
+	for _, i := range at {
+		chosen = append(chosen, points[i])
+	}
+	return chosen
+}
+
+// enumerate lives a life for the machine to be compared with, and one more to write down
+// the points that it passes. What the source has and this life has not is an error.
+func (s *suite) enumerate(t *testing.T) []point {
+	t.Helper()
+	s.undisturbed(t)
+	s.note(t)
+	log := filepath.Join(s.world.Dir, "passed")
+	s.arm(t, orders{Log: log})
+	s.undisturbed(t)
+	s.disarm(t)
+	if err := s.asBefore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	passed, err := readLog(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := readSource(s.world.Repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, sites := map[string]bool{}, map[string]bool{}
+	for _, p := range passed {
+		names[p.Point], sites[p.Site] = true, true
+	}
+	if len(src.steps) == 0 || len(src.sites) == 0 {
+		t.Errorf("the source has %d steps and %d writes", len(src.steps), len(src.sites))
+	}
+	for step := range src.steps {
+		if !names[step] {
+			t.Errorf("%s: no life passes this step, so nobody is killed there", step)
+		}
+	}
+	for site := range src.sites {
+		exempt := slices.ContainsFunc(elsewhere, func(e struct{ prefix, why string }) bool { return strings.HasPrefix(site, e.prefix) })
+		if !sites[site] && !exempt {
+			t.Errorf("%s writes for good, and no life passes a crash point there", site)
+		}
+	}
+	points := number(passed)
+	t.Logf("%d points, passed %d times; %d steps and %d functions in the source", len(names), len(points), len(src.steps), len(src.sites))
+	return points
+}
+
+// undisturbed is a life without a kill.
+func (s *suite) undisturbed(t *testing.T) {
+	t.Helper()
+	ctx := t.Context()
+	if err := s.node.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	l, err := s.begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, r := range requests {
+		if err := l.try(ctx, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.open, err = openOf(s.node.PID()); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.nothing(ctx), s.node.Stop()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// begin is a new life on the node that runs.
+func (s *suite) begin() (l *life, err error) {
+	if err := os.RemoveAll(s.logs); err != nil {
+		return nil, err
+	}
+	l = newLife(s.logs, s.parent)
+	l.Client, err = s.node.Client()
+	return l, err
+}
+
+// crash lives a life in which p's program is killed at p, with both the shims as well, and
+// tells whether that came to pass.
+func (s *suite) crash(t *testing.T, p point, both bool) bool {
+	t.Helper()
+	s.arm(t, orders{Program: p.program, Point: p.name, Passing: p.passing})
+	killed, err := s.disturbed(t.Context(), t, p.program == "berthd", both)
+	s.disarm(t)
+	if err != nil {
+		t.Errorf("killed at %v: %v", p, err)
+		s.clear(t)
+	}
+	return killed
+}
+
+// A kill is what is known of the one of a life.
+type kill struct {
+	daemon, both bool
+	done         bool
+}
+
+// disturbed is a life with a kill somewhere.
+func (s *suite) disturbed(ctx context.Context, t *testing.T, daemon, both bool) (bool, error) {
+	k := &kill{daemon: daemon, both: both}
+	if err := s.node.Start(ctx); err != nil {
+		if !s.killed() {
+			return false, err
+		}
+		if err := s.after(ctx, t, k, nil); err != nil {
+			return true, err
+		}
+	}
+	l, err := s.begin()
+	if err != nil {
+		return false, err
+	}
+	defer func() { l.Close() }()
+	for _, r := range requests {
+		if err := s.ask(ctx, t, k, l, r); err != nil {
+			return k.done, err
+		}
+	}
+	if err := l.nothing(ctx); err != nil && !s.killed() {
+		return k.done, err
+	}
+	if err := s.fewDescriptors(ctx); err != nil && !s.killed() {
+		return k.done, err
+	}
+	err = s.node.Stop()
+	if s.killed() && !k.done { // at its end: the next one finds what there is
+		if err := s.after(ctx, t, k, l); err != nil {
+			return true, err
+		}
+		err = errors.Join(l.nothing(ctx), s.node.Stop())
+	}
+	if err != nil {
+		return k.done, err
+	}
+	return k.done, s.asBefore(ctx)
+}
+
+// ask sends a request, and once more when somebody is killed meanwhile.
+func (s *suite) ask(ctx context.Context, t *testing.T, k *kill, l *life, r request) error {
+	err := l.try(ctx, r)
+	if !s.killed() || k.done {
+		return err
+	}
+	if left := s.after(ctx, t, k, l); left != nil {
+		return left
+	}
+	if err == nil {
+		return nil
+	}
+	err = l.try(ctx, r)
+	if err != nil && r.needs && (!k.daemon || k.both) { // its process went with the shim
+		if err := l.revive(ctx, err); err != nil {
+			return err
+		}
+		err = l.try(ctx, r)
+	}
+	if err != nil {
+		return fmt.Errorf("once more: %w", err)
+	}
+	return nil
+}
+
+// after follows the kill: the next daemon is started, if it was that which was killed.
+func (s *suite) after(ctx context.Context, t *testing.T, k *kill, l *life) error {
+	k.done = true
+	if !k.daemon {
+		return nil
+	}
+	s.node.Kill() // it is dead, or about to be
+	if k.both {
+		for _, pid := range running(filepath.Join(s.bin, "berth-shim"), "serve") {
+			if err := killPID(pid); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.Remove(s.ordersFile()); err != nil {
+		return err
+	}
+	if err := s.node.Start(ctx); err != nil || l == nil {
+		return err
+	}
+	l.Client.Close()
+	var err error
+	l.Client, err = s.node.Client()
+	return err
+}
+
+// clear takes away what a life left that failed, so that the next is not blamed for it.
+func (s *suite) clear(t *testing.T) {
+	t.Helper()
+	ctx := t.Context()
+	if s.node.PID() == 0 {
+		if err := s.node.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := s.node.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := errors.Join(c.RemoveAll(ctx), s.node.Stop()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.asBefore(ctx); err != nil {
+		t.Logf("and stays, so it is taken to have been there before: %v", err)
+		s.note(t)
+	}
+}
