@@ -27,9 +27,7 @@ import (
 type blobs struct {
 	*overlay
 
-	loops  bool // a file is mounted by a loop device
-	verity bool // the file system has fs-verity
-	locks  mountLocks
+	locks mountLocks
 }
 
 // The names of the files.

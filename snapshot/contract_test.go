@@ -67,7 +67,7 @@ func TestErofsLoopContract(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d.(*overlay).format.(*blobs).loops = true
+		d.(*overlay).tried.Loops = true
 		return d
 	})
 }

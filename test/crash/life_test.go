@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"time"
 
@@ -38,6 +39,7 @@ type request struct {
 
 // requests are a whole life. At its end there is nothing.
 var requests = []request{
+	{"Status", look, false},
 	{"PullImage", pull, false},
 	{"RunPodSandbox", runPod, false},
 	{"CreateContainer", create, false},
@@ -64,6 +66,26 @@ func newLife(logs, cgroupParent string) *life {
 	return l
 }
 
+// look asks for the node's state until it has been tried out.
+func look(ctx context.Context, l *life) error {
+	for {
+		resp, err := l.Status(ctx, &runtimeapi.StatusRequest{})
+		if err != nil {
+			return err
+		}
+		for _, c := range resp.GetStatus().GetConditions() {
+			if c.GetType() == runtimeapi.RuntimeReady && c.GetStatus() {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not ready: %v", resp.GetStatus())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
 func pull(ctx context.Context, l *life) (err error) {
 	l.imageID, err = l.Pull(ctx, image)
 	return err
@@ -87,7 +109,11 @@ func runPod(ctx context.Context, l *life) (err error) {
 }
 
 func create(ctx context.Context, l *life) error {
-	l.conf.Mounts = []*runtimeapi.Mount{{ContainerPath: "/volume", Readonly: true, Image: &runtimeapi.ImageSpec{Image: l.imageID}}}
+	l.conf.Mounts = nil
+	for _, sub := range []string{"", "etc", "bin/busybox"} {
+		l.conf.Mounts = append(l.conf.Mounts, &runtimeapi.Mount{ContainerPath: "/volume" + path.Base("-"+sub), Readonly: true,
+			Image: &runtimeapi.ImageSpec{Image: l.imageID}, ImageSubPath: sub})
+	}
 	resp, err := l.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: l.podID, Config: l.conf, SandboxConfig: l.pod})
 	if err != nil {
 		return err
@@ -122,11 +148,11 @@ func (l *life) state(ctx context.Context) runtimeapi.ContainerState {
 }
 
 func execute(ctx context.Context, l *life) error {
-	resp, err := l.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: l.container, Cmd: []string{"sh", "-c", "ls /volume/bin/sh; exit 3"}, Timeout: 20})
+	resp, err := l.ExecSync(ctx, &runtimeapi.ExecSyncRequest{ContainerId: l.container, Cmd: []string{"sh", "-c", "ls /volume-/bin/sh; exit 3"}, Timeout: 20})
 	if err != nil {
 		return err
 	}
-	if resp.GetExitCode() != 3 || string(resp.GetStdout()) != "/volume/bin/sh\n" {
+	if resp.GetExitCode() != 3 || string(resp.GetStdout()) != "/volume-/bin/sh\n" {
 		return fmt.Errorf("exec: code %d, %q %q", resp.GetExitCode(), resp.GetStdout(), resp.GetStderr())
 	}
 	return nil

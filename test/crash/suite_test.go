@@ -29,8 +29,9 @@ type suite struct {
 	open   descriptors // of a node that is empty after a life
 }
 
-// open builds the programs and a node; the daemon does not run. extra is added to its settings.
-func open(t *testing.T, extra string, tags ...string) *suite {
+// open builds the programs and a node; the daemon does not run. extra is added to its settings,
+// and prepare, unless nil, may change the world before.
+func open(t *testing.T, extra string, prepare func(*suite)) *suite {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("long, and needs root")
@@ -46,7 +47,10 @@ func open(t *testing.T, extra string, tags ...string) *suite {
 		}
 	})
 	s := &suite{world: w, bin: filepath.Join(w.Dir, "bin"), mark: filepath.Join(w.Dir, "killed"), logs: filepath.Join(w.Dir, "logs")}
-	s.build(t, append(tags, "crashpoints"))
+	s.build(t)
+	if prepare != nil {
+		prepare(s)
+	}
 	t.Setenv("BERTH_BIN", s.bin)
 	if s.node, err = w.Berth("berth", extra+node.CgroupDriver()); err != nil {
 		t.Fatal(err)
@@ -64,27 +68,29 @@ func open(t *testing.T, extra string, tags ...string) *suite {
 	return s
 }
 
-// build builds berthd and berth-shim with the tags, as the Makefile does without them.
-func (s *suite) build(t *testing.T, tags []string) {
+// build builds berthd and berth-shim with crash points, as the Makefile does without them,
+// and takes them into a folder of the suite's own, where their orders are.
+func (s *suite) build(t *testing.T) {
 	t.Helper()
-	for _, b := range []struct {
-		program, cgo string
-		args         []string
-	}{
-		{"berthd", "0", nil},
-		{"berth-shim", "1", []string{"-ldflags", `-linkmode external -extldflags "-static"`}},
-	} {
-		all := tags
-		if b.program == "berth-shim" {
-			all = append([]string{"seccomp", "netgo", "osusergo"}, tags...)
-		}
-		args := append([]string{"build", "-trimpath", "-buildvcs=false", "-tags", strings.Join(all, " "), "-o", s.bin + "/"}, b.args...)
-		cmd := exec.CommandContext(t.Context(), "go", append(args, "./cmd/"+b.program)...)
-		cmd.Dir, cmd.Env = s.world.Repo, append(os.Environ(), "CGO_ENABLED="+b.cgo)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("build %s: %v\n%s", b.program, err, out)
+	kept := filepath.Join(s.world.Repo, ".cache", "crash", "bin")
+	for _, dir := range []string{kept, s.bin} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
 		}
 	}
+	run := func(env string, args ...string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+		cmd.Dir, cmd.Env = s.world.Repo, append(os.Environ(), env)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	tags := strings.TrimSpace("crashpoints " + os.Getenv("BERTH_CRASH_TAGS"))
+	run("CGO_ENABLED=0", "go", "build", "-trimpath", "-buildvcs=false", "-tags", tags, "-o", kept+"/", "./cmd/berthd")
+	run("CGO_ENABLED=1", "go", "build", "-trimpath", "-buildvcs=false", "-tags", "seccomp netgo osusergo "+tags,
+		"-ldflags", `-linkmode external -extldflags "-static"`, "-o", kept+"/", "./cmd/berth-shim")
+	run("", "cp", filepath.Join(kept, "berthd"), filepath.Join(kept, "berth-shim"), s.bin)
 }
 
 // arm gives the programs that are started from now on their orders.
