@@ -27,7 +27,9 @@ import (
 type blobs struct {
 	*overlay
 
-	locks mountLocks
+	loops  bool // a file is mounted by a loop device
+	verity bool // the file system has fs-verity
+	locks  mountLocks
 }
 
 // The names of the files.

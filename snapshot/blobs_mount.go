@@ -42,7 +42,7 @@ func (b *blobs) start(ctx context.Context) error {
 	if err := makeDir(b.path(mountsDir), 0o700); err != nil {
 		return err
 	}
-	if err := errors.Join(b.recall(ctx, b.probe()), b.recall(ctx, b.tryVerity(ctx))); err != nil {
+	if err := errors.Join(b.probe(), b.tryVerity(ctx)); err != nil {
 		return err
 	}
 	left, err := os.ReadDir(b.path(mountsDir))
@@ -68,7 +68,7 @@ func (b *blobs) probe() (err error) {
 	if _, err := writeTree(image, emptyDir(), nil); err != nil {
 		return err
 	}
-	for _, b.tried.Loops = range []bool{false, true} {
+	for _, b.loops = range []bool{false, true} {
 		if err = b.mount(image, nil, root); err == nil {
 			return Unmount(root)
 		}
@@ -190,7 +190,7 @@ func (b *blobs) unmount(seal string) error {
 // mount mounts an image over its devices at target.
 func (b *blobs) mount(image string, devices []string, target string) error {
 	files := append([]string{image}, devices...)
-	if b.tried.Loops {
+	if b.loops {
 		for i, path := range files {
 			device, err := loop.Attach(path)
 			if err != nil {

@@ -67,7 +67,7 @@ func TestErofsLoopContract(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d.(*overlay).tried.Loops = true
+		d.(*overlay).format.(*blobs).loops = true
 		return d
 	})
 }

@@ -61,11 +61,8 @@ func (o overlays) try() (err error) {
 			"lowerdir=" + filepath.Join(dir, "lower"), "upperdir=" + filepath.Join(dir, "upper"), "workdir=" + filepath.Join(dir, "work"),
 		}, options...)}
 		if err = MountAll([]Mount{m}, root); err == nil {
-			o.tried.Options = options
+			o.options = options
 			return Unmount(root)
-		}
-		if isFull(err) {
-			return err
 		}
 	}
 	return fmt.Errorf("overlayfs: %w: %w", ErrUnsupported, err)
@@ -99,7 +96,7 @@ func (o overlays) mount(dir string, lowers []string, ids IDMap) Mount {
 		"lowerdir=" + strings.Join(lowers, ":"),
 		"upperdir=" + filepath.Join(dir, "fs"),
 		"workdir=" + filepath.Join(dir, "work"),
-	}, o.tried.Options)}
+	}, o.options)}
 }
 
 func (o overlays) view(_ context.Context, rec rootRecord, lowers []string) (Mount, error) {

@@ -34,7 +34,7 @@ func (n native) start(ctx context.Context) error {
 	if err := makeDir(n.path(treesDir), 0o700); err != nil {
 		return err
 	}
-	if err := n.recall(ctx, n.tryVerity(ctx)); err != nil {
+	if err := n.tryVerity(ctx); err != nil {
 		return err
 	}
 	left, err := os.ReadDir(n.path(treesDir))

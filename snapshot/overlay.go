@@ -29,7 +29,6 @@ import (
 //	seals/<hex>/           of a chain; seal.json, and what the format has
 //	roots/<id>/            root.json, fs/ is what the container writes to, work/
 //	views/<id>/<hex>       a record for each chain that the container only reads
-//	tried.json             what this kernel can do (tried.go)
 //	empty/                 the lower directory of an image without layers
 //	damaged/               layers that containers still use (damage.go)
 //	tmp/                   being made
@@ -43,7 +42,7 @@ type overlay struct {
 	trash   trash
 	damaged trash
 	bootID  string
-	tried   tried
+	options []string // of every mount, as this kernel has them
 
 	sweeping  sync.WaitGroup
 	resealing sync.Mutex // one damaged seal is made again at a time
@@ -105,7 +104,7 @@ func openOverlay(ctx context.Context, dir string, limits Limits, driver string) 
 	if strings.ContainsAny(dir, ":,\\") {
 		return nil, fmt.Errorf("snapshots %q: overlayfs cannot be told such a path: %w", dir, ErrInvalid)
 	}
-	o := &overlay{dir: dir, limits: limits, tried: tried{Driver: driver}, users: make(map[string]map[string]struct{})}
+	o := &overlay{dir: dir, limits: limits, users: make(map[string]map[string]struct{})}
 	o.trash, o.damaged = trash{o.path("trash")}, trash{o.path("damaged")}
 	o.format, o.laying = formats[driver](o)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -136,13 +135,13 @@ func openOverlay(ctx context.Context, dir string, limits Limits, driver string) 
 			return nil, err
 		}
 	}
-	if err := o.recall(ctx, o.laying.try()); err != nil {
+	if err := o.laying.try(); err != nil {
 		return nil, fmt.Errorf("snapshots %s: %w", dir, err)
 	}
 	if err := o.format.start(ctx); err != nil {
 		return nil, fmt.Errorf("snapshots %s: %w", dir, err)
 	}
-	return o, o.keep()
+	return o, nil
 }
 
 // makeDir makes a directory of exactly that mode, unless it is there.

@@ -547,6 +547,3 @@ func unmount(target string) error {
 
 // isNoBlockDevice says that a file system is mounted from block devices only.
 func isNoBlockDevice(err error) bool { return errors.Is(err, unix.ENOTBLK) }
-
-// isFull tells the errors of a file system that has no room, or none for us.
-func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }

@@ -27,14 +27,14 @@ func (b *blobs) tryVerity(ctx context.Context) error {
 		klog.FromContext(ctx).V(1).Info("Layers are not protected by fs-verity", "err", err)
 		return os.Remove(path)
 	}
-	b.tried.Verity = err == nil
+	b.verity = err == nil
 	return errors.Join(err, os.Remove(path))
 }
 
 // protect has the kernel watch over files of the directory dir, if it can, and gives their
 // digests by their names.
 func (b *blobs) protect(dir string, names ...string) (map[string]string, error) {
-	if !b.tried.Verity {
+	if !b.verity {
 		return nil, nil
 	}
 	digests := make(map[string]string, len(names))
