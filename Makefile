@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: help build berthd shim setup tools test test-vm test-powercut demo bench-pull bench-cold clean
+.PHONY: help build berthd shim setup tools test test-vm test-powercut test-exits demo bench-pull bench-cold bench-restart clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -27,6 +27,7 @@ setup:
 tools: setup
 	@test/cni/build.sh >/dev/null
 	@test/critest/tools/build.sh
+	@test/snapshotters/tools/build.sh
 
 test: tools build ## vet, unit tests (race detector), kernel tests as root, recovery, the contract, events and retries, bad input, critest, kubelet, and some of it in a virtual machine
 	@go run ./test/run
@@ -38,6 +39,9 @@ test-vm: tools ## run the suites in virtual machines with systemd, cgroup v2, Ap
 test-powercut: tools build ## take the power away 200 times while images are pulled and removed, and without fsync; 15 min
 	@BERTH_CUTS=$${BERTH_CUTS:-100} go test -count=1 -v -timeout=60m ./test/powercut
 
+test-exits: tools build ## race 10,000 exits of containers with 1,000 kills of berthd; 20 min
+	@BERTH_EXITS=$${BERTH_EXITS:-10000} go test -count=1 -v -timeout=60m -run TestExitsAndKills ./test/recovery
+
 demo: tools build ## run a pod with a web server through crictl; DEMO_IMAGE=name runs another image
 	@go run ./test/demo
 
@@ -46,6 +50,9 @@ bench-pull: setup build ## pull a big image with berth and with containerd, in t
 
 bench-cold: setup build ## pods of one cold image at once, and pods beside a pull; BENCH=-help lists the flags
 	@go run ./test/bench/cold $(BENCH)
+
+bench-restart: setup build ## kill berthd under a hundred pods and time how soon it knows them; BENCH=-help lists the flags
+	@go run ./test/bench/restart $(BENCH)
 
 clean: ## remove what was built and cached
 	rm -rf bin .cache

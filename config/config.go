@@ -72,6 +72,8 @@ type Shim struct {
 // Snapshot is about root filesystems.
 type Snapshot struct {
 	Driver string `toml:"driver" comment:"How layers are kept. \"overlay\": a folder for each; \"erofs\": three files for each, mounted as one image;\n\"native\": files too, of which each container gets a tree of its own, for file systems that overlayfs does not take (not with SELinux);\n\"btrfs\": files and, for each image and each container, a subvolume, where root is on btrfs (not with SELinux);\nor the NAME of a table [proxy_plugins.NAME], whose process keeps them (no user namespaces, not with SELinux).\nEmpty: as they are kept already, else erofs where the kernel has it. It can change when there are no pods and no images."`
+
+	WritableLimit int64 `toml:"writable_limit" comment:"Bytes that each container may write into its root filesystem, 1048576 at least (10_000_000_000 is 10 GB); 0 = no limit. More is \"no space left\" or\n\"quota exceeded\" in that container. Needs driver erofs or overlay, and root on ext4 or XFS mounted with prjquota, else berthd does not start (docs/operations.md)."`
 }
 
 // A ProxyPlugin is a process that keeps layers and root filesystems.

@@ -99,6 +99,7 @@ binary = "/shim"
 pods_per_process = 1
 [snapshot]
 driver = "lazy"
+writable_limit = 0
 [proxy_plugins.lazy]
 address = "/lazy.sock"
 [cgroup]
@@ -114,7 +115,7 @@ tls_key = "/tls.key"
 `, func(c *Config) {
 			*c = Config{
 				Root: "/r", State: "/s", Socket: "/s.sock", Log: Log{4, "json"}, Network: Network{"/c", []string{"/b"}, true},
-				Image: Image{"/certs", "/registries.conf", "/config.json", 8, 2, 6, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1}, Snapshot: Snapshot{"lazy"},
+				Image: Image{"/certs", "/registries.conf", "/config.json", 8, 2, 6, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1}, Snapshot: Snapshot{"lazy", 0},
 				Cgroup: Cgroup{"cgroupfs"}, CDI: CDI{[]string{"/cdi"}}, Streaming: Streaming{"[::1]:10010", "/tls.crt", "/tls.key"}, Handlers: map[string]Handler{},
 				ProxyPlugins: map[string]ProxyPlugin{"lazy": {"/lazy.sock"}},
 			}
@@ -176,6 +177,9 @@ func TestReadRefuses(t *testing.T) {
 		{"a pinned pattern that is none", "[image]\npinned = [\"a/[b\"]", []string{"image.pinned", "a/[b"}},
 		{"another runtime that is not named by its path", "[handlers.crun]\npath = \"crun\"", []string{`handlers.crun.path: "crun" is not an absolute path`}},
 		{"a handler that no RuntimeClass can name", "[handlers.\"My Runtime\"]", []string{"handlers.My Runtime: "}},
+		{"a limit of a few bytes", "[snapshot]\nwritable_limit = 10", []string{"snapshot.writable_limit: 10 is neither 0 nor at least 1048576"}},
+		{"a negative limit", "[snapshot]\nwritable_limit = -1", []string{"snapshot.writable_limit: -1 is neither"}},
+		{"a limit that nothing keeps", "[snapshot]\nwritable_limit = 1_048_576\ndriver = \"native\"", []string{`snapshot.writable_limit: with the driver "native"`}},
 		{"snapshot proxies", "[proxy_plugins.native]\naddress = \"s\"\n[proxy_plugins.\"a b\"]\naddress = \"/" + strings.Repeat("x", 107) + "\"\n[snapshot]\ndriver = \"lazy\"",
 			[]string{"proxy_plugins.native: that is the name", `proxy_plugins.native.address: "s" is not an absolute path`, "proxy_plugins.a b: not a name", "107 bytes", `snapshot.driver: "lazy" is not one of ["erofs" "overlay" "native" "btrfs" "a b"`}},
 		{"too much", strings.Repeat("#", sizeLimit+1), []string{"larger than"}},

@@ -96,6 +96,9 @@ func (p *problems) add(key, format string, args ...any) {
 	p.errs = append(p.errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
 }
 
+// leastWritable is a limit that a container can start with, in bytes.
+const leastWritable = 1 << 20
+
 // snapshots checks the driver and the processes that it may be.
 func (p *problems) snapshots(c Config) {
 	drivers := []string{"erofs", "overlay", "native", "btrfs"}
@@ -115,6 +118,13 @@ func (p *problems) snapshots(c Config) {
 	}
 	if c.Snapshot.Driver != "" {
 		p.choice("snapshot.driver", c.Snapshot.Driver, drivers...)
+	}
+	const key = "snapshot.writable_limit"
+	switch limit := c.Snapshot.WritableLimit; {
+	case limit != 0 && limit < leastWritable:
+		p.add(key, "%d is neither 0 nor at least %d", limit, leastWritable)
+	case limit != 0 && !slices.Contains([]string{"", "erofs", "overlay"}, c.Snapshot.Driver):
+		p.add(key, "with the driver %q nothing keeps a limit; set it to 0, or choose erofs or overlay", c.Snapshot.Driver)
 	}
 }
 

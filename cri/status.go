@@ -51,6 +51,8 @@ var codeOf = []struct {
 	{netns.ErrInvalidSysctl, codes.InvalidArgument},
 	{imageservice.ErrInvalidReference, codes.InvalidArgument},
 	{imageservice.ErrAmbiguous, codes.InvalidArgument},
+	{imageservice.ErrInvalidOption, codes.InvalidArgument},
+	{imageservice.ErrNoArchive, codes.Unimplemented},
 	{sandbox.ErrNotFound, codes.NotFound},
 	{imageservice.ErrNotFound, codes.NotFound},
 	{sandbox.ErrNameTaken, codes.AlreadyExists},

@@ -1,23 +1,16 @@
 package imageservice
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
-	"github.com/berthd/berth/imageservice/inflate"
+	"github.com/berthd/berth/imageservice/compressed"
 	"github.com/berthd/berth/imageservice/precedence"
 )
-
-// maxWindow is the largest zstd window that is decoded, in bytes: it is memory. It
-// is what zstd's own command line takes without being told to (--long=27).
-const maxWindow = 128 << 20
 
 // An archive is the archive in a blob: what the driver reads. Three goroutines share
 // the work: one reads and hashes the blob, one decompresses it, and the reader's own
@@ -34,8 +27,7 @@ type archive struct {
 	out           tally
 	waits, hashed duration // of out
 
-	in    *bufio.Reader // of raw; the second goroutine's, as are the next
-	inner io.Reader     // nil before the first Read
+	inner io.Reader // of raw; the second goroutine's, as is the next; nil before the first Read
 	free  func()
 
 	err      error // why reading ended, unless at its end
@@ -135,36 +127,17 @@ func (a *archive) decompress(p []byte) (int, error) {
 	return n, &undecodable{err}
 }
 
-var (
-	gzipMagic = []byte{0x1f, 0x8b, 0x08}
-	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
-	// A zstd stream may begin with a skippable frame, 0x184D2A5? (RFC 8878, 3.1.2).
-	skipMagic = []byte{0x2a, 0x4d, 0x18}
-)
-
 func (a *archive) begin() error {
 	if a.layer.file != "" {
 		var err error
 		a.inner, err = fileArchive(a.layer.file, a.layer.blob.Size, a.raw)
 		return err
 	}
-	a.in = bufio.NewReaderSize(a.raw, 128<<10)
-	magic, err := a.in.Peek(4)
-	if err != nil && err != io.EOF {
+	z, err := compressed.NewReader(a.raw)
+	if err != nil {
 		return err
 	}
-	switch {
-	case bytes.HasPrefix(magic, gzipMagic):
-		a.inner = inflate.NewReader(a.in)
-	case bytes.Equal(magic, zstdMagic), len(magic) == 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:], skipMagic):
-		z, err := zstd.NewReader(a.in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return err
-		}
-		a.inner, a.free = z, z.Close
-	default:
-		a.inner = a.in
-	}
+	a.inner, a.free = z, z.Close
 	return nil
 }
 

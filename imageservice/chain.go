@@ -2,6 +2,7 @@ package imageservice
 
 import (
 	"context"
+	"fmt"
 	"io"
 
 	"github.com/opencontainers/go-digest"
@@ -20,6 +21,14 @@ func (s *Service) adder(l layer) addLayerFunc {
 	return s.layers.AddLayer
 }
 
+// unpacks refuses a layer that only a proxy snapshotter can read.
+func (l layer) unpacks() error {
+	if l.file == "" && l.blob.MediaType == mediaTypeNydusBlob {
+		return fmt.Errorf("media type %s, for a node whose snapshot.driver is nydus-snapshotter; if it is, look at that one's log: %w", mediaTypeNydusBlob, ErrUnsupported)
+	}
+	return nil
+}
+
 // addChain adds layers, base first, to a driver that wants them so, and that may know where
 // to get some of them: those are not fetched here. What such a driver has of a layer is not
 // compared with its digests; that is for the driver to do.
@@ -36,6 +45,9 @@ func (s *Service) addChain(ctx context.Context, driver snapshot.Chains, fetch fe
 	}
 	err := driver.AddChain(ctx, c, func(ctx context.Context, i int, add snapshot.AddFunc) error {
 		l := layers[i]
+		if err := l.unpacks(); err != nil {
+			return err
+		}
 		l.add = func(ctx context.Context, _ digest.Digest, tar io.Reader, verify func() error) error {
 			return add(ctx, tar, verify)
 		}

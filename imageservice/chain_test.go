@@ -43,7 +43,9 @@ func TestChain(t *testing.T) {
 	lazy, top := registrytest.GzipLayer(registrytest.Tar("lazy", "x")), registrytest.GzipLayer(registrytest.Tar("top", "x"))
 	p.Claim(digest.FromBytes(lazy.Blob).String(), func(string) error { return nil })
 	p.Claim(digest.FromString("file").String(), func(string) error { return nil })
+	lazy.MediaType = mediaTypeNydusBlob // which nobody else could unpack
 	reg.AddImage("app", "v1", []registrytest.Layer{lazy, top}, nil)
+	reg.AddImage("unknown", "v1", []registrytest.Layer{{Tar: []byte("chunks"), MediaType: mediaTypeNydusBlob}, top}, nil)
 	reg.AddArtifact("model", "v1", "application/x-model", []registrytest.File{{Title: "f", Data: []byte("file")}}, nil)
 
 	blob := append([]byte(nil), top.Blob...)
@@ -53,6 +55,12 @@ func TestChain(t *testing.T) {
 		t.Errorf("corrupt: %v", err)
 	}
 	reg.PutBlob(digest.FromBytes(top.Blob), top.Blob)
+	if _, err := s.Pull(t.Context(), PullRequest{Image: reg.Host() + "/unknown:v1"}); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("a layer of nydus's that the proxy does not take: %v", err)
+	}
+	if got := reg.Requests(digest.FromString("chunks").Encoded()); len(got) > 0 {
+		t.Errorf("it was fetched: %v", got)
+	}
 	var pulled []Image
 	for _, name := range []string{"/app:v1", "/model:v1"} {
 		img, err := s.Pull(t.Context(), PullRequest{Image: reg.Host() + name})

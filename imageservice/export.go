@@ -3,6 +3,7 @@ package imageservice
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berthd/berth/imageservice/imagefile"
+	"github.com/berthd/berth/snapshot"
 	"github.com/berthd/berth/snapshot/durable"
 )
 
@@ -49,7 +51,7 @@ func (c Compression) writer(w io.Writer) (io.WriteCloser, error) {
 	case Zstd:
 		return zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(8<<20))
 	}
-	return nil, fmt.Errorf("compression %.40q: not gzip or zstd: %w", string(c), ErrUnsupported)
+	return nil, fmt.Errorf("compression %.40q: not gzip or zstd: %w", string(c), ErrInvalidOption)
 }
 
 type plainWriter struct{ io.Writer }
@@ -68,11 +70,10 @@ type ExportRequest struct {
 // are here. The blobs that their registries have are not kept on a node: layers are made
 // again from the disk, byte for byte, and unless these are the blobs, the manifest is a new
 // one and has another digest. All is looked at before the first byte is written. Errors:
-// this package's, snapshot's (ErrUnsupported: layers that are folders), To's own, the
-// context's, or the disk's.
+// this package's (ErrNoArchive), snapshot's, To's own, the context's, or the disk's.
 func (s *Service) Export(ctx context.Context, req ExportRequest) error {
 	if req.Docker && req.Compress != Uncompressed {
-		return fmt.Errorf("export: docker's archives are of layers that are not compressed: %w", ErrUnsupported)
+		return fmt.Errorf("export: docker's archives are of layers that are not compressed: %w", ErrInvalidOption)
 	}
 	if _, err := req.Compress.writer(io.Discard); err != nil {
 		return fmt.Errorf("export: %w", err)
@@ -110,7 +111,7 @@ func (s *Service) exported(refs []string) (out []exportedImage, err error) {
 			return nil, err
 		}
 		if img.IsArtifact() {
-			return nil, fmt.Errorf("%.300s: is an artifact, and those cannot be exported: pull it where it is wanted: %w", ref, ErrUnsupported)
+			return nil, fmt.Errorf("%.300s: is an artifact; pull it where it is wanted: %w", ref, ErrNoArchive)
 		}
 		tags := img.Tags
 		if named, err := parseName(ref); err == nil && slices.Contains(tags, named.String()) {
@@ -158,7 +159,7 @@ func (e *export) add(ctx context.Context, one exportedImage) error {
 	if !ok {
 		return ErrNotFound // it has just gone
 	}
-	old, config, err := s.store.documents(rec)
+	old, err := s.store.documents(rec)
 	if err != nil {
 		return err
 	}
@@ -174,14 +175,14 @@ func (e *export) add(ctx context.Context, one exportedImage) error {
 		layers = append(layers, desc)
 	}
 	if e.req.Docker {
-		return e.addDocker(one, config, layers)
+		return e.addDocker(one, old.config, layers)
 	}
-	manifest, err := manifestOf(old, one.image.ID, int64(len(config)), layers)
+	manifest, err := manifestOf(old, layers)
 	if err != nil {
 		return err
 	}
 	d := digest.FromBytes(manifest)
-	if err := e.to.AddBytes(imagefile.BlobName(one.image.ID), config); err != nil {
+	if err := e.to.AddBytes(imagefile.BlobName(one.image.ID), old.config); err != nil {
 		return err
 	}
 	if err := e.to.AddBytes(imagefile.BlobName(d), manifest); err != nil {
@@ -264,6 +265,9 @@ func (s *Service) packTo(ctx context.Context, diffID digest.Digest, how Compress
 	}
 	if err := s.layers.Archive(ctx, diffID, z); err != nil {
 		z.Close() // ends what it runs; its output is of no use
+		if errors.Is(err, snapshot.ErrUnsupported) {
+			err = fmt.Errorf("%w: %w", err, ErrNoArchive)
+		}
 		return ocispec.Descriptor{}, err
 	}
 	if err := z.Close(); err != nil {
@@ -287,20 +291,16 @@ func (c *counter) Write(p []byte) (int, error) {
 
 // manifestOf is the manifest of an image with those layers: the one that it has, where they are
 // the layers in it.
-func manifestOf(old []byte, config digest.Digest, configSize int64, layers []ocispec.Descriptor) ([]byte, error) {
-	doc, err := parseDocument(old, "", "")
-	if err != nil {
-		return nil, err
-	}
-	if slices.EqualFunc(doc.layers, layers, func(a, b ocispec.Descriptor) bool { return a.Digest == b.Digest }) {
-		return old, nil
+func manifestOf(old description, layers []ocispec.Descriptor) ([]byte, error) {
+	if slices.EqualFunc(old.doc.layers, layers, func(a, b ocispec.Descriptor) bool { return a.Digest == b.Digest }) {
+		return old.manifest, nil
 	}
 	if layers == nil {
 		layers = []ocispec.Descriptor{}
 	}
 	return json.Marshal(ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Layers: layers,
-		Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: config, Size: configSize},
+		Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: old.rec.image.ID, Size: int64(len(old.config))},
 	})
 }
 

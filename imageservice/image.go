@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/berthd/berth/imageservice/registry"
 )
 
 // An Image is an image on this node. It is a value; what it points to is shared and
@@ -96,7 +98,7 @@ func parseConfig(data []byte) (imageConfig, error) {
 		return imageConfig{}, fmt.Errorf("configuration: rootfs is %.40q: %w", doc.RootFS.Type, ErrUnsupported)
 	}
 	for _, d := range doc.RootFS.DiffIDs {
-		if err := checkDigest(d); err != nil {
+		if err := registry.CheckDigest(d); err != nil {
 			return imageConfig{}, fmt.Errorf("configuration: diff ID: %w", err)
 		}
 	}
@@ -109,15 +111,4 @@ func parseConfig(data []byte) (imageConfig, error) {
 		platform: doc.Platform,
 		diffIDs:  doc.RootFS.DiffIDs,
 	}, nil
-}
-
-// checkDigest refuses what cannot name an image or a layer here.
-func checkDigest(d digest.Digest) error {
-	if err := d.Validate(); err != nil {
-		return fmt.Errorf("%.100q: %w: %w", d, err, ErrCorrupt)
-	}
-	if d.Algorithm() != digest.SHA256 {
-		return fmt.Errorf("%s: not SHA-256: %w", d, ErrUnsupported)
-	}
-	return nil
 }

@@ -15,6 +15,8 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/imageservice/imagefile"
+	"github.com/berthd/berth/imageservice/registry"
+	"github.com/berthd/berth/snapshot"
 	"github.com/berthd/berth/snapshot/durable"
 )
 
@@ -26,9 +28,8 @@ type ImportRequest struct {
 
 // An arrival is an image of an archive: what a pull would know of it before the layers.
 type arrival struct {
-	rec              record
-	manifest, config []byte
-	progress         *pullProgress
+	description
+	progress *pullProgress
 }
 
 // Import makes the images of an archive be here, under the names that it has for them. They are
@@ -72,7 +73,14 @@ func (s *Service) receive(ctx context.Context, one arrival, blobs *archiveBlobs)
 	s.progress.add(p)
 	defer s.progress.remove(p)
 	id := one.rec.image.ID
-	if known, err := s.Get(id.String()); err == nil && s.store.verify(id) == nil && known.IsArtifact() == one.rec.image.IsArtifact() {
+	known, err := s.Get(id.String())
+	if err == nil {
+		err = s.store.verify(id)
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, snapshot.ErrDamaged) {
+		return Image{}, err
+	}
+	if err == nil && known.IsArtifact() == one.rec.image.IsArtifact() {
 		// It keeps the manifest that its registry knows it by.
 		ok, err := s.store.name(id, one.rec.image.Tags, nil)
 		if err != nil {
@@ -83,7 +91,7 @@ func (s *Service) receive(ctx context.Context, one arrival, blobs *archiveBlobs)
 		}
 	}
 	fetch := func(ctx context.Context, l layer) (int64, error) { return s.unpackBlob(ctx, blobs, l, p) }
-	if err := s.commit(ctx, fetch, one.rec, one.manifest, one.config, p); err != nil {
+	if err := s.commit(ctx, fetch, one.description, p); err != nil {
 		return Image{}, err
 	}
 	klog.FromContext(ctx).Info("Imported an image", "image", p.image, "id", id)
@@ -152,15 +160,10 @@ func (s *Service) arrivals(ctx context.Context, a *imagefile.Archive, name strin
 // arrival reads one image's documents, and looks whether the archive has what else it needs.
 func (s *Service) arrival(ctx context.Context, blobs *archiveBlobs, l listedImage) (one arrival, err error) {
 	one.progress = &pullProgress{image: l.names[0].String(), work: "importing", since: time.Now()}
-	one.rec, one.manifest, one.config, err = s.pullNew(ctx, blobs, l.target, one.progress)
-	if err != nil {
+	if one.description, err = s.pullNew(ctx, blobs, l.target, one.progress); err != nil {
 		return one, err
 	}
-	doc, err := parseDocument(one.manifest, "", "")
-	if err != nil {
-		return one, err
-	}
-	for i, blob := range doc.layers {
+	for i, blob := range one.doc.layers {
 		if s.layers.HasLayer(one.rec.image.DiffIDs[i]) {
 			continue // and need not be in the archive
 		}
@@ -230,6 +233,7 @@ type archiveBlobs struct {
 	at      map[digest.Digest]string // names of blobs that are not where a layout has them
 
 	described map[string]ocispec.Descriptor // by names: a layer is hashed once, however often it is listed
+	documents int64                         // bytes of those that have been read
 }
 
 // Manifest implements documents.
@@ -250,9 +254,9 @@ func (b *archiveBlobs) Bytes(ctx context.Context, desc ocispec.Descriptor) ([]by
 // read is a blob of at most limit bytes with the right digest.
 func (b *archiveBlobs) read(d digest.Digest, limit int64) ([]byte, error) {
 	if data, ok := b.made[d]; ok {
-		return data, nil
+		return data, b.afford(data)
 	}
-	if err := checkDigest(d); err != nil {
+	if err := registry.CheckDigest(d); err != nil {
 		return nil, err
 	}
 	data, err := b.archive.Bytes(b.name(d), limit)
@@ -262,7 +266,16 @@ func (b *archiveBlobs) read(d digest.Digest, limit int64) ([]byte, error) {
 	if got := digest.FromBytes(data); got != d {
 		return nil, fmt.Errorf("blob %s: content has digest %s: %w", d, got, ErrCorrupt)
 	}
-	return data, nil
+	return data, b.afford(data)
+}
+
+// afford refuses a document when there are too many of them: they, and what is made of them, are in
+// memory until all images are here. One that is read again counts again.
+func (b *archiveBlobs) afford(document []byte) error {
+	if b.documents += int64(len(document)); b.documents > maxDocuments {
+		return fmt.Errorf("manifests and configurations of more than %d bytes in all; import the images in several archives: %w", maxDocuments, ErrTooLarge)
+	}
+	return nil
 }
 
 func (b *archiveBlobs) name(d digest.Digest) string {

@@ -1,7 +1,6 @@
 package imageservice
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,13 +12,15 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/berthd/berth/imageservice/compressed"
 	"github.com/berthd/berth/imageservice/registry"
 )
 
 // Caps on an archive's lists, beside those of their documents.
 const (
-	maxManifest = registry.MaxManifest
-	maxArchived = 1000 // images of an archive
+	maxManifest  = registry.MaxManifest
+	maxArchived  = 1000     // images of an archive
+	maxDocuments = 64 << 20 // bytes of all their documents
 )
 
 // annotationImageName is a full name, as containerd and docker save write it. The
@@ -72,7 +73,7 @@ func group(index []ocispec.Descriptor) ([]listedImage, error) {
 	byDigest, byName := map[digest.Digest]int{}, map[string][]ocispec.Descriptor{}
 	var order []string
 	for _, d := range index {
-		if err := checkDigest(d.Digest); err != nil {
+		if err := registry.CheckDigest(d.Digest); err != nil {
 			return nil, fmt.Errorf("%s: %w", ocispec.ImageIndexFile, err)
 		}
 		name := nameFrom(d.Annotations)
@@ -186,6 +187,9 @@ func (b *archiveBlobs) makeManifest(config string, layers []string) (ocispec.Des
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("configuration: %w", missing(err))
 	}
+	if err := b.afford(data); err != nil {
+		return ocispec.Descriptor{}, err
+	}
 	id := digest.FromBytes(data)
 	// It is called by its digest.
 	if hex := strings.TrimSuffix(path.Base(config), ".json"); digest.NewDigestFromEncoded(digest.SHA256, hex).Validate() == nil && hex != id.Encoded() {
@@ -223,13 +227,13 @@ func (b *archiveBlobs) describe(name string) (ocispec.Descriptor, error) {
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("layer: %w", missing(err))
 	}
-	var magic [4]byte
-	n, _ := r.ReadAt(magic[:], 0) // a short one is of no kind
+	var magic [compressed.MagicLen]byte
+	n, _ := r.ReadAt(magic[:], 0) // a short one is plain
 	mediaType := ocispec.MediaTypeImageLayer
-	switch {
-	case bytes.HasPrefix(magic[:n], gzipMagic):
+	switch compressed.KindOf(magic[:n]) {
+	case compressed.Gzip:
 		mediaType = ocispec.MediaTypeImageLayerGzip
-	case bytes.Equal(magic[:n], zstdMagic):
+	case compressed.Zstd:
 		mediaType = ocispec.MediaTypeImageLayerZstd
 	}
 	hash := digest.SHA256.Digester()

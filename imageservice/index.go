@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -83,7 +82,7 @@ func (st *store) load(ctx context.Context, layers snapshot.Layers) error {
 		log.Error(err, "The image index is damaged: starting without images; they can be pulled again", "file", st.indexFile())
 	}
 	for _, c := range doc.Unseal {
-		if !slices.ContainsFunc(c, func(d digest.Digest) bool { return checkDigest(d) != nil }) {
+		if !slices.ContainsFunc(c, func(d digest.Digest) bool { return registry.CheckDigest(d) != nil }) {
 			st.unseal = append(st.unseal, c)
 		}
 	}
@@ -113,7 +112,7 @@ func (st *store) load(ctx context.Context, layers snapshot.Layers) error {
 
 func (st *store) readIndex() (indexFile, error) {
 	var doc indexFile
-	data, err := readCapped(st.indexFile(), maxIndex)
+	data, err := registry.ReadFile(st.indexFile(), maxIndex)
 	if errors.Is(err, fs.ErrNotExist) {
 		return doc, nil
 	}
@@ -137,7 +136,7 @@ func (st *store) readEntry(raw json.RawMessage) (rec record, err error) {
 		return rec, fmt.Errorf("index entry: %w: %w", err, ErrCorrupt)
 	}
 	rec = record{image: Image{ID: e.ID, Tags: e.Tags, Digests: e.Digests, Size: e.Size}, manifest: e.Manifest, pulled: e.Pulled}
-	if err := errors.Join(checkDigest(e.ID), checkDigest(e.Manifest)); err != nil {
+	if err := errors.Join(registry.CheckDigest(e.ID), registry.CheckDigest(e.Manifest)); err != nil {
 		return rec, fmt.Errorf("index entry: %w", err)
 	}
 	for _, name := range slices.Concat(e.Tags, e.Digests) {
@@ -146,7 +145,7 @@ func (st *store) readEntry(raw json.RawMessage) (rec record, err error) {
 		}
 	}
 	isArtifact := e.ID == e.Manifest
-	if isArtifact && !slices.ContainsFunc(e.Layers, func(d digest.Digest) bool { return checkDigest(d) != nil }) {
+	if isArtifact && !slices.ContainsFunc(e.Layers, func(d digest.Digest) bool { return registry.CheckDigest(d) != nil }) {
 		rec.image.DiffIDs = e.Layers
 	}
 	if !isArtifact {
@@ -233,28 +232,12 @@ func (st *store) sweep() error {
 
 // readVerified reads a document and compares its digest.
 func readVerified(file string, want digest.Digest, limit int64) ([]byte, error) {
-	data, err := readCapped(file, limit)
+	data, err := registry.ReadFile(file, limit)
 	if err != nil {
 		return nil, err
 	}
 	if got := digest.FromBytes(data); got != want {
 		return nil, fmt.Errorf("%s: content has digest %s: %w", file, got, ErrCorrupt)
-	}
-	return data, nil
-}
-
-func readCapped(file string, limit int64) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%s: more than %d bytes: %w", file, limit, ErrTooLarge)
 	}
 	return data, nil
 }

@@ -12,10 +12,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"k8s.io/klog/v2"
 
-	"github.com/berthd/berth/imageservice/download"
 	"github.com/berthd/berth/imageservice/precedence"
 	"github.com/berthd/berth/imageservice/registry"
 	"github.com/berthd/berth/snapshot"
+	"github.com/berthd/berth/snapshot/durable"
 )
 
 // A layer is one layer of an image to be pulled.
@@ -116,7 +116,7 @@ func (s *Service) unpackLayer(ctx context.Context, repo *registry.Repository, l 
 	// Only what contradicts the manifest is the host's fault; a bad archive that matches its digest is the same everywhere.
 	again = a.wrong && blob.Reject()
 	switch {
-	case download.IsFull(err):
+	case durable.IsFull(err):
 		s.downloads.Full()
 		blob.Discard()
 	case ctx.Err() == nil && !errors.Is(err, ErrUnavailable): // it would be as bad the next time

@@ -17,6 +17,7 @@ import (
 const (
 	mediaTypeDockerConfig = "application/vnd.docker.container.image.v1+json"
 	mediaTypeDockerLayer  = "application/vnd.docker.image.rootfs.diff.tar"
+	mediaTypeNydusBlob    = "application/vnd.oci.image.layer.nydus.blob.v1" // no archive (nydus-snapshotter, pkg/converter)
 	dockerSchema1         = "application/vnd.docker.distribution.manifest.v1+"
 )
 
@@ -188,7 +189,7 @@ func (d document) check() error {
 		return fmt.Errorf("manifest: %d layers, more than %d: %w", len(d.layers), maxLayers, ErrTooLarge)
 	}
 	for _, l := range slices.Concat([]ocispec.Descriptor{d.config}, d.layers) {
-		if err := checkDigest(l.Digest); err != nil {
+		if err := registry.CheckDigest(l.Digest); err != nil {
 			return fmt.Errorf("manifest: %w", err)
 		}
 		if l.Size < 0 || l.Size > 1<<50 {
@@ -206,12 +207,14 @@ func (d document) check() error {
 	return nil
 }
 
-// checkLayerType accepts the types of tar archives. How one is compressed is seen from its first bytes.
+// checkLayerType accepts the types of tar archives, and nydus's, which is not unpacked here
+// (addLayers). How one is compressed is seen from its first bytes.
 func checkLayerType(t string) error {
 	switch t {
 	case ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageLayerZstd,
 		mediaTypeDockerLayer, mediaTypeDockerLayer + ".gzip", mediaTypeDockerLayer + ".zstd",
-		"", "application/octet-stream", "application/gzip", "application/x-gzip", "application/zstd", "application/x-tar":
+		"", "application/octet-stream", "application/gzip", "application/x-gzip", "application/zstd", "application/x-tar",
+		mediaTypeNydusBlob:
 		return nil
 	}
 	switch {

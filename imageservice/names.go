@@ -82,15 +82,16 @@ func (p pins) hold(img Image) bool {
 
 // A view is all images at one moment. It is never changed.
 type view struct {
-	images []Image         // sorted by ID
-	names  map[string]int  // tags and repository digests
-	needed map[string]bool // layers and seals that must stay, as the guard names them
+	records map[digest.Digest]record
+	images  []Image         // sorted by ID
+	names   map[string]int  // tags and repository digests
+	needed  map[string]bool // layers and seals that must stay, as the guard names them
 }
 
 // newView makes the view of records. The layers of chains in unseal are needed until
 // their seal has gone: nothing is taken from under it.
 func newView(records map[digest.Digest]record, unseal [][]digest.Digest, pinned pins) *view {
-	v := &view{names: map[string]int{}, needed: map[string]bool{}}
+	v := &view{records: records, names: map[string]int{}, needed: map[string]bool{}}
 	for _, r := range records {
 		img := r.image
 		img.Pinned, img.Pulled = pinned.hold(img), r.pulled

@@ -179,7 +179,7 @@ func FuzzConfig(f *testing.F) {
 			return
 		}
 		for _, d := range c.diffIDs {
-			if checkDigest(d) != nil {
+			if registry.CheckDigest(d) != nil {
 				t.Fatalf("diff ID %q", d)
 			}
 		}

@@ -12,8 +12,8 @@ import (
 func TestPullGivesWay(t *testing.T) {
 	b := newBench(t)
 	b.reg.AddImage("app", "v1", []registrytest.Layer{registrytest.GzipLayer(registrytest.Tar("a", "b"))}, nil)
-	defer b.Junction().Enter()()
 	start := time.Now()
+	defer b.Junction().Enter()()
 	b.pull(t, "app:v1")
 	if took := time.Since(start); took < time.Second {
 		t.Errorf("it took %v", took)

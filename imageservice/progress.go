@@ -1,7 +1,6 @@
 package imageservice
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -62,10 +61,37 @@ type LayerProgress struct {
 	WaitingFor string // with StageShared, the image whose pull transfers it for both
 }
 
+// activity orders the stages of a layer by how much they say of its pull.
+var activity = []Stage{StageQueued, StageShared, StageConnecting, StageSyncing, StageUnpacking, StagePacking, StageDownloading, StageUploading}
+
+// Doing is a line's worth of text for people: the stage, or what the most active layer is at.
+func (p Progress) Doing() string {
+	best, rank := string(p.Stage), -1
+	for _, l := range p.Unfinished {
+		if r := slices.Index(activity, l.Stage); r > rank {
+			best, rank = l.Doing(), r
+		}
+	}
+	return best
+}
+
+// Doing is the stage, with whom it is about, as text for people.
+func (l LayerProgress) Doing() string {
+	switch {
+	case l.WaitingFor != "":
+		return "waiting for the pull of " + l.WaitingFor
+	case l.Host != "" && l.Stage == StageDownloading:
+		return "downloading from " + l.Host
+	case l.Host != "" && l.Stage == StageUploading:
+		return "uploading to " + l.Host
+	}
+	return string(l.Stage)
+}
+
 // pullProgress is a pull's counters.
 type pullProgress struct {
 	image  string
-	work   string // "" is pulling
+	work   string // "pulling", "importing" or "pushing"
 	since  time.Time
 	bytes  atomic.Int64
 	total  atomic.Int64
@@ -132,7 +158,7 @@ func load[T any](p *atomic.Pointer[T]) (v T) {
 // snapshot is p as it is now.
 func (p *pullProgress) snapshot() Progress {
 	out := Progress{
-		Image: p.image, Work: cmp.Or(p.work, "pulling"), Since: p.since, Bytes: p.bytes.Load(), Total: p.total.Load(),
+		Image: p.image, Work: p.work, Since: p.since, Bytes: p.bytes.Load(), Total: p.total.Load(),
 		Layers: int(p.layers.Load()), Done: int(p.done.Load()), Stage: load(&p.step),
 	}
 	all := p.parts.Load()

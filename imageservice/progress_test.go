@@ -70,3 +70,20 @@ func TestProgress(t *testing.T) {
 		t.Error("an image does not know when it was pulled")
 	}
 }
+
+// TestDoing: one layer speaks for all, the one that does most.
+func TestDoing(t *testing.T) {
+	layers := []LayerProgress{
+		{Stage: StagePending}, {Stage: StageQueued}, {Stage: StageShared, WaitingFor: "r.example/b:1"}, {Stage: StageSyncing}, {Stage: StageDownloading, Host: "r.example"},
+		{Stage: StageUploading, Host: "r.example"},
+	}
+	want := []string{"layers", string(StageQueued), "waiting for the pull of r.example/b:1", "syncing", "downloading from r.example", "uploading to r.example"}
+	for i := range layers {
+		if got := (Progress{Stage: StageLayers, Unfinished: layers[:i+1]}).Doing(); got != want[i] {
+			t.Errorf("%d layers: %q, want %q", i+1, got, want[i])
+		}
+	}
+	if got := (Progress{Stage: StageSealing}).Doing(); got != "sealing" {
+		t.Error(got)
+	}
+}

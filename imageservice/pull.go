@@ -70,7 +70,7 @@ func (s *Service) Pull(ctx context.Context, req PullRequest) (Image, error) {
 
 // pull is one transfer.
 func (s *Service) pull(ctx context.Context, named reference.Named, cred registry.Credential) (digest.Digest, error) {
-	p := &pullProgress{image: named.String(), since: time.Now()}
+	p := &pullProgress{image: named.String(), work: "pulling", since: time.Now()}
 	p.now(StageResolving)
 	s.progress.add(p)
 	defer s.progress.remove(p)
@@ -91,13 +91,13 @@ func (s *Service) pull(ctx context.Context, named reference.Named, cred registry
 	if id, ok, err := s.present(ctx, target.Digest, tags, digests); ok || err != nil {
 		return id, err
 	}
-	rec, manifest, config, err := s.pullNew(ctx, repo, ocispec.Descriptor{Digest: target.Digest, Size: -1}, p)
+	d, err := s.pullNew(ctx, repo, ocispec.Descriptor{Digest: target.Digest, Size: -1}, p)
 	if err != nil {
 		return "", err
 	}
-	rec.image.Tags, rec.image.Digests = tags, digests
+	d.rec.image.Tags, d.rec.image.Digests = tags, digests
 	fetch := func(ctx context.Context, l layer) (int64, error) { return s.fetchLayer(ctx, repo, l, p) }
-	return rec.image.ID, s.commit(ctx, fetch, rec, manifest, config, p)
+	return d.rec.image.ID, s.commit(ctx, fetch, d, p)
 }
 
 // namesFor lists the names that a pull of named gives the image.
@@ -124,7 +124,9 @@ func (s *Service) present(ctx context.Context, target digest.Digest, tags, diges
 			return "", false, err
 		}
 		defer s.guard.release(keys)
-		if ready(ctx, s.layers, img.DiffIDs) != nil || s.store.verify(img.ID) != nil {
+		if err := s.store.verify(img.ID); err != nil && !errors.Is(err, snapshot.ErrDamaged) {
+			return "", false, err
+		} else if err != nil || ready(ctx, s.layers, img.DiffIDs) != nil {
 			return "", false, nil // then it is pulled like a new one
 		}
 		ok, err := s.store.name(img.ID, tags, digests)
@@ -138,35 +140,43 @@ func hasDigest(name string, d digest.Digest) bool {
 	return n > 0 && name[n:] == d.String() && name[n-1] == '@'
 }
 
-// pullNew fetches the documents of an image: manifest, by way of an index as the case may be, and configuration,
-// which is nil for an artifact.
-func (s *Service) pullNew(ctx context.Context, repo documents, target ocispec.Descriptor, p *pullProgress) (rec record, manifest, config []byte, err error) {
+// A description is what describes an image: its documents, as they are and parsed, and its record.
+type description struct {
+	rec      record
+	manifest []byte
+	doc      document // the manifest
+	config   []byte   // nil for an artifact
+}
+
+// pullNew fetches the documents of an image: manifest, by way of an index as the case may be, and configuration.
+func (s *Service) pullNew(ctx context.Context, repo documents, target ocispec.Descriptor, p *pullProgress) (d description, err error) {
 	doc, manifest, manifestDigest, err := fetchManifest(ctx, repo, target)
 	if err != nil {
-		return rec, nil, nil, err
+		return d, err
 	}
+	d.doc, d.manifest = doc, manifest
 	if doc.isArtifact() {
-		rec = record{image: doc.artifactImage(manifestDigest, manifest), manifest: manifestDigest, pulled: now()}
+		d.rec = record{image: doc.artifactImage(manifestDigest, manifest), manifest: manifestDigest, pulled: now()}
 		p.begin(doc)
-		return rec, manifest, nil, nil
+		return d, nil
 	}
-	if config, err = repo.Bytes(ctx, doc.config); err != nil {
-		return rec, nil, nil, fmt.Errorf("configuration: %w", err)
+	if d.config, err = repo.Bytes(ctx, doc.config); err != nil {
+		return d, fmt.Errorf("configuration: %w", err)
 	}
-	parsed, err := parseConfig(config)
+	parsed, err := parseConfig(d.config)
 	if err != nil {
-		return rec, nil, nil, err
+		return d, err
 	}
 	if len(parsed.diffIDs) != len(doc.layers) {
-		return rec, nil, nil, fmt.Errorf("configuration: %d diff IDs for %d layers: %w", len(parsed.diffIDs), len(doc.layers), ErrCorrupt)
+		return d, fmt.Errorf("configuration: %d diff IDs for %d layers: %w", len(parsed.diffIDs), len(doc.layers), ErrCorrupt)
 	}
 	p.begin(doc)
-	rec = record{
+	d.rec = record{
 		image: Image{ID: doc.config.Digest, Size: doc.config.Size + doc.layerBytes(), DiffIDs: parsed.diffIDs,
 			Config: parsed.config, Platform: parsed.platform},
 		manifest: manifestDigest, pulled: now(),
 	}
-	return rec, manifest, config, nil
+	return d, nil
 }
 
 // now is the time as the index has it.
@@ -204,20 +214,17 @@ func fetchManifest(ctx context.Context, repo documents, target ocispec.Descripto
 		if next, err = choose(doc.index); err != nil {
 			return document{}, nil, "", err
 		}
-		if err := checkDigest(next.Digest); err != nil {
+		if err := registry.CheckDigest(next.Digest); err != nil {
 			return document{}, nil, "", fmt.Errorf("index: %w", err)
 		}
 	}
 	return document{}, nil, "", fmt.Errorf("%s: more than %d indexes in a row: %w", target.Digest, maxNesting, ErrUnsupported)
 }
 
-// commit brings the layers of rec here and writes it down. The layers, and the seal, are
+// commit brings the layers of an image here and writes it down. The layers, and the seal, are
 // held from before they are looked for until after the index names them.
-func (s *Service) commit(ctx context.Context, fetch fetcher, rec record, manifest, config []byte, p *pullProgress) error {
-	doc, err := parseDocument(manifest, "", "")
-	if err != nil {
-		return err
-	}
+func (s *Service) commit(ctx context.Context, fetch fetcher, d description, p *pullProgress) error {
+	rec := d.rec
 	keys := guardKeys(rec.image.DiffIDs)
 	if err := s.guard.hold(ctx, keys); err != nil {
 		return err
@@ -225,7 +232,7 @@ func (s *Service) commit(ctx context.Context, fetch fetcher, rec record, manifes
 	defer s.guard.release(keys)
 	defer s.remeasure(ctx) // also of a failed pull: its whole layers stay
 	var layers []layer
-	for i, blob := range doc.layers {
+	for i, blob := range d.doc.layers {
 		l := layer{blob: blob, diffID: rec.image.DiffIDs[i], manifest: rec.manifest}
 		if rec.image.IsArtifact() {
 			l.file = rec.image.Files[i]
@@ -237,7 +244,7 @@ func (s *Service) commit(ctx context.Context, fetch fetcher, rec record, manifes
 	}
 	p.now(StageCommitting)
 	begin := time.Now()
-	if err := s.store.put(rec, manifest, config); err != nil {
+	if err := s.store.put(rec, d.manifest, d.config); err != nil {
 		return err
 	}
 	p.spent.commit.since(begin)
@@ -254,6 +261,11 @@ func (s *Service) addLayers(ctx context.Context, fetch fetcher, layers []layer, 
 	if driver, ok := s.layers.(snapshot.Chains); ok {
 		return s.addChain(ctx, driver, fetch, layers, p)
 	}
+	for _, l := range layers {
+		if err := l.unpacks(); err != nil {
+			return fmt.Errorf("layer %s: %w", l.blob.Digest, err)
+		}
+	}
 	layers = slices.Clone(layers)
 	slices.SortStableFunc(layers, func(a, b layer) int { return int(min(max(b.blob.Size-a.blob.Size, -1), 1)) })
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -266,8 +278,8 @@ func (s *Service) addLayers(ctx context.Context, fetch fetcher, layers []layer, 
 			if err := s.addLayer(groupCtx, fetch, l, p); err != nil {
 				return err
 			}
-			p.done.Add(1)
 			p.stage(l.blob.Digest, StageDone)
+			p.done.Add(1)
 			return nil
 		})
 	}

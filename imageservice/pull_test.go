@@ -206,6 +206,9 @@ func TestPullBad(t *testing.T) {
 		{"encrypted layer", func(s *registrytest.Server) {
 			s.AddImage("app", "v1", good, func(_ *ocispec.Image, m *ocispec.Manifest) { m.Layers[0].MediaType += "+encrypted" })
 		}, ErrUnsupported},
+		{"layer of nydus's", func(s *registrytest.Server) {
+			s.AddImage("app", "v1", good, func(_ *ocispec.Image, m *ocispec.Manifest) { m.Layers[0].MediaType = mediaTypeNydusBlob })
+		}, ErrUnsupported},
 		{"served as an index", func(s *registrytest.Server) {
 			i := s.AddImage("app", "v1", good, nil)
 			s.PutManifest("app:v1", ocispec.MediaTypeImageIndex, i.Manifest)

@@ -28,8 +28,8 @@ type PushRequest struct {
 // registry has all blobs of the manifest that the image came with, in the target's
 // repository or in one that the image came from, that manifest is pushed and keeps its
 // digest. Else layers are made again from the disk, and the manifest is a new one with the
-// same configuration. Errors: this package's, snapshot's (ErrUnsupported: layers that are
-// folders), the context's, or the disk's. It may be called again.
+// same configuration. Errors: this package's (ErrNoArchive), snapshot's, the context's, or the disk's.
+// It may be called again.
 func (s *Service) Push(ctx context.Context, req PushRequest) (digest.Digest, error) {
 	named, err := parseName(PushName(req))
 	if err != nil {
@@ -61,7 +61,7 @@ func (s *Service) push(ctx context.Context, req PushRequest, named reference.Nam
 		return "", err
 	}
 	if img.IsArtifact() {
-		return "", fmt.Errorf("is an artifact, and those cannot be pushed: %w", ErrUnsupported)
+		return "", fmt.Errorf("is an artifact: %w", ErrNoArchive)
 	}
 	if _, err := req.Compress.writer(&counter{}); err != nil {
 		return "", err
@@ -117,17 +117,13 @@ type pushing struct {
 }
 
 func (p *pushing) run(ctx context.Context, tag string) (digest.Digest, error) {
-	manifest, config, err := p.service.store.documents(p.rec)
+	old, err := p.service.store.documents(p.rec)
 	if err != nil {
 		return "", err
 	}
-	doc, err := parseDocument(manifest, "", "")
-	if err != nil {
-		return "", err
-	}
-	p.progress.begin(doc)
+	p.progress.begin(old.doc)
 	whole := true
-	for _, l := range doc.layers {
+	for _, l := range old.doc.layers {
 		there, err := p.has(ctx, l.Digest)
 		if err != nil {
 			return "", err
@@ -136,12 +132,13 @@ func (p *pushing) run(ctx context.Context, tag string) (digest.Digest, error) {
 			break
 		}
 	}
+	manifest := old.manifest
 	if !whole {
-		if manifest, err = p.layers(ctx, manifest, int64(len(config))); err != nil {
+		if manifest, err = p.layers(ctx, old); err != nil {
 			return "", err
 		}
 	}
-	if err := p.config(ctx, config); err != nil {
+	if err := p.config(ctx, old.config); err != nil {
 		return "", fmt.Errorf("configuration: %w", err)
 	}
 	p.progress.now(StageCommitting)
@@ -163,26 +160,23 @@ func (p *pushing) has(ctx context.Context, d digest.Digest) (bool, error) {
 }
 
 // layers sends what the registry lacks, one after the other, and returns the manifest.
-func (p *pushing) layers(ctx context.Context, old []byte, configSize int64) ([]byte, error) {
-	doc, err := parseDocument(old, "", "")
-	if err != nil {
-		return nil, err
-	}
+func (p *pushing) layers(ctx context.Context, old description) ([]byte, error) {
 	var sent []ocispec.Descriptor
 	done := map[digest.Digest]ocispec.Descriptor{}
 	for i, diffID := range p.rec.image.DiffIDs {
 		desc, ok := done[diffID]
 		if !ok {
-			if desc, err = p.layer(ctx, diffID, doc.layers[i].Digest); err != nil {
+			var err error
+			if desc, err = p.layer(ctx, diffID, old.doc.layers[i].Digest); err != nil {
 				return nil, fmt.Errorf("layer %s: %w", diffID, err)
 			}
 			done[diffID] = desc
 		}
 		sent = append(sent, desc)
 		p.progress.done.Add(1)
-		p.progress.stage(doc.layers[i].Digest, StageDone)
+		p.progress.stage(old.doc.layers[i].Digest, StageDone)
 	}
-	return manifestOf(old, p.rec.image.ID, configSize, sent)
+	return manifestOf(old, sent)
 }
 
 // layer makes and sends one layer. shown is the blob that progress knows it by.

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berthd/berth/snapshot"
+	"github.com/berthd/berth/snapshot/durable"
 )
 
 // Remove takes an image away: all names of its ID, as CRI's RemoveImage wants, then
@@ -28,7 +29,18 @@ func (s *Service) Remove(ctx context.Context, ref string) error {
 	if err := s.store.drop(img.ID); err != nil {
 		return fmt.Errorf("image %s: remove: %w", img.ID, err)
 	}
-	return s.Collect(ctx)
+	err = s.Collect(ctx)
+	if left := s.store.reserve.Fill(); left != nil && !durable.IsFull(left) { // full: the next removal may help
+		err = errors.Join(err, left)
+	}
+	return err
+}
+
+// Vacate removes what no image needs, at once: also the layers that are spared for a pull
+// that may come again, and the downloads that were cut short.
+func (s *Service) Vacate(ctx context.Context) error {
+	s.candidates.spareNone()
+	return errors.Join(s.Collect(ctx), s.downloads.Empty(ctx))
 }
 
 // Collect removes the layers that no image, no pull and no container needs, and
@@ -102,6 +114,15 @@ func (s *layerSet) find(layers ...digest.Digest) { s.put(time.Time{}, false, lay
 
 // spare adds layers that may go later.
 func (s *layerSet) spare(layers ...digest.Digest) { s.put(time.Now().Add(spareTime), true, layers) }
+
+// spareNone has all that are in it go at once.
+func (s *layerSet) spareNone() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for d := range s.all {
+		s.all[d] = time.Time{}
+	}
+}
 
 func (s *layerSet) put(until time.Time, always bool, layers []digest.Digest) {
 	s.mu.Lock()

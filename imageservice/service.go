@@ -37,9 +37,10 @@ import (
 	"github.com/berthd/berth/imageservice/precedence"
 	"github.com/berthd/berth/imageservice/registry"
 	"github.com/berthd/berth/snapshot"
+	"github.com/berthd/berth/snapshot/durable"
 )
 
-// What a caller may want to tell apart. The first five are package registry's.
+// What a caller may want to tell apart. The first six are package registry's.
 var (
 	ErrUnavailable  = registry.ErrUnavailable  // text begins with "RegistryUnavailable: " when Pull returns it
 	ErrUnauthorized = registry.ErrUnauthorized // 401, 403, no token, blocked by registries.conf
@@ -54,20 +55,26 @@ var (
 	ErrAmbiguous = errors.New("ID prefix fits more than one image; give more of it")
 	// ErrUnsupported is an image that is well-formed and not for us: another
 	// platform, schema 1, encrypted or foreign layers.
-	ErrUnsupported = errors.New("unsupported image")
+	ErrUnsupported = registry.ErrUnsupported
+	// ErrInvalidOption is a request for what there is not: a format, a compression.
+	ErrInvalidOption = errors.New("invalid option")
+	// ErrNoArchive is an image that cannot leave this node: an artifact, or one that the driver does not keep
+	// so that the archives of its layers can be made again.
+	ErrNoArchive = errors.New("no archive of it can be made here")
 )
 
 // Options says where images live and how they are pulled.
 type Options struct {
-	Root             string          // directory of the images; made if absent
-	CertsDir         string          // directory of hosts.toml files, read at each pull; "" = none
-	RegistriesConf   string          // containers-registries.conf(5), read at each pull; "" = none
-	AuthFile         string          // the node's own credentials, as Docker's config.json, read when a registry asks; "" = none
-	Layers           snapshot.Layers // where layers go
-	ParallelLayers   int             // layers fetched at once, per image; 0 = 4. Twice as many on the node
-	LayerConnections int             // connections for one layer; 0 = 4
-	Connections      int             // connections for layers, on the node; 0 = 12
-	Pinned           []string        // names, patterns of names (path.Match) or IDs of images that kubelet must not collect
+	Root             string           // directory of the images; made if absent
+	CertsDir         string           // directory of hosts.toml files, read at each pull; "" = none
+	RegistriesConf   string           // containers-registries.conf(5), read at each pull; "" = none
+	AuthFile         string           // the node's own credentials, as Docker's config.json, read when a registry asks; "" = none
+	Layers           snapshot.Layers  // where layers go
+	Reserve          *durable.Reserve // given up when a removal cannot be written down for want of space; nil = none
+	ParallelLayers   int              // layers fetched at once, per image; 0 = 4. Twice as many on the node
+	LayerConnections int              // connections for one layer; 0 = 4
+	Connections      int              // connections for layers, on the node; 0 = 12
+	Pinned           []string         // names, patterns of names (path.Match) or IDs of images that kubelet must not collect
 }
 
 // A Service keeps images. It is safe for concurrent use. Nothing that only reads waits
@@ -121,7 +128,7 @@ func open(ctx context.Context, o Options, client *registry.Client) (*Service, er
 	s := &Service{
 		layers: o.Layers, registry: client, parallel: parallel, slots: make(chan struct{}, 2*parallel), collecting: make(chan struct{}, 1),
 		limit: layerLimit, now: time.Now, root: o.Root,
-		store: &store{dir: o.Root, pinned: pinned},
+		store: &store{dir: o.Root, pinned: pinned, reserve: o.Reserve},
 	}
 	if s.downloads, err = download.Open(ctx, download.Options{Dir: filepath.Join(o.Root, "downloads"), Connections: o.Connections, PerBlob: o.LayerConnections, Junction: &s.junction}); err != nil {
 		return nil, fmt.Errorf("images: %w", err)
@@ -140,6 +147,14 @@ func (s *Service) Close() {
 	s.pulls.close()
 	s.layerFlights.close()
 	s.background.Wait()
+}
+
+// reserveSize is how much of the disk is kept for the day when it is full, in bytes.
+const reserveSize = 4 << 20
+
+// Reserve is that space, in the folder root: a start and a removal need some of it.
+func Reserve(root string) *durable.Reserve {
+	return durable.NewReserve(filepath.Join(root, "reserve"), reserveSize)
 }
 
 // Junction is where pulls and imports give way to what is told to enter it.

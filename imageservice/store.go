@@ -24,11 +24,12 @@ type record struct {
 
 // A store is the images on disk and their view in memory.
 type store struct {
-	dir    string
-	pinned pins
+	dir     string
+	pinned  pins
+	reserve *durable.Reserve
 
-	mu      sync.Mutex // orders writers; held across disk writes, so readers never take it
-	records map[digest.Digest]record
+	mu      sync.Mutex               // orders writers; held across disk writes, so readers never take it
+	records map[digest.Digest]record // the view's; the map is not changed once it is there
 	// unseal lists chains whose seal may be there and that no image may need: written before
 	// one is sealed and when an image goes.
 	unseal [][]digest.Digest
@@ -136,7 +137,13 @@ func (st *store) drop(id digest.Digest) error {
 	if !newView(records, nil, pins{}).needed[sealKey(rec.image.DiffIDs)] && !st.hasUnseal(rec.image.DiffIDs) {
 		unseal = append(slices.Clone(unseal), rec.image.DiffIDs)
 	}
-	if err := st.changeLocked(records, unseal); err != nil {
+	err := st.changeLocked(records, unseal)
+	if durable.IsFull(err) { // what frees space must not need any
+		if err = st.reserve.GiveUp(); err == nil {
+			err = st.changeLocked(records, unseal)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	// What stays behind here is swept at the next start.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/opencontainers/go-digest"
 
@@ -43,8 +44,8 @@ func (s *Service) verify(ctx context.Context, img Image, known map[digest.Digest
 		return v, err
 	}
 	defer s.guard.release(keys)
-	if err := s.store.verify(img.ID); err != nil {
-		v.Damaged = append(v.Damaged, err)
+	if err := v.add(s.store.verify(img.ID)); err != nil {
+		return v, err
 	}
 	for _, d := range img.DiffIDs {
 		if _, ok := known[d]; !ok {
@@ -58,7 +59,9 @@ func (s *Service) verify(ctx context.Context, img Image, known map[digest.Digest
 		return v, nil
 	}
 	if err := s.layers.SealImage(ctx, img.DiffIDs); err != nil { // a damaged one is made again
-		return v, v.add(fmt.Errorf("seal: %w", err))
+		if err := v.add(fmt.Errorf("seal: %w", err)); err != nil {
+			return v, err
+		}
 	}
 	return v, nil
 }
@@ -77,35 +80,49 @@ func (v *Verification) add(err error) error {
 	return nil
 }
 
-// verify compares the documents of an image with their digests. One that has gone meanwhile
-// has none.
+// verify compares the documents of an image with their digests, as documents does. One that has
+// gone meanwhile has none.
 func (st *store) verify(id digest.Digest) error {
 	rec, ok := st.record(id)
 	if !ok {
 		return nil
 	}
-	_, _, err := st.documents(rec)
+	_, err := st.documents(rec)
 	return err
 }
 
 // record is what is known of an image.
 func (st *store) record(id digest.Digest) (record, bool) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	rec, ok := st.records[id]
+	rec, ok := st.view.Load().records[id]
 	return rec, ok
 }
 
-// documents reads an image's manifest and its configuration, which is nil for an artifact,
-// and compares them with their digests.
-func (st *store) documents(rec record) (manifest, config []byte, err error) {
-	if manifest, err = readVerified(st.manifestFile(rec.manifest), rec.manifest, registry.MaxManifest); err != nil {
-		return nil, nil, fmt.Errorf("manifest: %w", err)
+// documents reads an image's manifest and its configuration, and compares them with their digests. snapshot.ErrDamaged; anything else says nothing about them.
+func (st *store) documents(rec record) (d description, err error) {
+	d.rec = rec
+	if d.manifest, err = readVerified(st.manifestFile(rec.manifest), rec.manifest, registry.MaxManifest); err != nil {
+		return d, fmt.Errorf("manifest: %w", asDamage(err))
 	}
 	if !rec.image.IsArtifact() {
-		if config, err = readVerified(st.configFile(rec.image.ID), rec.image.ID, maxConfig); err != nil {
-			return nil, nil, fmt.Errorf("configuration: %w", err)
+		if d.config, err = readVerified(st.configFile(rec.image.ID), rec.image.ID, maxConfig); err != nil {
+			return d, fmt.Errorf("configuration: %w", asDamage(err))
 		}
 	}
-	return manifest, config, nil
+	if d.doc, err = parseDocument(d.manifest, "", ""); err != nil {
+		return d, asDamage(err)
+	}
+	return d, nil
+}
+
+// asDamage is err, as snapshot.ErrDamaged where what is read is to blame, or the disk under it.
+func asDamage(err error) error {
+	for _, damage := range []error{ErrCorrupt, ErrTooLarge, fs.ErrNotExist} {
+		if errors.Is(err, damage) {
+			return fmt.Errorf("%w: %w", err, snapshot.ErrDamaged)
+		}
+	}
+	if isDiskDamage(err) {
+		return fmt.Errorf("%w: %w", err, snapshot.ErrDamaged)
+	}
+	return err
 }

@@ -23,7 +23,7 @@ func (s *Server) Export(req *api.ExportRequest, stream grpc.ServerStreamingServe
 	case "docker":
 		docker = true
 	default:
-		return fmt.Errorf("format %.40q: not oci or docker: %w", req.GetFormat(), imageservice.ErrUnsupported)
+		return fmt.Errorf("format %.40q: not oci or docker: %w", req.GetFormat(), imageservice.ErrInvalidOption)
 	}
 	out := bufio.NewWriterSize(sender{stream}, part)
 	err := s.images.Export(stream.Context(), imageservice.ExportRequest{

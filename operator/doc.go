@@ -79,6 +79,9 @@ func (s *Server) Remove(ctx context.Context, req *api.RemoveRequest) (*api.Remov
 				remove(img.ID.String())
 			}
 		}
+		if err := s.images.Vacate(ctx); err != nil {
+			resp.Failed = append(resp.Failed, err.Error())
+		}
 	}
 	return resp, ctx.Err()
 }

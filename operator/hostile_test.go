@@ -5,10 +5,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berthd/berth/imageservice/registry/registrytest"
@@ -36,7 +39,7 @@ func TestHostileArchives(t *testing.T) {
 	}
 	docker := func(edit func([]file) []file) []byte { return pack(t, edit(dockerArchive(t, "app:1"))...) }
 	whole := pack(t, good()...)
-	bomb := string(registrytest.Gzip(bytes.Repeat([]byte{0}, 64<<20)))
+	zeros := string(registrytest.Gzip(bytes.Repeat([]byte{0}, 64<<20)))
 	for _, tt := range []struct {
 		name string
 		data []byte
@@ -79,7 +82,9 @@ func TestHostileArchives(t *testing.T) {
 		{"two images and one new name", pack(t, layout(t, map[string]string{"one:1": layer("a"), "two:1": layer("b")})...), "three:1", "has 2 images"},
 		{"a digest for a name", whole, "one@" + digest.FromString("x").String(), "give a name with a tag"},
 		{"an index of another size", index(func(i *ocispec.Index) { i.Manifests[0].Size++ }), "", "bytes, not"},
-		{"a huge configuration", index(func(i *ocispec.Index) { i.Manifests[0].MediaType = ocispec.MediaTypeImageIndex }), "", "called"},
+		{"a manifest that is called an index", index(func(i *ocispec.Index) { i.Manifests[0].MediaType = ocispec.MediaTypeImageIndex }), "", "called"},
+		{"a huge configuration", hugeConfig(t), "", "configuration: 9437184 bytes, more than 8388608"},
+		{"docker: a huge configuration", docker(func(f []file) []file { f[5].content += strings.Repeat(" ", 9<<20); return f }), "", "more than 8388608"},
 		{"docker: no configuration", docker(func(f []file) []file { return append(f[:5], f[6]) }), "", "is not in it"},
 		{"docker: no layer", docker(func(f []file) []file { return append(f[:3], f[4:]...) }), "", "is not in it"},
 		{"docker: a wrong configuration", docker(func(f []file) []file { f[5].content += " "; return f }), "", "content has digest"},
@@ -93,7 +98,7 @@ func TestHostileArchives(t *testing.T) {
 		{"docker: no list of images", docker(func(f []file) []file { f[6].content = "{}"; return f }), "", "manifest.json"},
 		{"docker: no image", docker(func(f []file) []file { f[6].content = "[]"; return f }), "", "has no image"},
 		{"docker: two lists", docker(func(f []file) []file { return append(f, f[6]) }), "", "is in it twice"},
-		{"docker: a bomb", docker(func(f []file) []file { f[3].content = bomb; return f }), "", "archive has diff ID"},
+		{"docker: a layer of zeros", docker(func(f []file) []file { f[3].content = zeros; return f }), "", "archive has diff ID"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t)
@@ -104,6 +109,19 @@ func TestHostileArchives(t *testing.T) {
 			b.empty(t)
 		})
 	}
+}
+
+// hugeConfig is a layout whose manifest names a configuration of 9 MiB.
+func hugeConfig(t *testing.T) []byte {
+	t.Helper()
+	config := configOf(t) + strings.Repeat(" ", 9<<20)
+	d := descriptor(ocispec.MediaTypeImageConfig, config, "")
+	d.Size = 9 << 20
+	manifest := encode(t, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: d, Layers: []ocispec.Descriptor{},
+	})
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{descriptor(ocispec.MediaTypeImageManifest, manifest, "one:1")}}
+	return pack(t, blob(config), blob(manifest), layoutFile, file{name: "index.json", content: encode(t, index)})
 }
 
 // TestImportManyMembers: there is an end to what is listed in memory.
@@ -130,10 +148,16 @@ func TestImportInterrupted(t *testing.T) {
 	if err := stream.Send(&api.ImportRequest{Data: data[:len(data)-1024]}); err != nil {
 		t.Fatal(err)
 	}
-	for len(b.images.Progress()) == 0 { // it reads
+	wait := func(what string, done func() bool) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); !done(); runtime.Gosched() {
+			if time.Now().After(end) {
+				t.Fatalf("%s: not within a minute: %v", what, b.images.Progress())
+			}
+		}
 	}
+	wait("reading", func() bool { return len(b.images.Progress()) > 0 })
 	b.conn.Close()
-	for len(b.images.Progress()) > 0 {
-	}
+	wait("ending", func() bool { return len(b.images.Progress()) == 0 })
 	b.empty(t)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -123,7 +124,14 @@ func TestPullListRemove(t *testing.T) {
 	if _, err := b.pull(t.Context(), &api.PullRequest{}); err == nil {
 		t.Error("no name")
 	}
+	cut := filepath.Join(b.root, "images", "downloads", strings.Repeat("a", 64)+"-100") // of a pull that was cut short
+	if err := os.WriteFile(cut, []byte("some"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	gone, err := b.Remove(t.Context(), &api.RemoveRequest{Unused: true, Images: []string{"nothing:1"}})
+	if _, left := os.Lstat(cut); !os.IsNotExist(left) {
+		t.Errorf("what a pull has left: %v", left)
+	}
 	if err != nil || len(gone.Removed) != 1 || gone.Removed[0].Id != one.Id || gone.Failed != nil {
 		t.Errorf("%v, %v", gone, err)
 	}

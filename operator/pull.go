@@ -25,11 +25,11 @@ func (s *Server) Pulls(context.Context, *api.PullsRequest) (*api.PullsResponse, 
 func progress(p imageservice.Progress) *api.Progress {
 	out := &api.Progress{
 		Image: p.Image, Work: p.Work, StartedUnixNano: p.Since.UnixNano(), Bytes: p.Bytes, TotalBytes: p.Total,
-		Layers: int32(p.Layers), LayersDone: int32(p.Done), Stage: string(p.Stage), Pods: p.For,
+		Layers: int32(p.Layers), LayersDone: int32(p.Done), Stage: string(p.Stage), Pods: p.For, Doing: p.Doing(),
 	}
 	for _, l := range p.Unfinished {
 		out.Unfinished = append(out.Unfinished, &api.LayerProgress{
-			Digest: l.Blob.String(), Size: l.Size, Stage: string(l.Stage), Host: l.Host, WaitingFor: l.WaitingFor,
+			Digest: l.Blob.String(), Size: l.Size, Stage: string(l.Stage), Host: l.Host, WaitingFor: l.WaitingFor, Doing: l.Doing(),
 		})
 	}
 	return out

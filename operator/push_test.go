@@ -47,6 +47,25 @@ func TestPush(t *testing.T) {
 	if err != nil || same.Digest != hers || same.Target != b.reg.Host()+"/copy:2" || len(b.reg.Requests("PUT", "/blobs/")) != 0 {
 		t.Errorf("%v, %v: %v", same, err, b.reg.Requests("PUT"))
 	}
+	if n := len(b.reg.Requests("POST", "/v2/copy/blobs/uploads/")); n != 3 { // they are the other repository's
+		t.Errorf("%d blobs mounted", n)
+	}
+	b.clear(t)
+	if got := b.mustPull(t, b.reg.Host()+"/copy:2"); got.Id != img.Id {
+		t.Error(got)
+	}
+	b.mustPull(t, name)
+	// One that does not mount is sent all.
+	b.reg.SetFault(func(w http.ResponseWriter, r *http.Request) bool {
+		q := r.URL.Query()
+		q.Del("mount")
+		r.URL.RawQuery = q.Encode()
+		return false
+	})
+	if resp, err := b.push(t, &api.PushRequest{Image: name, Target: b.reg.Host() + "/sent:1"}); err != nil || resp.Digest == hers || len(b.reg.Requests("PUT", "/v2/sent/blobs/")) != 3 {
+		t.Errorf("%v, %v: %v", resp, err, b.reg.Requests("PUT"))
+	}
+	b.reg.SetFault(nil)
 	// To another one, as whoever it knows.
 	other := registrytest.New()
 	t.Cleanup(other.Close)

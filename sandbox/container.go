@@ -104,7 +104,7 @@ type Container struct {
 
 // newContainer is a container of p with that record, at path.
 func newContainer(p *Pod, rec ContainerRecord, path string) *Container {
-	c := &Container{pod: p, exited: make(chan struct{}), fresh: true}
+	c := &Container{pod: p, exited: make(chan struct{})}
 	c.path, c.changes = path, &p.changes
 	c.rec.Store(&rec)
 	return c

@@ -68,7 +68,9 @@ func (cs *Containers) newContainer(p *Pod, spec ContainerSpec) (*Container, erro
 	}
 	rec := ContainerRecord{ID: newID(), PodID: p.Record().ID, State: Creating, BootID: cs.bootID,
 		CreatedAt: time.Now().UnixNano(), ContainerConfig: cfg}
-	return newContainer(p, rec, cs.opts.containerRecord(rec.PodID, rec.ID)), nil
+	c := newContainer(p, rec, cs.opts.containerRecord(rec.PodID, rec.ID))
+	c.fresh = true
+	return c, nil
 }
 
 // create builds c, unless that was done before. When it fails and cannot be

@@ -46,8 +46,10 @@ type fakeNode struct {
 type fakeTask struct {
 	podID   string
 	running bool
+	silent  bool          // its keeper does not answer
 	exit    chan struct{} // closed when it has ended
 	code    int32
+	at      time.Time
 	updates []shim.UpdateRequest
 }
 
@@ -268,7 +270,7 @@ func (f *fakeNode) endLocked(id string, code int32) {
 	select {
 	case <-f.tasks[id].exit:
 	default:
-		f.tasks[id].code, f.tasks[id].running = code, false
+		f.tasks[id].code, f.tasks[id].at, f.tasks[id].running = code, time.Now(), false
 		close(f.tasks[id].exit)
 	}
 }
@@ -282,7 +284,7 @@ func (f fakeTasks) Wait(ctx context.Context, id string) (shim.Exit, error) {
 	}
 	select {
 	case <-task.exit:
-		return shim.Exit{Code: task.code, At: time.Now()}, nil
+		return shim.Exit{Code: task.code, At: task.at}, nil
 	case <-ctx.Done():
 		return shim.Exit{}, ctx.Err()
 	}
@@ -322,6 +324,9 @@ func (f fakeProcesses) Tasks(context.Context) ([]shim.Task, error) {
 		}
 		task := shim.Task{}
 		task.ID, task.PodID, task.Status = id, t.podID, status
+		if t.silent {
+			task.Status, task.Err = shim.StatusUnknown, shim.ErrNoAnswer
+		}
 		list = append(list, task)
 	}
 	return list, nil

@@ -223,6 +223,7 @@ var notTheNode = []error{
 	context.Canceled, ErrInvalid, ErrBadState, ErrNotFound, ErrNameTaken, ErrClosed, errGone,
 	netns.ErrInvalid, netns.ErrInvalidSysctl, netns.ErrNotReady, spec.ErrInvalid, spec.ErrUnsupported,
 	shim.ErrRefused, shim.ErrInvalid, shim.ErrExists, shim.ErrUnimplemented, shim.ErrBrokenRuntime, snapshot.ErrNotFound, snapshot.ErrCorrupt, snapshot.ErrInvalid,
+	snapshot.ErrDamaged, // an image's, which the next pull mends
 }
 
 // fromNode tells whether a creation failed because of the node, and not because

@@ -11,6 +11,7 @@ import (
 
 	"github.com/berthd/berth/netns"
 	"github.com/berthd/berth/shim"
+	"github.com/berthd/berth/snapshot"
 )
 
 // tried is a Readiness with one stage and a clock of the test's.
@@ -68,7 +69,7 @@ func TestReadinessFromCreations(t *testing.T) {
 			r.creation(&stepError{step, fmt.Errorf("x: %w", err)})
 		}
 	}
-	for step, err := range map[string]error{"network": errFault, "image": errFault, "task": shim.ErrRefused, "namespaces": netns.ErrInvalidSysctl} {
+	for step, err := range map[string]error{"network": errFault, "image": errFault, "task": shim.ErrRefused, "namespaces": netns.ErrInvalidSysctl, "snapshot": snapshot.ErrDamaged} {
 		if fail(step, err); r.Problem() != nil {
 			t.Errorf("%s: %v counts", step, err)
 		}

@@ -250,6 +250,9 @@ func (cs *Containers) adopt(ctx context.Context, c *Container, tasks map[string]
 	if status == shim.StatusRunning || status == shim.StatusCreated {
 		return
 	}
+	if errors.Is(tasks[r.ID].Err, shim.ErrNoAnswer) { // it is listed as it was until its keeper says
+		return
+	}
 	// It has ended, or its keeper does not say. The first List should know; but a
 	// keeper that does not answer now is no state of the container.
 	ctx, cancel := context.WithTimeout(ctx, recoverLimit)

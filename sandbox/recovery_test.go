@@ -59,6 +59,76 @@ func TestRecovery(t *testing.T) {
 	assertNothing(t, f, dir)
 }
 
+// A keeper that does not answer holds nothing up: its container is what it was, and what
+// comes of it is known when the keeper answers.
+func TestRecoveryWithoutAnswer(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	pod, id := full(t, n, "stuck", true)
+	n.Close()
+	f.mu.Lock()
+	f.tasks[id].silent = true
+	f.mu.Unlock()
+	start := time.Now()
+	n = f.open(t, dir)
+	if took := time.Since(start); took > recoverLimit/2 {
+		t.Errorf("it was waited for: %v", took)
+	}
+	c, err := n.Containers.Get(id)
+	if err != nil || c.Record().State != Running {
+		t.Errorf("as it was: %v", err)
+	}
+	f.mu.Lock()
+	f.tasks[id].silent = false
+	f.endLocked(id, 9)
+	f.mu.Unlock()
+	<-c.exited
+	if r := c.Record(); r.State != Exited || r.ExitCode != 9 {
+		t.Errorf("when its keeper answers: %s with %d", r.State, r.ExitCode)
+	}
+	if err := n.Pods.Remove(t.Context(), pod); err != nil {
+		t.Error(err)
+	}
+	n.Close()
+	assertNothing(t, f, dir)
+}
+
+// A container that was started and ended when the daemon was killed, before either was on
+// record: it has its own exit, and was not prevented from running.
+func TestRecoveryBetweenStartAndRecord(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	pod, id := full(t, n, "quick", true)
+	n.Close()
+	f.mu.Lock()
+	f.endLocked(id, 89)
+	f.mu.Unlock()
+	for name, state := range map[string]State{"before": Created, "after": Running} {
+		rewrite(t, n.Pods.opts.containerRecord(pod, id), func(r *ContainerRecord) {
+			r.State, r.StartedAt, r.FinishedAt, r.ExitCode, r.Reason = state, 0, 0, 0, ""
+			if state == Running {
+				r.StartedAt = time.Now().UnixNano()
+			}
+		})
+		n = f.open(t, dir)
+		c, err := n.Containers.Get(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-c.exited
+		if r := c.Record(); r.State != Exited || r.ExitCode != 89 || r.Reason != ReasonError || r.StartedAt == 0 || r.StartedAt > r.FinishedAt {
+			t.Errorf("%s the record: %s with %d, %s %s; started %d, finished %d", name, r.State, r.ExitCode, r.Reason, r.Message, r.StartedAt, r.FinishedAt)
+		}
+		n.Close()
+	}
+	n = f.open(t, dir)
+	if err := n.Pods.Remove(t.Context(), pod); err != nil {
+		t.Error(err)
+	}
+	n.Close()
+	assertNothing(t, f, dir)
+}
+
 // After a reboot no process and no namespace is left; pods are not ready,
 // containers ended, and all can be removed.
 func TestReboot(t *testing.T) {

@@ -167,7 +167,7 @@ func (cs *Containers) recordExit(c *Container, exit shim.Exit) {
 		default:
 			r.Reason = ReasonError
 		}
-		if r.StartedAt == 0 {
+		if r.StartedAt == 0 || r.StartedAt > r.FinishedAt { // its start is noted after it, or by the next daemon
 			r.StartedAt = r.FinishedAt
 		}
 	})

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/berthd/berth/shim/api"
@@ -13,22 +15,46 @@ import (
 )
 
 const (
-	// findLimit is how long one shim is given to answer at Open and in Tasks.
-	findLimit = 10 * time.Second
+	// findLimit is how long one shim is given to answer at Open. It is short: nothing of the
+	// node is served before, and a shim that answers later is met then. Until then its
+	// containers are what their records say.
+	findLimit = 250 * time.Millisecond
+	// findGrace is what the last half of them is given at the least, when the first has
+	// answered; and as long as that took.
+	findGrace = 25 * time.Millisecond
+	// listLimit is how long one shim is given to answer in Tasks.
+	listLimit = 10 * time.Second
 	// askAgain is the pause after an attempt that failed without saying that the
 	// shim is dead.
 	askAgain = time.Second
 )
 
-// find connects to a shim that was there before, or takes stock of what it left.
-func (s *Shims) find(ctx context.Context, shimID string) {
+// findAll finds the shims that were there before, each in a folder of dirs.
+func (s *Shims) findAll(ctx context.Context, dirs []os.DirEntry) {
+	limited, cancel := context.WithTimeout(ctx, findLimit)
+	defer cancel()
+	var wg sync.WaitGroup
+	var found atomic.Int64
+	begin := time.Now()
+	for _, d := range dirs {
+		wg.Go(func() {
+			s.find(ctx, limited, d.Name())
+			if int(found.Add(1)) == (len(dirs)+1)/2 {
+				time.AfterFunc(max(time.Since(begin), findGrace), cancel)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// find connects to a shim that was there before, or takes stock of what it left. It is
+// asked until limited ends.
+func (s *Shims) find(ctx, limited context.Context, shimID string) {
 	p := newProcess(shimID, api.ShimDir(s.o.State, shimID))
 	s.mu.Lock()
 	s.procs[shimID] = p
 	s.mu.Unlock()
-	limited, cancel := context.WithTimeout(ctx, findLimit)
 	infos, err := s.inquire(limited, p)
-	cancel()
 	close(p.ready)
 	switch {
 	case err == nil:

@@ -133,11 +133,7 @@ func Open(ctx context.Context, o Options) (*Shims, error) {
 	if err != nil {
 		return nil, fmt.Errorf("shims: %w", err)
 	}
-	var wg sync.WaitGroup
-	for _, d := range dirs {
-		wg.Go(func() { s.find(ctx, d.Name()) })
-	}
-	wg.Wait()
+	s.findAll(ctx, dirs)
 	if err := ctx.Err(); err != nil {
 		return nil, errors.Join(fmt.Errorf("shims: %w", err), s.Close())
 	}

@@ -322,7 +322,7 @@ func (p *process) listInTime(ctx context.Context) ([]*api.TaskInfo, error) {
 	if p.isSilent() {
 		return nil, ErrNoAnswer
 	}
-	limited, cancel := context.WithTimeout(ctx, findLimit)
+	limited, cancel := context.WithTimeout(ctx, listLimit)
 	defer cancel()
 	infos, err := p.list(limited, "")
 	if errors.Is(err, context.DeadlineExceeded) {

@@ -27,9 +27,9 @@ import (
 type blobs struct {
 	*overlay
 
-	loops  bool // a file is mounted by a loop device
-	verity bool // the file system has fs-verity
-	locks  mountLocks
+	loops    bool     // a file is mounted by a loop device
+	verity   bool     // the file system has fs-verity
+	mounting keyLocks // seals being mounted and unmounted, by name
 }
 
 // The names of the files.
@@ -173,8 +173,17 @@ func (b *blobs) blocks(name string, rec layerRecord) (uint32, error) {
 }
 
 func (b *blobs) lowers(seal string, rec sealRecord) ([]string, error) {
-	if err := b.haveAll(rec.Chain); err != nil {
+	if err := b.standing(seal, rec); err != nil {
 		return nil, err
 	}
 	return []string{b.path(mountsDir, seal)}, nil
+}
+
+// standing tells whether the layers of a seal are there. When a container stands on it,
+// none can go but a damaged one, which open finds out. It needs the lock.
+func (b *blobs) standing(seal string, rec sealRecord) error {
+	if len(b.users[seal]) > 0 {
+		return nil
+	}
+	return b.haveAll(rec.Chain)
 }

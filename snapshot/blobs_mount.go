@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/go-digest"
@@ -18,24 +17,6 @@ import (
 
 // mountsDir is where seals are mounted that containers stand on.
 const mountsDir = "mounts"
-
-// A mountLocks orders mounting and unmounting of one seal.
-type mountLocks struct {
-	mu   sync.Mutex // short: guards the map
-	each map[string]*sync.Mutex
-}
-
-func (l *mountLocks) of(seal string) *sync.Mutex {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.each == nil {
-		l.each = map[string]*sync.Mutex{}
-	}
-	if l.each[seal] == nil {
-		l.each[seal] = &sync.Mutex{}
-	}
-	return l.each[seal]
-}
 
 // start learns how this kernel mounts EROFS, and unmounts what a crash has left mounted.
 func (b *blobs) start(ctx context.Context) error {
@@ -79,22 +60,19 @@ func (b *blobs) probe() (err error) {
 	return fmt.Errorf("this kernel mounts no EROFS (CONFIG_EROFS_FS; the module erofs): %w: %w", ErrUnsupported, err)
 }
 
-// open mounts a seal unless it is mounted.
+// open mounts a seal unless it is mounted. What is mounted was looked at then, and what was
+// found out since is not mounted any more (lost).
 func (b *blobs) open(ctx context.Context, seal string, chain []digest.Digest) error {
-	l := b.locks.of(seal)
-	l.Lock()
-	defer l.Unlock()
-	rec, err := b.readSeal(seal)
+	unlock, err := b.mounting.lock(ctx, seal)
 	if err != nil {
 		return err
 	}
-	if err := b.fits(rec, chain); err != nil {
-		return err
-	}
+	defer unlock()
 	if is, err := mountinfo.Mounted(b.path(mountsDir, seal)); is || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := checkSum(ctx, b.path("seals", seal, imageFile), rec.Image); err != nil {
+	rec, err := b.sound(ctx, seal, chain)
+	if err != nil {
 		return err
 	}
 	var devices []string
@@ -118,8 +96,11 @@ func (b *blobs) sound(ctx context.Context, seal string, chain []digest.Digest) (
 }
 
 // fits tells whether a seal is one of the chain, and of the layers as they are. It reads
-// their records and not what is in them.
+// their records and not what is in them. ErrNotFound when a layer is missing.
 func (b *blobs) fits(rec sealRecord, chain []digest.Digest) error {
+	if err := b.haveAll(chain); err != nil {
+		return err
+	}
 	if !slices.Equal(rec.Chain, chain) || rec.Parts != nil && len(rec.Parts) != len(chain) {
 		return fmt.Errorf("it is of other layers: %w", ErrDamaged)
 	}
@@ -145,7 +126,7 @@ func (b *blobs) fits(rec sealRecord, chain []digest.Digest) error {
 
 // lost implements format. A mount that is detached serves those who have it. Whoever was
 // told where it is and has not mounted it yet finds nothing there.
-func (b *blobs) lost(name string) error {
+func (b *blobs) lost(ctx context.Context, name string) error {
 	mounted, err := os.ReadDir(b.path(mountsDir))
 	if err != nil {
 		return err
@@ -153,7 +134,7 @@ func (b *blobs) lost(name string) error {
 	errs := []error{}
 	for _, e := range mounted {
 		if e.Name() == name || b.standsOn(e.Name(), name) {
-			errs = append(errs, b.detach(e.Name()))
+			errs = append(errs, b.detach(ctx, e.Name()))
 		}
 	}
 	return errors.Join(errs...)
@@ -169,10 +150,12 @@ func (b *blobs) standsOn(seal, name string) bool {
 }
 
 // detach unmounts a seal, whoever stands on it.
-func (b *blobs) detach(seal string) error {
-	l := b.locks.of(seal)
-	l.Lock()
-	defer l.Unlock()
+func (b *blobs) detach(ctx context.Context, seal string) error {
+	unlock, err := b.mounting.lock(ctx, seal)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return b.unmount(seal)
 }
 
@@ -204,19 +187,37 @@ func (b *blobs) mount(image string, devices []string, target string) error {
 	for _, path := range files[1:] {
 		m.Options = append(m.Options, "device="+path)
 	}
+	if b.label != "" { // EROFS has no labels of its own, and overlayfs asks for the lower file's too
+		m.Options = append(m.Options, "context="+b.label)
+	}
 	return MountAll([]Mount{m}, target)
 }
 
 // close unmounts a seal unless a container stands on it.
-func (b *blobs) close(_ context.Context, seal string) error {
-	l := b.locks.of(seal)
-	l.Lock()
-	defer l.Unlock()
-	b.mu.Lock()
-	used := len(b.users[seal]) > 0
-	b.mu.Unlock()
-	if used {
+func (b *blobs) close(ctx context.Context, seal string) error {
+	return b.unlessUsed(ctx, seal, func() error { return b.unmount(seal) })
+}
+
+// unlessUsed does what undoes the mounting of a seal, unless a container stands on it. It
+// does not wait for one that is mounting it, and for others it does whatever the context
+// says: nobody would do it later.
+func (b *blobs) unlessUsed(ctx context.Context, seal string, undo func() error) error {
+	if b.isUsed(seal) {
 		return nil
 	}
-	return b.unmount(seal)
+	unlock, err := b.mounting.lock(context.WithoutCancel(ctx), seal)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if b.isUsed(seal) {
+		return nil
+	}
+	return undo()
+}
+
+func (b *blobs) isUsed(seal string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.users[seal]) > 0
 }

@@ -41,7 +41,7 @@ var formats = map[string]func(*overlay) (format, laying){
 
 // openChosen opens dir with that driver, or with the one that it has, or with the best
 // that this kernel can.
-func openChosen(ctx context.Context, driver, dir string, limits Limits) (Driver, error) {
+func openChosen(ctx context.Context, driver, dir string, s settings) (Driver, error) {
 	if driver != "" && formats[driver] == nil {
 		return nil, fmt.Errorf("snapshot driver %q: %w", driver, ErrUnsupported)
 	}
@@ -56,10 +56,10 @@ func openChosen(ctx context.Context, driver, dir string, limits Limits) (Driver,
 		return nil, fmt.Errorf("snapshots %s are of the driver %s, not %s: remove all pods and images first, or leave snapshot.driver out: %w", dir, have, driver, ErrInvalid)
 	}
 	chosen := cmp.Or(driver, have, driverErofs)
-	o, err := openOverlay(ctx, dir, limits, chosen)
+	o, err := openOverlay(ctx, dir, s, chosen)
 	if driver == "" && have == "" && errors.Is(err, ErrUnsupported) {
 		klog.FromContext(ctx).Info("Layers are kept as folders: images start slower and take more space", "reason", err)
-		o, err = openOverlay(ctx, dir, limits, driverOverlay)
+		o, err = openOverlay(ctx, dir, s, driverOverlay)
 	}
 	if err != nil {
 		return nil, err
@@ -102,7 +102,8 @@ func (o *overlay) sign(dir string) error {
 	return durable.Replace(filepath.Join(dir, o.mark), nil, 0o600)
 }
 
-// proxyOf is the driver of the images that another process keeps, as proxied has them.
+// proxyOf is the driver of the images that another process keeps, as proxied has them. A
+// damaged record tells nothing.
 func proxyOf(dir string) (string, error) {
 	sealed, err := filepath.Glob(filepath.Join(dir, proxyDir, "chains", "*.json"))
 	if err != nil {
@@ -110,7 +111,11 @@ func proxyOf(dir string) (string, error) {
 	}
 	for _, path := range sealed {
 		var rec chainRecord
-		if err := readRecord(path, &rec); err != nil {
+		err := readRecord(path, &rec)
+		if errors.Is(err, ErrDamaged) {
+			continue
+		}
+		if err != nil {
 			return "", err
 		}
 		return rec.Driver, nil

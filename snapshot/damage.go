@@ -75,7 +75,7 @@ func (o *overlay) noted(ctx context.Context, err error) error {
 	used := len(o.users[damage.name]) > 0
 	o.mu.Unlock()
 	if thrown == nil {
-		thrown = errors.Join(o.format.lost(damage.name), durable.SyncDir(o.path("layers")))
+		thrown = errors.Join(o.format.lost(context.WithoutCancel(ctx), damage.name), durable.SyncDir(o.path("layers")))
 	}
 	if thrown == nil && !used {
 		thrown = o.damaged.empty(context.WithoutCancel(ctx), damage.name+".")
@@ -86,7 +86,7 @@ func (o *overlay) noted(ctx context.Context, err error) error {
 // reseal makes a damaged seal again of its layers.
 func (o *overlay) reseal(ctx context.Context, seal string, chain []digest.Digest, cause error) error {
 	klog.FromContext(ctx).Error(cause, "An image is damaged on disk; it is made again of its layers", "seal", seal)
-	if err := errors.Join(o.format.lost(seal), o.trash.throw(o.path("seals", seal), seal)); err != nil {
+	if err := errors.Join(o.format.lost(context.WithoutCancel(ctx), seal), o.trash.throw(o.path("seals", seal), seal)); err != nil {
 		return err
 	}
 	return errors.Join(o.SealImage(ctx, chain), o.trash.empty(context.WithoutCancel(ctx), seal))

@@ -26,7 +26,7 @@ type directories struct{ *overlay }
 
 func (o directories) start(context.Context) error         { return nil }
 func (o directories) close(context.Context, string) error { return nil }
-func (o directories) lost(string) error                   { return nil }
+func (o directories) lost(context.Context, string) error  { return nil }
 
 // open looks at the layers' records: the directories need no opening.
 func (o directories) open(_ context.Context, _ string, chain []digest.Digest) error {

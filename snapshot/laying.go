@@ -78,6 +78,9 @@ func (o overlays) fillRoot(_ context.Context, tmp string, rec *rootRecord, lower
 			return err
 		}
 	}
+	if err := o.count(tmp, rec); err != nil {
+		return err
+	}
 	meta, err := readMeta(lowers[0])
 	if err != nil {
 		return err
@@ -119,5 +122,8 @@ func (o overlays) trial(dir string, ids IDMap) (Mount, error) {
 }
 
 func (o overlays) usage(ctx context.Context, id string) (Usage, error) {
+	if u, ok, err := o.counted(id); ok {
+		return u, err
+	}
 	return measureDir(ctx, o.path("roots", id, "fs"))
 }

@@ -24,7 +24,7 @@ import (
 // process ends; scratch is a directory to mount at, of which many may make use at once.
 // Errors are AddLayer's.
 func Apply(ctx context.Context, mounts []Mount, scratch string, r io.Reader, verify func() error, opts ...Option) (err error) {
-	limits := limitsOf(opts)
+	limits := settingsOf(opts).Limits
 	var root at
 	err = withOwnMounts(func() error {
 		if err := MountAll(mounts, scratch); err != nil {

@@ -51,7 +51,7 @@ func (n native) start(ctx context.Context) error {
 }
 
 func (n native) lowers(seal string, rec sealRecord) ([]string, error) {
-	if err := n.haveAll(rec.Chain); err != nil {
+	if err := n.standing(seal, rec); err != nil {
 		return nil, err
 	}
 	return []string{n.path(treesDir, seal)}, nil
@@ -63,21 +63,19 @@ func (n native) open(ctx context.Context, seal string, chain []digest.Digest) er
 	return err
 }
 
+// close throws the trees away under the lock, and deletes them after: that may take long.
 func (n native) close(ctx context.Context, seal string) error {
-	l := n.locks.of(seal)
-	l.Lock()
-	defer l.Unlock()
-	n.mu.Lock()
-	used := len(n.users[seal]) > 0
-	n.mu.Unlock()
-	if used {
-		return nil
-	}
 	label := "tree-" + seal
-	for _, tree := range n.trees(seal) {
-		if err := n.trash.throw(n.path(treesDir, tree), label); err != nil {
-			return err
+	err := n.unlessUsed(ctx, seal, func() error {
+		for _, tree := range n.trees(seal) {
+			if err := n.trash.throw(n.path(treesDir, tree), label); err != nil {
+				return err
+			}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return n.trash.empty(ctx, label)
 }
@@ -94,7 +92,7 @@ func (n native) trees(seal string) (out []string) {
 }
 
 // lost implements format: those who read a tree keep it, and others get a new one.
-func (n native) lost(name string) error {
+func (n native) lost(_ context.Context, name string) error {
 	found, err := os.ReadDir(n.path(treesDir))
 	if err != nil {
 		return err
@@ -167,9 +165,11 @@ func (n native) mount(dir string, _ []string, ids IDMap) Mount {
 
 func (n native) view(ctx context.Context, rec rootRecord, lowers []string) (Mount, error) {
 	m := viewOf(rec, lowers[0])
-	l := n.locks.of(rec.Seal)
-	l.Lock()
-	defer l.Unlock()
+	unlock, err := n.mounting.lock(ctx, rec.Seal)
+	if err != nil {
+		return m, err
+	}
+	defer unlock()
 	if _, err := os.Lstat(lowers[0]); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return m, err
 	}

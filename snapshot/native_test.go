@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -198,4 +199,40 @@ func TestNativeDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	trees(0)
+}
+
+// A watchedContext calls look whenever it is asked whether it has ended.
+type watchedContext struct {
+	context.Context
+	look func()
+}
+
+func (c watchedContext) Err() error {
+	c.look()
+	return c.Context.Err()
+}
+
+// TestNativeCloseUnlocked: whoever wants to read an image does not wait until the tree that
+// somebody else has read is deleted.
+func TestNativeCloseUnlocked(t *testing.T) {
+	o := openNative(t, filepath.Join(scratch(t), "s"))
+	chain := []digest.Digest{add(t, o, file("d/f", "x"))}
+	viewed(t, o, "c1", chain...)
+	locks := &o.format.(native).mounting
+	looks, locked := 0, 0
+	ctx := watchedContext{t.Context(), func() {
+		locks.mu.Lock()
+		defer locks.mu.Unlock()
+		looks++
+		locked += len(locks.held)
+	}}
+	if err := o.Remove(ctx, "c1"); err != nil {
+		t.Fatal(err)
+	}
+	if looks == 0 || locked > 0 {
+		t.Errorf("%d of %d times the image was locked while its tree was deleted", locked, looks)
+	}
+	if left, err := os.ReadDir(o.trash.dir); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
 }

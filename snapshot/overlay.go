@@ -19,6 +19,7 @@ import (
 
 	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/snapshot/durable"
+	"github.com/berthd/berth/snapshot/quota"
 )
 
 // overlay is the driver whose root file systems are overlays: a directory to write into,
@@ -39,10 +40,13 @@ type overlay struct {
 	format  format
 	laying  laying
 	limits  Limits
+	label   string // of files in file systems of images; "" = none
 	trash   trash
 	damaged trash
 	bootID  string
 	options []string // of every mount, as this kernel has them
+
+	projects *quota.Projects // nil where writable layers are measured by walking them
 
 	sweeping  sync.WaitGroup
 	resealing sync.Mutex // one damaged seal is made again at a time
@@ -77,7 +81,7 @@ type format interface {
 	close(ctx context.Context, seal string) error
 	// lost says that the layer or seal name is to be read anew from now on: what open has
 	// made usable of it is so for those alone that have it already.
-	lost(name string) error
+	lost(ctx context.Context, name string) error
 }
 
 // layerRecord is layer.json.
@@ -96,7 +100,7 @@ type layerRecord struct {
 	Blocks uint32 `json:"dataBlocks,omitempty"`
 }
 
-func openOverlay(ctx context.Context, dir string, limits Limits, driver string) (*overlay, error) {
+func openOverlay(ctx context.Context, dir string, s settings, driver string) (*overlay, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -104,7 +108,7 @@ func openOverlay(ctx context.Context, dir string, limits Limits, driver string) 
 	if strings.ContainsAny(dir, ":,\\") {
 		return nil, fmt.Errorf("snapshots %q: overlayfs cannot be told such a path: %w", dir, ErrInvalid)
 	}
-	o := &overlay{dir: dir, limits: limits, users: make(map[string]map[string]struct{})}
+	o := &overlay{dir: dir, limits: s.Limits, label: s.layerLabel, users: make(map[string]map[string]struct{})}
 	o.trash, o.damaged = trash{o.path("trash")}, trash{o.path("damaged")}
 	o.format, o.laying = formats[driver](o)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -127,6 +131,9 @@ func openOverlay(ctx context.Context, dir string, limits Limits, driver string) 
 		return nil, err
 	}
 	o.bootID = strings.TrimSpace(string(boot))
+	if err := o.openProjects(ctx); err != nil {
+		return nil, fmt.Errorf("snapshots %s: %w", dir, err)
+	}
 	if err := o.sweep(ctx); err != nil {
 		return nil, err
 	}
@@ -187,7 +194,7 @@ func (o *overlay) sweep(ctx context.Context) error {
 		}
 		if err != nil { // torn by a power cut: its container did not survive it either
 			klog.FromContext(ctx).Info("Dropping a snapshot without a readable record", "snapshot", e.Name(), "err", err)
-			if err := o.trash.throw(o.path("roots", e.Name()), "root-"+e.Name()); err != nil {
+			if err := errors.Join(o.trash.throw(o.path("roots", e.Name()), "root-"+e.Name()), o.uncount(e.Name())); err != nil {
 				return err
 			}
 			continue

@@ -19,10 +19,8 @@ package snapshot
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -90,7 +88,7 @@ type chainRecord struct {
 // the unix socket address as the driver name. The process need not be there. ErrInvalid:
 // dir has what another driver made. Only one process may have dir open. Close it.
 func OpenProxied(ctx context.Context, name, address, dir string, opts ...Option) (Proxied, error) {
-	return openProxied(ctx, name, address, dir, limitsOf(opts))
+	return openProxied(ctx, name, address, dir, settingsOf(opts).Limits)
 }
 
 func openProxied(ctx context.Context, name, address, dir string, limits Limits) (*proxied, error) {
@@ -115,7 +113,7 @@ func openProxied(ctx context.Context, name, address, dir string, limits Limits) 
 		return nil, err
 	}
 	d.bootID = strings.TrimSpace(string(boot))
-	if err := errors.Join(d.learnChains(), d.learnRoots(ctx)); err != nil {
+	if err := errors.Join(d.learnChains(ctx), d.learnRoots(ctx)); err != nil {
 		return nil, fmt.Errorf("snapshots %s: %w", d.dir, err)
 	}
 	d.ask, err = proxy.New(name, address, proxy.Errors{
@@ -136,12 +134,19 @@ func (d *proxied) Close() error {
 	return d.ask.Close()
 }
 
-// learnChains reads which images are sealed.
-func (d *proxied) learnChains() error {
-	return eachRecord(filepath.Join(d.dir, "chains"), func(path, _ string, data []byte) error {
-		var rec chainRecord
-		if err := json.Unmarshal(data, &rec); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
+// learnChains reads which images are sealed. A damaged record goes: SealImage, at the latest
+// of the next pull, writes it again.
+func (d *proxied) learnChains(ctx context.Context) error {
+	return eachRecord(filepath.Join(d.dir, "chains"), func(path, _ string, rec chainRecord, err error) error {
+		if err == nil && d.chainFile(rec.Layers) != path {
+			err = fmt.Errorf("%s: of other layers: %w", path, ErrDamaged)
+		}
+		if errors.Is(err, ErrDamaged) {
+			klog.FromContext(ctx).Error(err, "Dropping a damaged record of an image; pull the image again")
+			return durable.Remove(path)
+		}
+		if err != nil {
+			return err
 		}
 		d.chains[topName(rec.Layers)] = rec.Layers
 		d.learn(rec.Layers)
@@ -150,46 +155,21 @@ func (d *proxied) learnChains() error {
 }
 
 // learnRoots reads what the containers have. A record that was torn by a power cut goes:
-// its container did not survive it either.
+// its container did not survive it either. Of one that could not be read, the container
+// keeps its writable layer until Remove or the next start.
 func (d *proxied) learnRoots(ctx context.Context) error {
-	return eachRecord(filepath.Join(d.dir, "roots"), func(path, id string, data []byte) error {
-		var rec proxiedRoot
-		if err := json.Unmarshal(data, &rec); err != nil {
+	return eachRecord(filepath.Join(d.dir, "roots"), func(path, id string, rec proxiedRoot, err error) error {
+		switch {
+		case isUnread(err):
+			klog.FromContext(ctx).Error(err, "A snapshot's record cannot be read; the snapshot stays", "snapshot", id)
+			rec = proxiedRoot{}
+		case err != nil:
 			klog.FromContext(ctx).Info("Dropping a snapshot without a readable record", "snapshot", id, "err", err)
 			return os.Remove(path)
 		}
 		d.roots[id] = rec
 		return nil
 	})
-}
-
-// each calls f for every record in dir.
-func eachRecord(dir string, f func(path, name string, data []byte) error) error {
-	if err := durable.Sweep(dir); err != nil {
-		return err
-	}
-	found, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range found {
-		path := filepath.Join(dir, e.Name())
-		data, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		name, ok := strings.CutSuffix(e.Name(), ".json")
-		if !ok {
-			continue
-		}
-		if err := f(path, name, data); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // sweep waits until the process answers, and removes what was left half-made, by this

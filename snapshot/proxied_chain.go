@@ -7,53 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"strings"
 )
-
-// Labels that tell a process what a snapshot will be: containerd's, in whose words the
-// snapshotters of stargz, nydus and SOCI are told. A process that can fetch the layer by
-// itself makes the snapshot labelRef names and answers that it exists already.
-const (
-	labelRef         = "containerd.io/snapshot.ref"
-	labelImage       = "containerd.io/snapshot/cri.image-ref"
-	labelManifest    = "containerd.io/snapshot/cri.manifest-digest"
-	labelLayer       = "containerd.io/snapshot/cri.layer-digest"
-	labelLayers      = "containerd.io/snapshot/cri.image-layers" // this one and those above it
-	labelDiffID      = "containerd.io/snapshot/berth.diff-id"
-	maxLabel         = 4096 // bytes of a name and its value together
-	annotationPrefix = "containerd.io/snapshot/"
-)
-
-// toldAnnotations are what a process may be told of a layer's annotations: what kind of data a
-// layer is (nydus), and the digest of its table of contents (stargz), which is checked.
-var toldAnnotations = []string{annotationPrefix + "nydus-", annotationPrefix + "stargz/toc.digest"}
-
-// labels are those of layer i of a chain.
-func layerLabels(c Chain, i int, name string) map[string]string {
-	l := c.Layers[i]
-	out := map[string]string{}
-	for key, value := range l.Annotations {
-		for _, prefix := range toldAnnotations {
-			if strings.HasPrefix(key, prefix) && len(key)+len(value) <= maxLabel {
-				out[key] = value
-			}
-		}
-	}
-	out[labelDiffID] = l.DiffID.String()
-	if c.Ref == "" {
-		return out
-	}
-	out[labelRef], out[labelImage], out[labelManifest], out[labelLayer] = name, c.Ref, c.Manifest.String(), l.Blob.String()
-	all := l.Blob.String()
-	for _, above := range c.Layers[i+1:] {
-		if len(labelLayers)+len(all)+1+len(above.Blob) > maxLabel {
-			break
-		}
-		all += "," + above.Blob.String()
-	}
-	out[labelLayers] = all
-	return out
-}
 
 // AddChain implements Chains.
 func (d *proxied) AddChain(ctx context.Context, c Chain, fetch func(ctx context.Context, i int, add AddFunc) error) error {
@@ -88,14 +42,14 @@ func (a *adding) do(ctx context.Context, fetch func(AddFunc) error) (err error) 
 		return err
 	}
 	defer unlock()
-	if err := a.stat(ctx, a.name); !errors.Is(err, ErrNotFound) {
+	if err := a.here(ctx); !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	defer func() { err = errors.Join(err, a.discard(context.WithoutCancel(ctx))) }()
 	err = a.begin(ctx)
 	if errors.Is(err, errExists) { // somewhere else
-		if err := a.stat(ctx, a.name); err != nil {
-			return fmt.Errorf("said to exist, and does not: %w", err)
+		if err := a.here(ctx); err != nil {
+			return fmt.Errorf("said to exist: %w", err)
 		}
 		a.key = ""
 		return nil
@@ -107,6 +61,24 @@ func (a *adding) do(ctx context.Context, fetch func(AddFunc) error) (err error) 
 		return err
 	}
 	return a.commit(ctx)
+}
+
+// here tells whether the layer is there; ErrNotFound. Its name says what it unpacks to, and
+// stargz compares what it mounts with the image's table of contents alone: an image that gives
+// that layer another table is not run on this one's.
+func (a *adding) here(ctx context.Context) error {
+	if err := a.stat(ctx, a.name); err != nil {
+		return err
+	}
+	info, err := a.ask.Stat(ctx, a.name)
+	if err != nil {
+		return err
+	}
+	have, want := info.GetLabels()[labelTOC], a.labels[labelTOC]
+	if have != "" && want != "" && have != want {
+		return fmt.Errorf("another image has it with the table of contents %.100q, not %.100q, so one of them is false; remove that image: %w", have, want, ErrInUse)
+	}
+	return nil
 }
 
 // begin makes a snapshot to write to; errExists.
@@ -138,6 +110,7 @@ func (a *adding) add(ctx context.Context, tar io.Reader, verify func() error) er
 
 // commit has what is unpacked be a layer.
 func (a *adding) commit(ctx context.Context) error {
+	delete(a.labels, labelTOC) // the layer was compared with its own digest
 	err := a.ask.Commit(ctx, a.name, a.key, a.parent, a.labels)
 	if errors.Is(err, errExists) {
 		return nil // the call was repeated, or another was faster

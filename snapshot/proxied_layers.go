@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -208,11 +207,7 @@ func (d *proxied) SealImage(ctx context.Context, diffIDs []digest.Digest) error 
 			return fmt.Errorf("seal: %w", err)
 		}
 	}
-	data, err := json.Marshal(chainRecord{Driver: d.name, Layers: diffIDs})
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(d.chainFile(diffIDs), data, 0o600); err != nil {
+	if err := storeRecord(d.chainFile(diffIDs), chainRecord{Driver: d.name, Layers: diffIDs}); err != nil {
 		return fmt.Errorf("seal: %w", err)
 	}
 	d.mu.Lock()

@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -127,7 +126,7 @@ func (d *proxied) check(id string, diffIDs []digest.Digest, opts []RootOption) e
 func (d *proxied) take(ctx context.Context, id string, have, want proxiedRoot, diffIDs []digest.Digest,
 	make func() ([]*types.Mount, error), key string,
 ) ([]Mount, error) {
-	if err := d.record(id, want, topName(diffIDs)); err != nil {
+	if err := d.record(ctx, id, want, topName(diffIDs)); err != nil {
 		return nil, err
 	}
 	named, err := make()
@@ -135,7 +134,7 @@ func (d *proxied) take(ctx context.Context, id string, have, want proxiedRoot, d
 		named, err = d.ask.Mounts(ctx, key)
 	}
 	if errors.Is(err, ErrNotFound) { // nothing was made
-		return nil, errors.Join(fmt.Errorf("the layers are gone: remove the image and pull it again: %w", err), d.record(id, have), d.lost(diffIDs))
+		return nil, errors.Join(fmt.Errorf("the layers are gone: remove the image and pull it again: %w", err), d.record(context.WithoutCancel(ctx), id, have), d.lost(diffIDs))
 	}
 	if err != nil {
 		return nil, err // it may have been made: until Remove
@@ -160,31 +159,57 @@ func (d *proxied) lost(diffIDs []digest.Digest) error {
 
 // record writes down what a container has; nothing takes its record away. The chains, by
 // their top snapshots, must be sealed.
-func (d *proxied) record(id string, r proxiedRoot, chains ...string) error {
+func (d *proxied) record(ctx context.Context, id string, r proxiedRoot, chains ...string) error {
+	unlock, err := d.busy.lock(ctx, rootKey(id))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	path := filepath.Join(d.dir, "roots", id+".json")
+	if !r.Made && len(r.Views) == 0 {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		d.remember(id, nil)
+		return nil
+	}
+	have, err := d.rely(id, r, chains)
+	if err != nil {
+		return err
+	}
+	if err := writeRecord(path, r); err != nil {
+		d.remember(id, have)
+		return err
+	}
+	return nil
+}
+
+// rely has the container rely on what r says, if the chains are sealed: from here on none of
+// them can be unsealed. It returns what it relied on before; nil is nothing.
+func (d *proxied) rely(id string, r proxiedRoot, chains []string) (have *proxiedRoot, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, c := range chains {
 		if _, sealed := d.chains[c]; !sealed {
-			return fmt.Errorf("image is not sealed: %w", ErrNotFound)
+			return nil, fmt.Errorf("image is not sealed: %w", ErrNotFound)
 		}
 	}
-	path := filepath.Join(d.dir, "roots", id+".json")
-	if !r.Made && len(r.Views) == 0 {
-		delete(d.roots, id)
-		if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return nil
-	}
-	data, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	if err := durable.Replace(path, data, 0o600); err != nil {
-		return err
+	if before, ok := d.roots[id]; ok {
+		have = &before
 	}
 	d.roots[id] = r
-	return nil
+	return have, nil
+}
+
+// remember has r be what the container relies on; nil is nothing.
+func (d *proxied) remember(id string, r *proxiedRoot) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r == nil {
+		delete(d.roots, id)
+		return
+	}
+	d.roots[id] = *r
 }
 
 // noIDMap is what is said of user namespaces.
@@ -216,7 +241,7 @@ func (d *proxied) Remove(ctx context.Context, id string) error {
 			return fmt.Errorf("snapshot %s: %w", id, err)
 		}
 	}
-	if err := errors.Join(d.record(id, proxiedRoot{}), d.ask.Cleanup(ctx)); err != nil {
+	if err := errors.Join(d.record(ctx, id, proxiedRoot{}), d.ask.Cleanup(ctx)); err != nil {
 		return fmt.Errorf("snapshot %s: %w", id, err)
 	}
 	return nil

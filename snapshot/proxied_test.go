@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"maps"
@@ -52,7 +53,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) open() {
 	w.t.Helper()
 	var err error
-	if w.proxied, err = openProxied(w.t.Context(), "lazy", w.proxy.Address(), w.store, limitsOf(nil)); err != nil {
+	if w.proxied, err = openProxied(w.t.Context(), "lazy", w.proxy.Address(), w.store, settingsOf(nil).Limits); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -223,7 +224,15 @@ func TestProxiedLazy(t *testing.T) {
 	w.proxy.Claim(base.digest.String(), func(dir string) error { return os.WriteFile(filepath.Join(dir, "lazy"), []byte("lazy"), 0o600) })
 	c := chainOf(base, high)
 	c.Layers[0].Annotations = map[string]string{
-		"containerd.io/snapshot/nydus-bootstrap": "true", "containerd.io/snapshot/cri.image-ref": "evil", "other": "x",
+		"containerd.io/snapshot/nydus-bootstrap": "true", "containerd.io/snapshot/stargz/toc.digest": "d",
+		"containerd.io/snapshot/remote/stargz.prefetch": "7", "containerd.io/snapshot/of-another": "x", "other": "x",
+	}
+	for _, name := range []string{".ref", "/cri.image-ref", "/berth.diff-id", "/uidmapping", "/remote", "/remote/urls", "/remote/soci.header.cookie",
+		"/remote/stargz.skipverify", "/nydus-tarfs", "/pullsecret", "/stargz", "/"} {
+		c.Layers[0].Annotations["containerd.io/snapshot"+name] = "evil"
+	}
+	for i := range 5 { // one label too long, and more than are passed in all
+		c.Layers[0].Annotations[fmt.Sprintf("containerd.io/snapshot/zz%d", i)] = strings.Repeat("x", maxLabel-len("containerd.io/snapshot/zz0")+max(0, 1-i))
 	}
 	if err := w.AddChain(t.Context(), c, fetcher([]*blob{base, high})); err != nil {
 		t.Fatal(err)
@@ -235,6 +244,11 @@ func TestProxiedLazy(t *testing.T) {
 		labelRef: snapshotNames(c.DiffIDs())[0], labelImage: "registry.test/app:v1", labelManifest: c.Manifest.String(),
 		labelLayer: base.digest.String(), labelLayers: base.digest.String() + "," + high.digest.String(),
 		labelDiffID: c.Layers[0].DiffID.String(), "containerd.io/snapshot/nydus-bootstrap": "true",
+		"containerd.io/snapshot/stargz/toc.digest": "d", "containerd.io/snapshot/remote/stargz.prefetch": "7", "containerd.io/snapshot/of-another": "x",
+	}
+	for i := 1; i < 4; i++ {
+		name := fmt.Sprintf("containerd.io/snapshot/zz%d", i)
+		want[name] = c.Layers[0].Annotations[name]
 	}
 	if got := w.proxy.Names(layerPrefix)[want[labelRef]]; !maps.Equal(got, want) {
 		t.Errorf("labels %v, want %v", got, want)
@@ -243,6 +257,13 @@ func TestProxiedLazy(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.has(w.mount(w.Prepare(t.Context(), "c1", c.DiffIDs())), map[string]string{"lazy": "lazy", "high": "high"})
+
+	for toc, want := range map[string]error{"d": nil, "": nil, "e": ErrInUse} {
+		c.Layers[0].Annotations = map[string]string{labelTOC: toc}
+		if err := w.AddChain(t.Context(), c, fetcher([]*blob{base, high})); !errors.Is(err, want) {
+			t.Errorf("with the table of contents %q: %v, want %v", toc, err, want)
+		}
+	}
 
 	other := newBlob(t, "other", "")
 	w.proxy.Claim(other.digest.String(), func(string) error { return nil })

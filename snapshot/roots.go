@@ -22,6 +22,10 @@ type rootRecord struct {
 	Seal   string          `json:"seal"`
 	IDs    IDMap           `json:"ids,omitzero"`   // whose root owns the writable layer
 	Since  time.Time       `json:"since,omitzero"` // of a tree of its own: what changed later is the container's
+	// Project is the ID that the file system counts the writable layer by (projects.go).
+	Project uint32 `json:"project,omitempty"`
+
+	id string
 }
 
 // uses names the layers and the seal that r stands on.
@@ -36,7 +40,8 @@ func (r rootRecord) uses() []string {
 }
 
 func (o *overlay) readRoot(id string) (rec rootRecord, err error) {
-	return rec, readRecord(o.path("roots", id, "root.json"), &rec)
+	err = readRecord(o.path("roots", id, "root.json"), &rec)
+	return rec, err
 }
 
 // use notes that the container stands on names. It needs the lock, or that nobody else
@@ -95,7 +100,7 @@ func (o *overlay) Prepare(ctx context.Context, id string, diffIDs []digest.Diges
 	if err := CheckID(id); err != nil {
 		return nil, err
 	}
-	rec := rootRecord{BootID: o.bootID, Layers: diffIDs}
+	rec := rootRecord{BootID: o.bootID, Layers: diffIDs, id: id}
 	for _, o := range opts {
 		o(&rec)
 	}
@@ -127,6 +132,12 @@ func (o *overlay) prepare(ctx context.Context, id string, rec rootRecord) ([]Mou
 	lowers, err := o.stand(ctx, id, rec)
 	if err == nil && have.BootID != o.bootID {
 		err = o.make(ctx, o.path("roots", id), func(tmp string) error { return o.fillRoot(ctx, tmp, rec, lowers) })
+		if err != nil {
+			err = errors.Join(err, o.uncount(id))
+		}
+	}
+	if err == nil {
+		err = o.limit(id)
 	}
 	if err != nil {
 		if _, gone := o.readRoot(id); errors.Is(gone, ErrNotFound) && !exists(o.path("views", id)) {
@@ -205,6 +216,9 @@ func (o *overlay) Remove(ctx context.Context, id string) error {
 		idle = o.unuse(id)
 	}
 	o.mu.Unlock()
+	if err == nil {
+		err = o.uncount(id) // while the record, by which it can be made up for, is there
+	}
 	if err == nil {
 		err = errors.Join(o.closeAll(ctx, idle), o.trash.empty(ctx, label))
 	}

@@ -115,7 +115,8 @@ func (s *skeletonWriter) write(p []byte) {
 // close ends the skeleton and gives its checksum.
 func (s *skeletonWriter) close() (uint32, error) {
 	s.flush()
-	return s.sum, errors.Join(s.err, s.out.Close(), s.file.Close())
+	err := errors.Join(s.err, s.out.Close(), s.file.Close()) // the second writes, and changes the sum
+	return s.sum, err
 }
 
 // A rebuilding makes an archive again of a layer's skeleton and data. Its errors are

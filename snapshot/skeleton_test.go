@@ -136,6 +136,40 @@ func TestArchiveNeeds(t *testing.T) {
 	}
 }
 
+// TestVerifyDigest: a layer whose checksums are right and whose digest is not is damaged,
+// unless it is one file, as an artifact's is.
+func TestVerifyDigest(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		entries []entry
+		want    error
+	}{
+		{"artifact", []entry{file("models/a.bin", "x")}, nil},
+		{"two files", []entry{file("a", "x"), file("b", "x")}, ErrDamaged},
+		{"a file in a directory", []entry{dir("d", 0o755), file("d/a", "x")}, ErrDamaged},
+		{"a directory", []entry{dir("d", 0o755)}, ErrDamaged},
+		{"a link", []entry{symlink("a", "b")}, ErrDamaged},
+		{"nothing", nil, ErrDamaged},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d, err := Open(t.Context(), "erofs", filepath.Join(scratch(t), "s"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			id := digest.FromString("another")
+			if err := d.AddLayer(t.Context(), id, bytes.NewReader(archive(t, tt.entries...)), nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := d.VerifyLayer(t.Context(), id); !errors.Is(err, tt.want) {
+				t.Errorf("VerifyLayer = %v", err)
+			}
+			if d.HasLayer(id) != (tt.want == nil) {
+				t.Errorf("it is there: %v", d.HasLayer(id))
+			}
+		})
+	}
+}
+
 // Write implements io.Writer.
 func (f failing) Write([]byte) (int, error) { return 0, f.err }
 

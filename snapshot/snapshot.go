@@ -28,6 +28,8 @@ import (
 	"slices"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/berthd/berth/snapshot/quota"
 )
 
 // What a caller may want to tell apart.
@@ -123,7 +125,8 @@ type Roots interface {
 	Remove(ctx context.Context, id string) error
 	// ListRoots lists the container IDs that have a writable layer or a view, sorted.
 	ListRoots(ctx context.Context) ([]string, error)
-	// Usage measures the writable layer of container id by walking it; ErrNotFound.
+	// Usage measures the writable layer of container id: by one question to the file system
+	// where that counts it, by walking it elsewhere; ErrNotFound.
 	Usage(ctx context.Context, id string) (Usage, error)
 }
 
@@ -216,24 +219,47 @@ func IDMapOf(opts ...RootOption) IDMap {
 	return rec.IDs
 }
 
-// Limits bound what one layer may hold. They protect the node from archives made to
-// exhaust it; no honest image comes near.
+// Limits bound what one layer may hold. Those on an image's protect the node from archives
+// made to exhaust it; no honest image comes near.
 type Limits struct {
 	Entries int64 // names in the archive; 0 = 2,000,000
 	Bytes   int64 // of the archive, and apparent bytes of its files, each; 0 = 256 GiB
+
+	// Writable is how many bytes a container may write, at least 1 MiB; 0 = no limit. What
+	// would pass it is ENOSPC or EDQUOT for the container. It is for all writable layers,
+	// those that are there already too. Open fails where no file system keeps it.
+	Writable uint64
+
+	ledger func(dir string) (quota.Ledger, error) // of the file system; nil is quota.Kernel
 }
 
 // An Option adjusts what Open opens.
-type Option func(*Limits)
+type Option func(*settings)
+
+// settings are what options adjust.
+type settings struct {
+	Limits
+	layerLabel string
+}
+
+// WithLayerLabel has files of images seen with that SELinux label where they are in file
+// systems of their own, which have none. It is for the drivers that Labels is true of; layers
+// of folders are labelled where they are.
+func WithLayerLabel(label string) Option {
+	return func(s *settings) { s.layerLabel = label }
+}
 
 // WithLimits replaces the limits on a layer. A zero field keeps its default.
 func WithLimits(l Limits) Option {
-	return func(have *Limits) {
+	return func(have *settings) {
 		if l.Entries > 0 {
 			have.Entries = l.Entries
 		}
 		if l.Bytes > 0 {
 			have.Bytes = l.Bytes
+		}
+		if l.Writable > 0 {
+			have.Writable = l.Writable
 		}
 	}
 }
@@ -244,13 +270,13 @@ func WithLimits(l Limits) Option {
 // has returned. ErrUnsupported: no such driver, or one that cannot work here; ErrInvalid:
 // dir has what another driver made. Only one process may have dir open.
 func Open(ctx context.Context, driver, dir string, opts ...Option) (Driver, error) {
-	return openChosen(ctx, driver, dir, limitsOf(opts))
+	return openChosen(ctx, driver, dir, settingsOf(opts))
 }
 
-func limitsOf(opts []Option) Limits {
-	limits := Limits{Entries: 2_000_000, Bytes: 256 << 30}
+func settingsOf(opts []Option) settings {
+	s := settings{Limits: Limits{Entries: 2_000_000, Bytes: 256 << 30}}
 	for _, o := range opts {
-		o(&limits)
+		o(&s)
 	}
-	return limits
+	return s
 }

@@ -70,7 +70,7 @@ func (s subvolumes) seal(ctx context.Context, tmp string, diffIDs []digest.Diges
 }
 
 func (s subvolumes) lowers(seal string, rec sealRecord) ([]string, error) {
-	if err := s.haveAll(rec.Chain); err != nil {
+	if err := s.standing(seal, rec); err != nil {
 		return nil, err
 	}
 	return []string{s.path("seals", seal, "fs")}, nil
@@ -87,7 +87,7 @@ func (s subvolumes) open(ctx context.Context, seal string, chain []digest.Digest
 }
 
 // lost implements format: who reads a seal's tree keeps it.
-func (s subvolumes) lost(name string) error {
+func (s subvolumes) lost(_ context.Context, name string) error {
 	if !exists(s.path("seals", name, "fs")) {
 		return nil // a layer: its seals are found out when they are opened
 	}

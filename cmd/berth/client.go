@@ -54,6 +54,9 @@ func (c *client) explain(err error) error {
 	s := status.Convert(err)
 	switch s.Code() {
 	case codes.Unavailable:
+		if isForbidden(c.socket) {
+			return fmt.Errorf("%s is root's alone: run berth as root", c.socket)
+		}
 		return fmt.Errorf("berthd does not answer on %s: is it running? %s", c.socket, s.Message())
 	case codes.DeadlineExceeded:
 		return fmt.Errorf("berthd did not answer on %s in time (--timeout)", c.socket)

@@ -198,7 +198,7 @@ func printPulls(out io.Writer, indent string, pulls []aPull) error {
 		fmt.Fprintf(out, "%s%s %s: %s%s\n", indent, clean(p.Work), clean(p.Image), clean(p.summary(p.average(time.Now()))), since)
 		for _, l := range p.Unfinished {
 			if l.Stage != "" {
-				fmt.Fprintf(out, "%s  layer %s  %s  %s\n", indent, shortDigest(l.Digest), bytesText(l.Size), clean(l.what()))
+				fmt.Fprintf(out, "%s  layer %s  %s  %s\n", indent, shortDigest(l.Digest), bytesText(l.Size), clean(l.doing))
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -123,7 +124,7 @@ func imageExportCommand(to *target) *cobra.Command {
 					}
 					return c.export(ctx, cmd.OutOrStdout(), req)
 				}
-				return replaceFile(file, func(w io.Writer) error { return c.export(ctx, w, req) })
+				return writeTo(file, func(w io.Writer) error { return c.export(ctx, w, req) })
 			})
 		},
 	}
@@ -132,8 +133,33 @@ func imageExportCommand(to *target) *cobra.Command {
 	return cmd
 }
 
-// replaceFile makes a file that is there only when it is whole.
-func replaceFile(path string, write func(io.Writer) error) (err error) {
+// writeTo writes into what is at path if that is a pipe or a device, and otherwise makes a
+// file that is there only when it is whole. It follows links, and what it replaces gives the
+// new file its mode and owner.
+func writeTo(path string, write func(io.Writer) error) error {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
+	have, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return replaceFile(path, nil, write)
+	case err != nil:
+		return err
+	case have.IsDir():
+		return fmt.Errorf("%s is a folder: name a file in it", path)
+	case have.Mode().IsRegular():
+		return replaceFile(path, have, write)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
+}
+
+// replaceFile makes a file, in place of have unless that is nil.
+func replaceFile(path string, have fs.FileInfo, write func(io.Writer) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
@@ -144,10 +170,10 @@ func replaceFile(path string, write func(io.Writer) error) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	if err := f.Chmod(0o644); err != nil {
+	if err := write(f); err != nil {
 		return err
 	}
-	if err := write(f); err != nil {
+	if err := takeAfter(f, have); err != nil {
 		return err
 	}
 	if err := f.Close(); err != nil {

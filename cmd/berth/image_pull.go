@@ -46,18 +46,11 @@ func (c *client) pull(ctx context.Context, out io.Writer, req *api.PullRequest) 
 	if err != nil {
 		return nil, c.explain(err)
 	}
-	m := newMeter(out)
-	defer m.end()
-	for {
-		resp, err := stream.Recv()
-		if err != nil {
-			return nil, c.explain(err)
-		}
-		if resp.GetImage() != nil {
-			return resp.GetImage(), nil
-		}
-		m.show(pullOf(resp.GetProgress()))
+	resp, err := follow(out, stream.Recv, func(r *api.PullResponse) bool { return r.GetImage() != nil })
+	if err != nil {
+		return nil, c.explain(err)
 	}
+	return resp.GetImage(), nil
 }
 
 // A login says where a registry's credentials come from. Never the command line, which

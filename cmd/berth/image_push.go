@@ -50,16 +50,9 @@ func (c *client) push(ctx context.Context, out io.Writer, req *api.PushRequest) 
 	if err != nil {
 		return nil, c.explain(err)
 	}
-	m := newMeter(out)
-	defer m.end()
-	for {
-		resp, err := stream.Recv()
-		if err != nil {
-			return nil, c.explain(err)
-		}
-		if resp.GetDigest() != "" {
-			return resp, nil
-		}
-		m.show(pullOf(resp.GetProgress()))
+	resp, err := follow(out, stream.Recv, func(r *api.PushResponse) bool { return r.GetDigest() != "" })
+	if err != nil {
+		return nil, c.explain(err)
 	}
+	return resp, nil
 }

@@ -40,9 +40,9 @@ func (f *fakeImages) List(context.Context, *api.ListRequest) (*api.ListResponse,
 func (f *fakeImages) Pulls(context.Context, *api.PullsRequest) (*api.PullsResponse, error) {
 	started := time.Now().Add(-time.Hour).UnixNano()
 	return &api.PullsResponse{Pulls: []*api.Progress{
-		{Image: "docker.io/library/nginx:1", StartedUnixNano: started, Bytes: 50 << 20, TotalBytes: 200 << 20, Layers: 3, LayersDone: 1, Stage: "layers",
+		{Image: "docker.io/library/nginx:1", StartedUnixNano: started, Bytes: 50 << 20, TotalBytes: 200 << 20, Layers: 3, LayersDone: 1, Stage: "layers", Doing: "downloading from r.example",
 			Pods: []string{"shop/web"}, Unfinished: []*api.LayerProgress{
-				{Digest: anID, Size: 7 << 20, Stage: "waiting for another pull", WaitingFor: "docker.io/library/d:1"},
+				{Digest: anID, Size: 7 << 20, Stage: "waiting for another pull", WaitingFor: "docker.io/library/d:1", Doing: "waiting for the pull of docker.io/library/d:1"},
 				{Digest: anID, Size: 7 << 20, Stage: "downloading", Host: "r.example"}, {Digest: anID, Size: 1},
 			}},
 		{Image: "docker.io/library/d:1", StartedUnixNano: started, Stage: "asking the registry", Pods: []string{"shop/db"}},

@@ -29,6 +29,8 @@ type aPull struct {
 	Stage      string   `json:"stage"`
 	Unfinished []aLayer `json:"unfinished"`
 	Pods       []string `json:"pods"` // NAMESPACE/NAME of those that wait for it
+
+	doing string // stage, or what its layers are at, for a line
 }
 
 type aLayer struct {
@@ -37,15 +39,18 @@ type aLayer struct {
 	Stage      string `json:"stage"`
 	Host       string `json:"host,omitempty"`
 	WaitingFor string `json:"waiting_for,omitempty"`
+
+	doing string // stage, with whom it is about
 }
 
 func pullOf(p *api.Progress) aPull {
 	out := aPull{
 		Image: p.GetImage(), Work: cmp.Or(p.GetWork(), "pulling"), Started: p.GetStartedUnixNano(), Bytes: p.GetBytes(), Total: p.GetTotalBytes(), Layers: p.GetLayers(),
 		Done: p.GetLayersDone(), Stage: p.GetStage(), Unfinished: []aLayer{}, Pods: orEmpty(p.GetPods()),
+		doing: cmp.Or(p.GetDoing(), p.GetStage()), // a daemon of before it had it says less
 	}
 	for _, l := range p.GetUnfinished() {
-		out.Unfinished = append(out.Unfinished, aLayer{l.GetDigest(), l.GetSize(), l.GetStage(), l.GetHost(), l.GetWaitingFor()})
+		out.Unfinished = append(out.Unfinished, aLayer{l.GetDigest(), l.GetSize(), l.GetStage(), l.GetHost(), l.GetWaitingFor(), cmp.Or(l.GetDoing(), l.GetStage())})
 	}
 	return out
 }
@@ -77,43 +82,16 @@ func (p aPull) average(now time.Time) float64 {
 // summary is a line's worth: bytes, rate, layers, and what is being done or waited for.
 func (p aPull) summary(rate float64) string {
 	if p.Total == 0 {
-		return p.Stage
+		return p.doing
 	}
 	text := fmt.Sprintf("%3d%%  %s of %s", p.percent(), bytesText(p.Bytes), bytesText(p.Total))
 	if rate > 0 {
 		text += "  " + bytesText(int64(rate)) + "/s"
 	}
-	return text + fmt.Sprintf("  layers %d/%d  %s", p.Done, p.Layers, p.doing())
+	return text + fmt.Sprintf("  layers %d/%d  %s", p.Done, p.Layers, p.doing)
 }
 
 func (p aPull) percent() int64 { return min(100*p.Bytes/max(p.Total, 1), 100) }
-
-// doing is what its layers are at: the most active one speaks for all.
-func (p aPull) doing() string {
-	best, rank := p.Stage, -1
-	order := []string{"", "waiting for a slot (image.parallel_layers)", "waiting for another pull", "waiting for the registry", "syncing", "unpacking", "packing", "downloading", "uploading"}
-	for _, l := range p.Unfinished {
-		for r, stage := range order {
-			if l.Stage == stage && l.Stage != "" && r > rank {
-				best, rank = l.what(), r
-			}
-		}
-	}
-	return best
-}
-
-// what is a layer's stage with whom it is about.
-func (l aLayer) what() string {
-	switch {
-	case l.WaitingFor != "":
-		return "waiting for the pull of " + l.WaitingFor
-	case l.Host != "" && l.Stage == "downloading":
-		return "downloading from " + l.Host
-	case l.Host != "" && l.Stage == "uploading":
-		return "uploading to " + l.Host
-	}
-	return l.Stage
-}
 
 // A meter shows a transfer to a person: one line that changes on a terminal, else a line
 // when there is something new, at most every few seconds. Call end.
@@ -132,6 +110,19 @@ type meter struct {
 
 // tellEvery is how often at most a line is printed where there is no terminal.
 const tellEvery = 2 * time.Second
+
+// follow shows the progress that a call tells of, up to its last answer, which it returns.
+func follow[R interface{ GetProgress() *api.Progress }](out io.Writer, recv func() (R, error), last func(R) bool) (R, error) {
+	m := newMeter(out)
+	defer m.end()
+	for {
+		resp, err := recv()
+		if err != nil || last(resp) {
+			return resp, err
+		}
+		m.show(pullOf(resp.GetProgress()))
+	}
+}
 
 func newMeter(out io.Writer) *meter {
 	m := &meter{out: out, now: time.Now}

@@ -40,6 +40,10 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer unlock()
+	reserve := imageservice.Reserve(cfg.Root)
+	if err := reserve.GiveUp(); err != nil { // a start on a full disk needs some space
+		return fmt.Errorf("root: %w", err)
+	}
 	listener, err := listen(ctx, cfg.Socket)
 	if err != nil {
 		return err
@@ -64,7 +68,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	layers, closeLayers, err := openSnapshots(ctx, cfg)
+	layers, closeLayers, err := openSnapshots(ctx, cfg, policy)
 	if err != nil {
 		return err
 	}
@@ -97,6 +101,9 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer closeStreams(ctx, server)
+	if err := reserve.Fill(); err != nil {
+		klog.FromContext(ctx).Error(err, "No space is kept for removals; the disk is full", "root", cfg.Root)
+	}
 	operators.Attach(images, func() map[string][]string { return imageUsers(node.Containers.List()) })
 	server.Attach(node, images)
 	return answer(ctx, cfg, server, node, failed)
@@ -122,7 +129,7 @@ func newServer(cfg config.Config, network *netns.Network) (*cri.Server, *operato
 // openImages opens the images whose layers stand in layers. Close them.
 func openImages(ctx context.Context, cfg config.Config, layers snapshot.Driver) (*imageservice.Service, error) {
 	return imageservice.Open(ctx, imageservice.Options{
-		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers,
+		Root: filepath.Join(cfg.Root, "images"), CertsDir: cfg.Image.CertsDir, Layers: layers, Reserve: imageservice.Reserve(cfg.Root),
 		RegistriesConf: cfg.Image.RegistriesConf, AuthFile: cfg.Image.AuthFile,
 		ParallelLayers: cfg.Image.ParallelLayers, LayerConnections: cfg.Image.LayerConnections, Connections: cfg.Image.Connections,
 		Pinned: cfg.Image.Pinned,
@@ -186,7 +193,7 @@ func handlersOf(cfg config.Config) map[string]sandbox.Handler {
 }
 
 // openSnapshots opens what keeps layers and root filesystems. Call the function that it returns.
-func openSnapshots(ctx context.Context, cfg config.Config) (snapshot.Driver, func(), error) {
+func openSnapshots(ctx context.Context, cfg config.Config, policy *selinux.Policy) (snapshot.Driver, func(), error) {
 	dir := filepath.Join(cfg.Root, "snapshots")
 	if p, ok := cfg.ProxyPlugins[cfg.Snapshot.Driver]; ok {
 		d, err := snapshot.OpenProxied(ctx, cfg.Snapshot.Driver, p.Address, dir)
@@ -195,7 +202,11 @@ func openSnapshots(ctx context.Context, cfg config.Config) (snapshot.Driver, fun
 		}
 		return d, func() { d.Close() }, nil
 	}
-	d, err := snapshot.Open(ctx, cfg.Snapshot.Driver, dir)
+	opts := []snapshot.Option{snapshot.WithLimits(snapshot.Limits{Writable: uint64(cfg.Snapshot.WritableLimit)})}
+	if policy != nil {
+		opts = append(opts, snapshot.WithLayerLabel(policy.ReadOnly))
+	}
+	d, err := snapshot.Open(ctx, cfg.Snapshot.Driver, dir, opts...)
 	return d, func() {}, err
 }
 

@@ -8,6 +8,7 @@ import (
 	"os/signal"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 )
 
 // errLocked is returned for a lock that another process holds.
@@ -34,11 +35,48 @@ func lockFile(path string) (*os.File, error) {
 func listenUnix(path string, mode uint32) (net.Listener, error) {
 	old := unix.Umask(int(^mode & 0o777))
 	defer unix.Umask(old)
-	l, err := net.Listen("unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
-	return l, nil
+	return rootListener{l}, nil
+}
+
+// A rootListener asks who connects, and hangs up unless it is root: who can run containers
+// is root on the node, also when the socket's mode, or its folder's, has been changed.
+type rootListener struct{ *net.UnixListener }
+
+// Accept implements net.Listener.
+func (l rootListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		uid, err := peerUID(conn)
+		if err == nil && uid == 0 {
+			return conn, nil
+		}
+		klog.InfoS("Somebody else than root has connected, and is not served", "uid", uid, "err", err)
+		conn.Close()
+	}
+}
+
+// peerUID is the user ID of who connected.
+func peerUID(conn *net.UnixConn) (uint32, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var serr error
+	err = raw.Control(func(fd uintptr) {
+		cred, serr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err = errors.Join(err, serr); err != nil {
+		return 0, err
+	}
+	return cred.Uid, nil
 }
 
 // stopSignals end the daemon in good order.

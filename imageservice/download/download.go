@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berthd/berth/imageservice/registry"
+	"github.com/berthd/berth/snapshot/durable"
 )
 
 // A Download is a blob on its way. Reading it gives exactly its bytes, from its
@@ -35,6 +36,7 @@ type Download struct {
 	mu      sync.Mutex
 	more    sync.Cond // something has come, or err is set
 	parts   []part
+	first   int // all parts before it are claimed
 	working int
 	err     error
 	hosts   []*registry.Blob // what has been read from, for Reject
@@ -149,7 +151,7 @@ func (d *Download) Read(p []byte) (int, error) {
 	}
 	n, err := d.wait()
 	if err != nil {
-		if !IsFull(err) {
+		if !durable.IsFull(err) {
 			return 0, err
 		}
 		// Without space for a copy it can still come once, to be unpacked.

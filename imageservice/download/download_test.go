@@ -180,6 +180,37 @@ func TestSideBySide(t *testing.T) {
 	b.whole(b.begin(t.Context()))
 }
 
+// TestPerBlob: no blob has more workers than it may, however many call for help at once.
+func TestPerBlob(t *testing.T) {
+	b := newBench(t)
+	b.reopen(Options{PerBlob: 2, Connections: 12})
+	hang := make(chan struct{})
+	b.fault(func(http.ResponseWriter, *http.Request) bool {
+		<-hang
+		return false
+	})
+	for range 20 {
+		d := b.begin(t.Context())
+		start := make(chan struct{})
+		var callers sync.WaitGroup
+		for range 8 {
+			callers.Go(func() {
+				<-start
+				d.helped()
+			})
+		}
+		close(start)
+		callers.Wait()
+		d.mu.Lock()
+		if d.working > 2 {
+			t.Errorf("%d workers", d.working)
+		}
+		d.mu.Unlock()
+		d.Discard()
+	}
+	close(hang)
+}
+
 // TestResume: what has come is there for who asks again, also after the process's end.
 func TestResume(t *testing.T) {
 	for name, again := range map[string]bool{"cancelled": false, "restarted": true} {
@@ -325,6 +356,35 @@ func TestNoCopies(t *testing.T) {
 	}
 }
 
+// TestManyParts: what a manifest says of a blob's size takes no memory.
+func TestManyParts(t *testing.T) {
+	b := newBench(t)
+	b.fault(nil)
+	for size, parts := range map[int64]int{maxParts * partSize: maxParts, maxParts*partSize + 1: 0, 1 << 50: 0} {
+		b.desc.Size = size
+		name, err := reference.ParseNormalizedNamed(b.reg.Host() + "/app")
+		if err != nil {
+			t.Fatal(err)
+		}
+		repo, err := registry.New(registry.Options{}).Repository(name, registry.Credential{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := b.Blob(t.Context(), repo, b.desc, func(int64) {})
+		if parts == 0 {
+			if !errors.Is(err, registry.ErrCorrupt) || d != nil || len(b.files()) > 0 { // it is not as large
+				t.Errorf("%d: %v, files %v", size, err, b.files())
+			}
+		} else if err != nil || len(d.parts) != parts {
+			t.Errorf("%d: %v", size, err)
+		}
+		if d != nil {
+			d.Discard()
+		}
+		repo.Close()
+	}
+}
+
 func TestPrune(t *testing.T) {
 	b := newBench(t)
 	b.fault(nil)
@@ -343,6 +403,10 @@ func TestPrune(t *testing.T) {
 	if err := os.Chtimes(filepath.Join(b.dir, d.name), long, long); err != nil {
 		t.Fatal(err)
 	}
+	if err := b.Prune(t.Context()); err != nil || len(b.files()) != 6 {
+		t.Fatalf("twice in an hour: %v, %v", b.files(), err)
+	}
+	b.pruned = time.Time{}
 	if err := b.Prune(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -354,4 +418,33 @@ func TestPrune(t *testing.T) {
 	if left := b.files(); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
+}
+
+// TestPruneKeepsNobody: a large file takes time to go, and nobody waits for that, nor gets it.
+func TestPruneKeepsNobody(t *testing.T) {
+	b := newBench(t)
+	b.fault(nil)
+	file := filepath.Join(b.dir, fmt.Sprintf("%s-%d", b.desc.Digest.Encoded(), b.desc.Size))
+	long := time.Now().Add(-25 * time.Hour)
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Chtimes(file, long, long)); err != nil {
+		t.Fatal(err)
+	}
+	b.pruned = time.Time{}
+	removing, proceed := make(chan struct{}), make(chan struct{})
+	b.remove = func(path string) error {
+		close(removing)
+		<-proceed
+		return os.RemoveAll(path)
+	}
+	ended := make(chan error)
+	go func() { ended <- b.Prune(t.Context()) }()
+	<-removing
+	b.whole(b.begin(t.Context()))
+	b.take("other")
+	b.give("other")
+	close(proceed)
+	if err := <-ended; err != nil || len(b.files()) != 0 {
+		t.Errorf("%v, %v", b.files(), err)
+	}
+	b.Full()
 }

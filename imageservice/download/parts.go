@@ -26,26 +26,20 @@ func (d *Download) begin() {
 // helped starts more workers while there are parts, and connections. It is called with a
 // connection made and with a part done.
 func (d *Download) helped() {
-	for {
-		d.mu.Lock()
-		enough := d.working >= d.store.o.PerBlob || d.err != nil
-		d.mu.Unlock()
-		if enough {
-			return
-		}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for d.working < d.store.o.PerBlob && d.err == nil {
 		select {
 		case d.store.conns <- struct{}{}:
 		default:
 			return
 		}
-		i := d.claim()
+		i := d.claimLocked()
 		if i < 0 {
 			<-d.store.conns
 			return
 		}
-		d.mu.Lock()
 		d.working++
-		d.mu.Unlock()
 		d.workers.Go(func() { d.work(i) })
 	}
 }
@@ -65,8 +59,12 @@ func (d *Download) end(err error) {
 func (d *Download) claim() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for i := range d.parts {
-		if !d.parts[i].claimed {
+	return d.claimLocked()
+}
+
+func (d *Download) claimLocked() int {
+	for ; d.first < len(d.parts); d.first++ {
+		if i := d.first; !d.parts[i].claimed {
 			d.parts[i].claimed = true
 			return i
 		}

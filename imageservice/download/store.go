@@ -57,14 +57,21 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// maxParts is how many parts a blob may have, each being some bytes of memory: with the default
+// Part, 512 GiB. A larger one comes in one piece, and is not kept.
+const maxParts = 64 << 10
+
 // A Store is the blobs that are under way. It is safe for concurrent use.
 type Store struct {
 	o     Options
 	conns chan struct{} // one for each connection
 
-	mu   sync.Mutex
-	busy map[string]bool // file names in use
-	full time.Time       // when there was no space the last time
+	remove func(path string) error // os.RemoveAll
+
+	mu     sync.Mutex      // held for moments, never over a file
+	busy   map[string]bool // file names in use
+	full   time.Time       // when there was no space the last time
+	pruned time.Time       // when Prune began the last time
 }
 
 // fullTime is how long no copies are kept after a disk was full: what can be unpacked
@@ -91,34 +98,66 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("downloads: %w", err)
 	}
-	s := &Store{o: o, conns: make(chan struct{}, o.Connections), busy: map[string]bool{}}
+	s := &Store{o: o, conns: make(chan struct{}, o.Connections), busy: map[string]bool{}, remove: os.RemoveAll}
 	return s, s.Prune(ctx)
 }
 
-// Prune takes away what nobody has asked for in a long time, and what is none of ours.
+// pruneEvery is how often Prune looks.
+const pruneEvery = time.Hour
+
+// Prune takes away what nobody has asked for in a long time, and what is none of ours. It looks once an
+// hour at the most. Nobody waits for it.
 func (s *Store) Prune(ctx context.Context) error {
+	s.mu.Lock()
+	early := time.Since(s.pruned) < pruneEvery
+	if !early {
+		s.pruned = time.Now()
+	}
+	s.mu.Unlock()
+	if early {
+		return nil
+	}
+	return s.drop(ctx, s.unwanted)
+}
+
+// Empty takes away all that nobody brings just now.
+func (s *Store) Empty(ctx context.Context) error {
+	return s.drop(ctx, func(string) error { return errors.New("somebody wants the space") })
+}
+
+// drop takes away the blobs' files that there is a reason for, and that nobody uses.
+func (s *Store) drop(ctx context.Context, reason func(name string) error) error {
 	entries, err := os.ReadDir(s.o.Dir)
 	if err != nil {
 		return fmt.Errorf("downloads: %w", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	var errs []error
 	for _, e := range entries {
 		name := strings.TrimSuffix(e.Name(), haveSuffix)
-		if s.busy[name] {
+		if reason(name) == nil || !s.hold(name) {
 			continue
 		}
-		info, err := os.Lstat(filepath.Join(s.o.Dir, name))
-		if err == nil && itsName.MatchString(name) && info.Mode().IsRegular() && time.Since(info.ModTime()) < s.o.Keep {
-			continue
+		if why := reason(name); why != nil { // still: nobody has asked for it in between
+			klog.FromContext(ctx).V(1).Info("A part of a blob is dropped", "file", e.Name(), "why", why)
+			errs = append(errs, s.remove(filepath.Join(s.o.Dir, e.Name())))
 		}
-		if err == nil {
-			klog.FromContext(ctx).V(1).Info("A part of a blob is dropped: nobody has asked for it", "file", name)
-		}
-		errs = append(errs, os.RemoveAll(filepath.Join(s.o.Dir, e.Name())))
+		s.give(name)
 	}
 	return errors.Join(errs...)
+}
+
+// unwanted is why a blob's file need not be kept, or nil.
+func (s *Store) unwanted(name string) error {
+	info, err := os.Lstat(filepath.Join(s.o.Dir, name))
+	switch {
+	case err != nil:
+		return err
+	case !itsName.MatchString(name) || !info.Mode().IsRegular():
+		return errors.New("it is none of ours")
+	case time.Since(info.ModTime()) >= s.o.Keep:
+		return errors.New("nobody has asked for it")
+	}
+	return nil
 }
 
 // Usage is what all of it takes on disk: bytes allocated, and files. It is cheap.
@@ -147,8 +186,12 @@ func (s *Store) Usage() (bytes, inodes uint64, err error) {
 func (s *Store) Blob(ctx context.Context, repo *registry.Repository, desc ocispec.Descriptor, counted func(int64)) (*Download, error) {
 	d := newDownload(ctx, s, repo, desc, counted)
 	name := fmt.Sprintf("%s-%d", desc.Digest.Encoded(), desc.Size)
-	if desc.Size <= 2*s.o.Part || !s.take(name) { // it is small, somebody else's manifest has it, or there is no space
-		return d, d.direct(0)
+	if desc.Size <= 2*s.o.Part || desc.Size > maxParts*s.o.Part || !s.take(name) { // it is small, or none, somebody else's manifest has it, or there is no space
+		if err := d.direct(0); err != nil {
+			d.cancel()
+			return nil, err
+		}
+		return d, nil
 	}
 	if err := d.open(name); err != nil {
 		s.give(name)
@@ -158,10 +201,19 @@ func (s *Store) Blob(ctx context.Context, repo *registry.Repository, desc ocispe
 	return d, nil
 }
 
+// take is hold for a copy, of which there are none while the disk is full.
 func (s *Store) take(name string) bool {
 	s.mu.Lock()
+	full := !s.full.IsZero() && time.Since(s.full) < fullTime
+	s.mu.Unlock()
+	return !full && s.hold(name)
+}
+
+// hold marks a name as in use, unless it is. Call give.
+func (s *Store) hold(name string) bool {
+	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.busy[name] || !s.full.IsZero() && time.Since(s.full) < fullTime {
+	if s.busy[name] {
 		return false
 	}
 	s.busy[name] = true

@@ -13,7 +13,6 @@ package imagefile
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -22,9 +21,7 @@ import (
 	"path"
 	"strings"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-
+	"github.com/berthd/berth/imageservice/compressed"
 	"github.com/berthd/berth/imageservice/registry"
 )
 
@@ -33,7 +30,6 @@ const (
 	maxMembers = 20_000 // an image of the most layers has not a tenth of it
 	maxName    = 1024   // bytes
 	maxLinks   = 10     // that lead from one to the next
-	maxWindow  = 128 << 20
 )
 
 // A File is where an archive is spooled to.
@@ -58,11 +54,14 @@ type member struct {
 // registry.ErrCorrupt, registry.ErrTooLarge, from's own, the context's, or the disk's.
 func Read(ctx context.Context, from io.Reader, file File, limit func(read int64) int64) (*Archive, error) {
 	src := &source{ctx: ctx, from: from}
-	plain, end, err := decompress(src)
+	plain, err := compressed.NewReader(src)
 	if err != nil {
 		return nil, src.blame(err)
 	}
-	defer end()
+	defer plain.Close()
+	if src.n == 0 {
+		return nil, fmt.Errorf("archive: is empty: %w", registry.ErrCorrupt)
+	}
 	in := &capped{from: plain, src: src, limit: limit}
 	a := &Archive{file: file, members: map[string]member{}}
 	if err := a.spool(tar.NewReader(in)); err != nil {
@@ -103,6 +102,9 @@ func (a *Archive) spool(r *tar.Reader) error {
 		if err != nil {
 			return err
 		}
+		if sparse(hdr) {
+			return fmt.Errorf("archive: %.300q: is a sparse file; make the archive without tar's --sparse: %w", name, registry.ErrCorrupt)
+		}
 		if _, twice := a.members[name]; twice {
 			return fmt.Errorf("archive: %.300q is in it twice: %w", name, registry.ErrCorrupt)
 		}
@@ -131,6 +133,17 @@ func nameOf(name string) (string, error) {
 		return "", fmt.Errorf("archive: name %.300q is not one below the archive's root: %w", name, registry.ErrCorrupt)
 	}
 	return plain, nil
+}
+
+// sparse tells whether a regular file has holes, which package tar fills with zeros that are
+// not in the archive: any number of them, and none that a cap on the archive counts.
+func sparse(hdr *tar.Header) bool {
+	for key := range hdr.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // climbs tells whether a link leads above the archive's root.
@@ -207,7 +220,7 @@ func (s *source) blame(err error) error {
 		return fmt.Errorf("archive: %w", s.err)
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("archive: ends early, after %d bytes: %w", s.n, registry.ErrCorrupt)
-	case errors.Is(err, tar.ErrHeader), errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), errors.Is(err, zstd.ErrMagicMismatch), errors.Is(err, errCompressed):
+	case errors.Is(err, tar.ErrHeader), errors.Is(err, errCompressed):
 		return fmt.Errorf("archive: is no tar archive, or a damaged one: %w: %w", err, registry.ErrCorrupt)
 	}
 	return err
@@ -215,29 +228,6 @@ func (s *source) blame(err error) error {
 
 // errCompressed marks what a decompressor ended with.
 var errCompressed = errors.New("cannot be decompressed")
-
-// decompress finds out how r is compressed. Call end.
-func decompress(r io.Reader) (plain io.Reader, end func(), err error) {
-	in := bufio.NewReaderSize(r, 128<<10)
-	magic, err := in.Peek(4)
-	if err != nil && err != io.EOF {
-		return nil, nil, err
-	}
-	switch {
-	case len(magic) == 0:
-		return nil, nil, fmt.Errorf("archive: is empty: %w", registry.ErrCorrupt)
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b, 0x08}):
-		z, err := gzip.NewReader(in)
-		return z, func() {}, err
-	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, nil, err
-		}
-		return z, z.Close, nil
-	}
-	return in, func() {}, nil
-}
 
 // capped is an archive's bytes up to the limit.
 type capped struct {
@@ -249,6 +239,10 @@ type capped struct {
 
 // Read implements io.Reader.
 func (c *capped) Read(p []byte) (int, error) {
+	if err := c.src.ctx.Err(); err != nil { // little that has been read may become much
+		c.src.err = err
+		return 0, err
+	}
 	n, err := c.from.Read(p)
 	if c.n += int64(n); c.n > c.limit(c.src.n) {
 		return 0, fmt.Errorf("archive: unpacks to more than %d bytes: %w", c.limit(c.src.n), registry.ErrTooLarge)

@@ -28,9 +28,6 @@ func NewWriter(w io.Writer) *Writer {
 	return &Writer{tar: tar.NewWriter(w), written: map[string]bool{}}
 }
 
-// Has tells whether a file has been written.
-func (w *Writer) Has(name string) bool { return w.written[name] }
-
 // Add writes a file of size bytes, unless there is one of that name.
 func (w *Writer) Add(name string, size int64, r io.Reader) error {
 	if w.written[name] {

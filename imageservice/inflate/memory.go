@@ -1,5 +1,3 @@
-//go:build race || !(amd64 || arm64)
-
 package inflate
 
 import "encoding/binary"

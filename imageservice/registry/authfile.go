@@ -40,7 +40,7 @@ func (e *authError) Error() string { return e.text }
 // readAuthFile reads file. One that is not there has no credentials.
 func readAuthFile(file string) (authFile, error) {
 	var f authFile
-	data, err := readCapped(file)
+	data, err := ReadFile(file, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return f, nil
 	}

@@ -44,7 +44,7 @@ func (r *Repository) Blob(ctx context.Context, desc ocispec.Descriptor) (*Blob, 
 // Part is Blob from byte from up to byte to, which is not of it. From a host that cannot
 // give parts it goes on to the blob's end: see [Blob.End].
 func (r *Repository) Part(ctx context.Context, desc ocispec.Descriptor, from, to int64) (*Blob, error) {
-	if err := checkDigest(desc.Digest); err != nil {
+	if err := CheckDigest(desc.Digest); err != nil {
 		return nil, err
 	}
 	if desc.Size < 0 {

@@ -129,7 +129,7 @@ func hostDir(certsDir, domain string) (string, error) {
 // readDir reads a registry's directory: its hosts.toml, or else certificates as Docker lays them out.
 func readDir(dir string) ([]endpoint, error) {
 	file := filepath.Join(dir, "hosts.toml")
-	data, err := readCapped(file)
+	data, err := ReadFile(file, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return dockerCerts(dir)
 	}
@@ -143,18 +143,21 @@ func readDir(dir string) ([]endpoint, error) {
 	return endpoints, nil
 }
 
-// readCapped reads a file of at most maxFile bytes.
-func readCapped(file string) ([]byte, error) {
+// ReadFile reads a file of at most limit bytes; [ErrTooLarge].
+func ReadFile(file string, limit int64) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = fmt.Errorf("%s: larger than %d bytes", file, maxFile)
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
 	}
-	return data, err
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s: more than %d bytes: %w", file, limit, ErrTooLarge)
+	}
+	return data, nil
 }
 
 // dockerCerts reads a directory without a hosts.toml: *.crt are authorities to

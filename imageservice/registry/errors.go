@@ -30,6 +30,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrCorrupt is content that is not what its digest, size or type says.
 	ErrCorrupt = errors.New("corrupt content")
+	// ErrUnsupported is an image that is well-formed and not for us.
+	ErrUnsupported = errors.New("unsupported image")
 	// ErrTooLarge is content beyond a cap.
 	ErrTooLarge = errors.New("too large")
 	// ErrConfig is a hosts.toml, a registries.conf, a file of credentials, or a file that

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,15 +20,59 @@ import (
 )
 
 // storingWithin is how long a registry may take to answer when it has got a blob: it hashes
-// and stores it first.
+// and stores it first. For all else it has as long as when it is asked for something.
 const storingWithin = 10 * time.Minute
+
+// blobType is what a blob is sent as.
+const blobType = "application/octet-stream"
+
+// A patient transport sends blobs by storing, which waits for within for what becomes of them.
+type patient struct {
+	http.RoundTripper
+	storing *http.Transport
+	within  time.Duration
+}
+
+// RoundTrip implements http.RoundTripper.
+func (p *patient) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Method != http.MethodPut || req.Header.Get("Content-Type") != blobType {
+		return p.RoundTripper.RoundTrip(req)
+	}
+	ctx, cancel := context.WithCancelCause(req.Context()) // which ends with the request's
+	var mu sync.Mutex
+	var timer *time.Timer
+	var answered bool
+	resp, err := p.storing.RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest: func(info httptrace.WroteRequestInfo) {
+			mu.Lock()
+			defer mu.Unlock()
+			if info.Err == nil && timer == nil && !answered {
+				timer = time.AfterFunc(p.within, func() { cancel(errNotStored) })
+			}
+		},
+	})))
+	mu.Lock()
+	defer mu.Unlock()
+	answered = true
+	if timer != nil {
+		timer.Stop()
+	}
+	if err != nil && context.Cause(ctx) == errNotStored {
+		err = errNotStored
+	}
+	return resp, err
+}
+
+// errNotStored is that a registry has got a blob and does not say what has become of it.
+var errNotStored = fmt.Errorf("got all of it and did not answer within %s", storingWithin)
 
 // A Target is a repository to push to: the one host of it that has the capability
 // "push" and comes first. Others are not tried, since an image must not be half on one and
 // half on another. It is safe for concurrent use. Close it.
 type Target struct {
-	repo *Repository
-	host *host
+	repo  *Repository
+	host  *host
+	blobs *patient
 }
 
 // Target opens the repository of name to push to it with the credential cred. It makes no
@@ -38,8 +84,10 @@ func (c *Client) Target(name reference.Named, cred Credential) (*Target, error) 
 	}
 	for _, h := range r.hosts {
 		if h.push {
-			h.transport.ResponseHeaderTimeout = storingWithin
-			return &Target{r, h}, nil
+			blobs := &patient{h.transport, h.transport.Clone(), storingWithin}
+			blobs.storing.ResponseHeaderTimeout = 0
+			h.retrier.next = blobs
+			return &Target{r, h, blobs}, nil
 		}
 	}
 	r.Close()
@@ -47,7 +95,10 @@ func (c *Client) Target(name reference.Named, cred Credential) (*Target, error) 
 }
 
 // Close lets go of idle connections.
-func (t *Target) Close() { t.repo.Close() }
+func (t *Target) Close() {
+	t.repo.Close()
+	t.blobs.storing.CloseIdleConnections()
+}
 
 // Host is the host that is pushed to.
 func (t *Target) Host() string { return t.host.name }
@@ -113,7 +164,7 @@ func (t *Target) PushBlob(ctx context.Context, desc ocispec.Descriptor, data io.
 		}
 		return io.NopCloser(upload{io.NewSectionReader(data, 0, desc.Size), count}), nil
 	}
-	put, err := t.exchange(ctx, http.MethodPut, to, "application/octet-stream", desc.Size, body)
+	put, err := t.exchange(ctx, http.MethodPut, to, blobType, desc.Size, body)
 	if err != nil {
 		return t.repo.netError(ctx, t.host, what, err)
 	}
@@ -155,18 +206,10 @@ func (t *Target) uploadURL(resp *http.Response) (*url.URL, error) {
 
 // send makes a request about a path of the repository.
 func (t *Target) send(ctx context.Context, method, path string, query url.Values, mediaType string, data []byte) (*http.Response, error) {
-	u, err := t.host.base(ctx)
+	u, err := t.host.at(ctx, path, query)
 	if err != nil {
 		return nil, &url.Error{Op: method, Err: err}
 	}
-	u.Path += "/" + t.host.repo + path
-	if query == nil {
-		query = url.Values{}
-	}
-	if t.host.namespace != "" {
-		query.Set("ns", t.host.namespace)
-	}
-	u.RawQuery = query.Encode()
 	body := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
 	return t.exchange(ctx, method, &u, mediaType, int64(len(data)), body)
 }
@@ -192,10 +235,7 @@ func (t *Target) exchange(ctx context.Context, method string, u *url.URL, mediaT
 		req.Header.Set("User-Agent", "berth")
 		return t.host.auth.Client.Do(req)
 	}
-	for key, values := range t.host.header {
-		req.Header[key] = values
-	}
-	return t.host.auth.Do(req)
+	return t.host.do(req)
 }
 
 // An upload is a blob being sent, counted.

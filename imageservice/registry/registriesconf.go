@@ -61,7 +61,7 @@ func readRegistries(file string) (registries, error) {
 		}
 	}
 	for _, name := range files {
-		data, err := readCapped(name)
+		data, err := ReadFile(name, maxFile)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

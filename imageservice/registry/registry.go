@@ -156,7 +156,7 @@ func (r *Repository) Resolve(ctx context.Context, ref string) (ocispec.Descripto
 			return nil
 		case resp.StatusCode == http.StatusOK && byDigest:
 			return r.fail(h, ErrCorrupt, "manifest "+ref, "the host says it is another one")
-		case resp.StatusCode == http.StatusOK && d != "" && checkDigest(d) == nil:
+		case resp.StatusCode == http.StatusOK && d != "" && CheckDigest(d) == nil:
 			desc = ocispec.Descriptor{Digest: d, MediaType: resp.Header.Get("Content-Type"), Size: max(resp.ContentLength, 0)}
 			return nil
 		case resp.StatusCode == http.StatusOK, resp.StatusCode == http.StatusMethodNotAllowed, resp.StatusCode == http.StatusNotImplemented:
@@ -178,7 +178,7 @@ func (r *Repository) Resolve(ctx context.Context, ref string) (ocispec.Descripto
 // media type is the one the host gave it and may be empty. A document of more
 // than [MaxManifest] bytes is [ErrTooLarge].
 func (r *Repository) Manifest(ctx context.Context, d digest.Digest) (data []byte, mediaType string, err error) {
-	if err := checkDigest(d); err != nil {
+	if err := CheckDigest(d); err != nil {
 		return nil, "", err
 	}
 	if doc := r.got.Load(); doc != nil && doc.desc.Digest == d {
@@ -255,14 +255,15 @@ func (r *Repository) each(ctx context.Context, resolve bool, do func(*host) erro
 	return joinHosts(failed)
 }
 
-// checkDigest refuses what is not a SHA-256 digest. Others may be valid, but images
-// are named by SHA-256 throughout Kubernetes.
-func checkDigest(d digest.Digest) error {
+// CheckDigest refuses what is not a SHA-256 digest, and cannot name an image, a layer or a file of
+// one here: [ErrCorrupt]. Others may be valid, but images are named by SHA-256 throughout Kubernetes:
+// [ErrUnsupported].
+func CheckDigest(d digest.Digest) error {
 	if err := d.Validate(); err != nil {
 		return fmt.Errorf("digest %.100q: %w: %w", d, err, ErrCorrupt)
 	}
 	if d.Algorithm() != digest.SHA256 {
-		return fmt.Errorf("digest %s: not SHA-256: %w", d, ErrCorrupt)
+		return fmt.Errorf("digest %s: not SHA-256: %w", d, ErrUnsupported)
 	}
 	return nil
 }

@@ -26,25 +26,45 @@ type request struct {
 	rang   string // "" or a Range header
 }
 
+// at is the URL of a path of the repository.
+func (h *host) at(ctx context.Context, path string, query url.Values) (url.URL, error) {
+	u, err := h.base(ctx)
+	if err != nil {
+		return u, err
+	}
+	u.Path += "/" + h.repo + path
+	if query == nil {
+		query = url.Values{}
+	}
+	if h.namespace != "" { // tells a mirror of many registries which is meant; containerd, docs/hosts.md
+		query.Set("ns", h.namespace)
+	}
+	u.RawQuery = query.Encode()
+	return u, nil
+}
+
+// do makes a request of the host itself, with the headers of hosts.toml that it does not have already.
+func (h *host) do(req *http.Request) (*http.Response, error) {
+	for key, values := range h.header {
+		if _, ours := req.Header[key]; !ours {
+			req.Header[key] = values
+		}
+	}
+	return h.auth.Do(req)
+}
+
 // send asks h. The answer's status is the caller's to judge; an error is already
 // one of this package.
 func (r *Repository) send(ctx context.Context, h *host, q request) (*http.Response, error) {
 	what := strings.TrimSuffix(q.kind, "s") + " " + q.ref
-	u, err := h.base(ctx)
+	u, err := h.at(ctx, "/"+q.kind+"/"+q.ref, nil)
 	if err != nil {
 		return nil, r.netError(ctx, h, what, &url.Error{Op: q.method, Err: err})
-	}
-	u.Path += "/" + h.repo + "/" + q.kind + "/" + q.ref
-	if h.namespace != "" { // tells a mirror of many registries which is meant; containerd, docs/hosts.md
-		u.RawQuery = url.Values{"ns": {h.namespace}}.Encode()
 	}
 	ctx = auth.WithScopesForHost(ctx, u.Host, "repository:"+h.repo+":pull")
 	req, err := http.NewRequestWithContext(ctx, q.method, u.String(), nil)
 	if err != nil {
 		return nil, r.fail(h, nil, what, "not a URL")
-	}
-	for key, values := range h.header {
-		req.Header[key] = values
 	}
 	req.Header.Set("Accept-Encoding", "identity") // without it any coding may come (RFC 9110, 12.5.3)
 	if q.accept != "" {
@@ -53,7 +73,7 @@ func (r *Repository) send(ctx context.Context, h *host, q request) (*http.Respon
 	if q.rang != "" {
 		req.Header.Set("Range", q.rang)
 	}
-	resp, err := h.auth.Do(req)
+	resp, err := h.do(req)
 	if err != nil {
 		return nil, r.netError(ctx, h, what, err)
 	}

@@ -121,8 +121,11 @@ func retryable(status int) bool {
 }
 
 // mayPass reports whether a connection's failure may be gone a moment later: not
-// when the name does not exist or the certificate is not to be trusted.
+// when the name does not exist, the certificate is not to be trusted, or it has lasted for long.
 func mayPass(err error) bool {
+	if errors.Is(err, errNotStored) {
+		return false
+	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
 		return false
 	}

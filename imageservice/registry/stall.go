@@ -1,9 +1,12 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
 	"sync/atomic"
 	"time"
 )
@@ -29,6 +32,35 @@ func (s Stall) withDefaults() Stall {
 // String says what it means to have stalled.
 func (s Stall) String() string {
 	return fmt.Sprintf("stalled: less than %d bytes in %s", s.Bytes, s.Window)
+}
+
+// dialer is d with connections that a write cuts which does not end within Window: what is written at once
+// are tens of kilobytes. Its error is errStalled.
+func (s Stall) dialer(d *net.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := d.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return stallConn{conn, s.Window}, nil
+	}
+}
+
+type stallConn struct {
+	net.Conn
+	window time.Duration
+}
+
+// Write implements net.Conn.
+func (c stallConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.window)); err != nil {
+		return 0, err
+	}
+	n, err := c.Conn.Write(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = errStalled
+	}
+	return n, err
 }
 
 // errStalled is what a stallReader returns once it has cut its connection.

@@ -32,6 +32,7 @@ type host struct {
 
 	header    http.Header
 	transport *http.Transport
+	retrier   *retrier // in auth
 	auth      *auth.Client
 
 	probe   bool
@@ -63,7 +64,7 @@ func (c *Client) newHost(r *Repository, e endpoint, retry Retry) (*host, error) 
 	}
 	transport := &http.Transport{
 		Proxy:                 proxy,
-		DialContext:           (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:           c.stall.dialer(&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}),
 		TLSClientConfig:       tlsConfig,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: 30 * time.Second, // containerd#13164
@@ -92,8 +93,9 @@ func (c *Client) newHost(r *Repository, e endpoint, retry Retry) (*host, error) 
 	case canonical(e.host) != canonical(r.domain):
 		h.namespace = r.domain
 	}
+	h.retrier = &retrier{transport, retry, c.stall, &r.secrets}
 	h.auth = &auth.Client{
-		Client: &http.Client{Transport: &retrier{transport, retry, c.stall, &r.secrets}, CheckRedirect: h.checkRedirect},
+		Client: &http.Client{Transport: h.retrier, CheckRedirect: h.checkRedirect},
 		Header: http.Header{"User-Agent": {"berth"}},
 		Cache:  auth.NewCache(),
 		// The auth client itself shows a credential to nobody but the host that asked.

@@ -269,15 +269,18 @@ type Progress struct {
 	// bytes are those of layers as the registry has them; what was there counts.
 	Bytes int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	// total_bytes is 0 while the manifest is not known.
-	TotalBytes int64            `protobuf:"varint,4,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
-	Layers     int32            `protobuf:"varint,5,opt,name=layers,proto3" json:"layers,omitempty"`
-	LayersDone int32            `protobuf:"varint,6,opt,name=layers_done,json=layersDone,proto3" json:"layers_done,omitempty"`
+	TotalBytes int64 `protobuf:"varint,4,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	Layers     int32 `protobuf:"varint,5,opt,name=layers,proto3" json:"layers,omitempty"`
+	LayersDone int32 `protobuf:"varint,6,opt,name=layers_done,json=layersDone,proto3" json:"layers_done,omitempty"`
+	// stage is text for people.
 	Stage      string           `protobuf:"bytes,7,opt,name=stage,proto3" json:"stage,omitempty"`
 	Unfinished []*LayerProgress `protobuf:"bytes,8,rep,name=unfinished,proto3" json:"unfinished,omitempty"`
 	// pods are NAMESPACE/NAME of those whose kubelet waits for it.
 	Pods []string `protobuf:"bytes,9,rep,name=pods,proto3" json:"pods,omitempty"`
 	// work is "pulling", "importing" or "pushing".
-	Work          string `protobuf:"bytes,10,opt,name=work,proto3" json:"work,omitempty"`
+	Work string `protobuf:"bytes,10,opt,name=work,proto3" json:"work,omitempty"`
+	// doing is a line's worth of text for people: stage, or what the most active of its layers is at.
+	Doing         string `protobuf:"bytes,11,opt,name=doing,proto3" json:"doing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -382,15 +385,25 @@ func (x *Progress) GetWork() string {
 	return ""
 }
 
+func (x *Progress) GetDoing() string {
+	if x != nil {
+		return x.Doing
+	}
+	return ""
+}
+
 type LayerProgress struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Digest string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
 	Size   int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
-	Stage  string                 `protobuf:"bytes,3,opt,name=stage,proto3" json:"stage,omitempty"`
+	// stage is text for people.
+	Stage string `protobuf:"bytes,3,opt,name=stage,proto3" json:"stage,omitempty"`
 	// host is where it comes from.
 	Host string `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
 	// waiting_for is the image whose pull transfers this layer for both.
-	WaitingFor    string `protobuf:"bytes,5,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
+	WaitingFor string `protobuf:"bytes,5,opt,name=waiting_for,json=waitingFor,proto3" json:"waiting_for,omitempty"`
+	// doing is stage, with whom it is about.
+	Doing         string `protobuf:"bytes,6,opt,name=doing,proto3" json:"doing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -456,6 +469,13 @@ func (x *LayerProgress) GetHost() string {
 func (x *LayerProgress) GetWaitingFor() string {
 	if x != nil {
 		return x.WaitingFor
+	}
+	return ""
+}
+
+func (x *LayerProgress) GetDoing() string {
+	if x != nil {
+		return x.Doing
 	}
 	return ""
 }
@@ -1275,7 +1295,7 @@ const file_operator_proto_rawDesc = "" +
 	"\bplatform\x18\t \x01(\tR\bplatform\"\r\n" +
 	"\vListRequest\"7\n" +
 	"\fListResponse\x12'\n" +
-	"\x06images\x18\x01 \x03(\v2\x0f.berth.v1.ImageR\x06images\"\xb3\x02\n" +
+	"\x06images\x18\x01 \x03(\v2\x0f.berth.v1.ImageR\x06images\"\xc9\x02\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12*\n" +
 	"\x11started_unix_nano\x18\x02 \x01(\x03R\x0fstartedUnixNano\x12\x14\n" +
@@ -1291,14 +1311,16 @@ const file_operator_proto_rawDesc = "" +
 	"unfinished\x12\x12\n" +
 	"\x04pods\x18\t \x03(\tR\x04pods\x12\x12\n" +
 	"\x04work\x18\n" +
-	" \x01(\tR\x04work\"\x86\x01\n" +
+	" \x01(\tR\x04work\x12\x14\n" +
+	"\x05doing\x18\v \x01(\tR\x05doing\"\x9c\x01\n" +
 	"\rLayerProgress\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x14\n" +
 	"\x05stage\x18\x03 \x01(\tR\x05stage\x12\x12\n" +
 	"\x04host\x18\x04 \x01(\tR\x04host\x12\x1f\n" +
 	"\vwaiting_for\x18\x05 \x01(\tR\n" +
-	"waitingFor\"\x0e\n" +
+	"waitingFor\x12\x14\n" +
+	"\x05doing\x18\x06 \x01(\tR\x05doing\"\x0e\n" +
 	"\fPullsRequest\"9\n" +
 	"\rPullsResponse\x12(\n" +
 	"\x05pulls\x18\x01 \x03(\v2\x12.berth.v1.ProgressR\x05pulls\"E\n" +

@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -59,3 +60,16 @@ func exchange(a, b string) error {
 		}
 	}
 }
+
+// allocate has the first size bytes of f stand on the disk.
+func allocate(f *os.File, size int64) error {
+	for {
+		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
+		if err != unix.EINTR {
+			return os.NewSyscallError("fallocate", err)
+		}
+	}
+}
+
+// IsFull tells whether an error says that the disk, or its quota, has no more room.
+func IsFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }

@@ -27,6 +27,7 @@ var rules = []struct {
 	{"no error text", noErrorText},
 	{"error codes", errorCodes},
 	{"no loose ends", noLooseEnds},
+	{"return order", returnOrder},
 }
 
 // TestRules holds the repository to all of them.
@@ -151,6 +152,11 @@ const (
 			"cri/status.go": doc + "var codes = []any{netns.ErrA}\n", "cri/b.go": doc + "var codes = []any{netns.ErrB}\n",
 		}, []string{"netns/a.go: netns.ErrB", "sandbox/spec/a.go: spec.ErrS"}},
 		{"a loose end", "no loose ends", map[string]string{"cri/a.go": doc + "// TO" + "DO: more\n"}, []string{"cri/a.go:3"}},
+		{"a variable beside what changes it", "return order", map[string]string{
+			"cri/a.go": doc + "func f() (n int, err error) {\nreturn n, g(&n)\n}\n", "cri/b.go": doc + "func (t T) f() (int, error) {\nreturn t.n, join(t.err, t.out.Close())\n}\n",
+			"cri/c.go": doc + "func f() (n, m int, err error) {\nreturn n, m, g(&m, n)\n}\n",
+			"cri/d.go": doc + "func (t T) f() (*T, error) {\nreturn t, join(t.err, h(n), func() error { return g(&t.n) })\n}\n",
+		}, []string{"cri/a.go:4", "cri/b.go:4", "cri/c.go:4"}},
 	}
 	seen := map[string]bool{}
 	for _, tt := range tests {

@@ -2,12 +2,14 @@ package badinput
 
 import (
 	"archive/tar"
+	"errors"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -237,6 +239,52 @@ func TestFullDisk(t *testing.T) {
 		h.set(good(t))
 		s.pullGood(t)
 		s.noImage(t, before)
+	}
+	s.close(t)
+}
+
+// TestFullDiskIsNoTrap: with no byte left on the disk berthd starts, and an image can be
+// removed, which is what makes room.
+func TestFullDiskIsNoTrap(t *testing.T) {
+	s := openOn(t, "32m")
+	h := newHostile(t, s.world.Certs)
+	h.set(good(t))
+	if _, err := s.Pull(t.Context(), image); err != nil {
+		t.Fatal(err)
+	}
+	filler := filepath.Join(s.node.Root, "filler")
+	f, err := os.Create(filler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	fill := func() {
+		t.Helper()
+		for size := 64 << 10; size > 0; size /= 2 { // to the last byte
+			for err = nil; err == nil; {
+				_, err = f.Write(make([]byte, size))
+			}
+			if !errors.Is(err, syscall.ENOSPC) {
+				t.Fatal(err)
+			}
+		}
+	}
+	fill()
+	if err := s.node.Stop(); err != nil {
+		t.Error(err)
+	}
+	fill()
+	if err := s.node.Start(t.Context()); err != nil {
+		t.Fatalf("on a full disk: %v", err)
+	}
+	fill()
+	s.removeImage(t)
+	list, err := s.Images.ListImages(t.Context(), &runtimeapi.ListImagesRequest{})
+	if err != nil || len(list.GetImages()) != 0 {
+		t.Errorf("images: %v, %v", list.GetImages(), err)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Error(err)
 	}
 	s.close(t)
 }

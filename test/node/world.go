@@ -95,6 +95,11 @@ func (w *World) BuildContainerd(ctx context.Context) error {
 	return w.build(ctx, "test/bench/tools/build.sh")
 }
 
+// BuildStargz builds stargz-snapshotter, and what makes its layers, unless they are there.
+func (w *World) BuildStargz(ctx context.Context) error {
+	return w.build(ctx, "test/snapshotters/tools/build.sh")
+}
+
 // BuildKubelet builds kubelet unless it is there.
 func (w *World) BuildKubelet(ctx context.Context) error {
 	return w.build(ctx, "test/vm/tools/build.sh")

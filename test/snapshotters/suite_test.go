@@ -1,7 +1,10 @@
 package snapshotters
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,7 +38,15 @@ func open(t *testing.T, settings string) *suite {
 	t.Helper()
 	s := &suite{registry: registrytest.New()}
 	t.Cleanup(s.registry.Close)
+	s.open(t, settings, func(*node.World) {})
+	return s
+}
+
+// open starts the daemon, after before, and the pod.
+func (s *suite) open(t *testing.T, settings string, before func(*node.World)) {
+	t.Helper()
 	s.Fresh = node.Open(t, settings, func(w *node.World) {
+		before(w)
 		dir := filepath.Join(w.Certs, host)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -51,7 +62,6 @@ func open(t *testing.T, settings string) *suite {
 	if s.podID, err = s.RunPod(t.Context(), s.pod); err != nil {
 		t.Fatal(err)
 	}
-	return s
 }
 
 // proxied starts a proxy, and a daemon that uses it.
@@ -129,4 +139,17 @@ func (s *suite) restart(t *testing.T) {
 	if err := s.Node.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func gunzip(t *testing.T, data []byte) []byte {
+	t.Helper()
+	r, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }

@@ -22,6 +22,9 @@ type leg struct {
 // systemd has tests run with the systemd cgroup driver; without, it is cgroupfs.
 var systemd = []string{"BERTH_TEST_CGROUP_DRIVER=systemd"}
 
+// quotas has tests fail that find no project quota.
+var quotas = []string{"BERTH_PROJECT_QUOTA=1"}
+
 // updates are the rows of test/resources' table, of running containers and, to see that
 // it makes no difference there, some of created ones.
 const updates = "TestUpdate$/(running|all_at_once|no_whole)"
@@ -39,6 +42,8 @@ func suites() []suite {
 		{name: "crun", profile: "apparmor", pkg: "shim", env: []string{"BERTH_TEST_RUNTIME=/usr/bin/crun"}, byName: true, doc: "the shim's contract with crun"},
 		{name: "handlers", profile: "apparmor", pkg: "test/handlers", run: "TestLife|TestFeatures", doc: "Debian's crun as a handler"},
 		{name: "handlers-all", profile: "apparmor", pkg: "test/handlers", byName: true, doc: "other OCI runtimes, those that fail too"},
+		{name: "quota", profile: "apparmor", pkg: "snapshot/quota", env: quotas, short: true, doc: "project quota of ext4 and XFS, which other kernels may lack"},
+		{name: "quota-layers", profile: "apparmor", pkg: "snapshot", run: "TestWritable|TestProject|TestDeepLayer", env: quotas, short: true, doc: "writable layers measured and limited by project quota"},
 		{name: "stats", profile: "apparmor", pkg: "test/stats", run: "TestAnswers", byName: true, doc: "the table of stats"},
 		{name: "resources", profile: "apparmor", pkg: "test/resources", run: updates, byName: true, doc: "the table of updates"},
 		{name: "stats-systemd", profile: "apparmor", pkg: "test/stats", run: "TestAnswers", env: systemd, short: true, doc: "the table of stats, cgroups by systemd"},

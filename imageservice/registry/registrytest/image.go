@@ -84,14 +84,14 @@ func (s *Server) AddImage(repo, tag string, layers []Layer, edit func(*ocispec.I
 			l.MediaType = ocispec.MediaTypeImageLayer
 		}
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digest.FromBytes(l.Tar))
-		manifest.Layers = append(manifest.Layers, ocispec.Descriptor{MediaType: l.MediaType, Digest: s.AddBlob(l.Blob), Size: int64(len(l.Blob))})
+		manifest.Layers = append(manifest.Layers, ocispec.Descriptor{MediaType: l.MediaType, Digest: s.addBlob(repo, l.Blob), Size: int64(len(l.Blob))})
 	}
 	if edit != nil {
 		edit(&config, &manifest)
 	}
 	data := JSON(config)
 	if manifest.Config.Digest == "" {
-		manifest.Config.Digest, manifest.Config.Size = s.AddBlob(data), int64(len(data))
+		manifest.Config.Digest, manifest.Config.Size = s.addBlob(repo, data), int64(len(data))
 	}
 	img := Image{ID: manifest.Config.Digest, DiffIDs: config.RootFS.DiffIDs, Manifest: JSON(manifest), Size: manifest.Config.Size}
 	for _, l := range manifest.Layers {
@@ -111,11 +111,11 @@ type File struct {
 // AddArtifact stores an artifact of files in repo under tag: a manifest with the empty
 // configuration. edit, if not nil, changes it before it is stored.
 func (s *Server) AddArtifact(repo, tag, artifactType string, files []File, edit func(*ocispec.Manifest)) Image {
-	s.AddBlob(ocispec.DescriptorEmptyJSON.Data)
+	s.addBlob(repo, ocispec.DescriptorEmptyJSON.Data)
 	manifest := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactType, Layers: []ocispec.Descriptor{}}
 	manifest.SchemaVersion, manifest.Config = 2, ocispec.DescriptorEmptyJSON
 	for _, f := range files {
-		d := ocispec.Descriptor{MediaType: f.MediaType, Digest: s.AddBlob(f.Data), Size: int64(len(f.Data))}
+		d := ocispec.Descriptor{MediaType: f.MediaType, Digest: s.addBlob(repo, f.Data), Size: int64(len(f.Data))}
 		if d.MediaType == "" {
 			d.MediaType = "application/octet-stream"
 		}

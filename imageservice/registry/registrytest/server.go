@@ -22,8 +22,8 @@ type Server struct {
 	*httptest.Server
 
 	mu        sync.Mutex
-	blobs     map[digest.Digest][]byte
-	manifests map[string]manifest // by "repository:tag" and digest
+	blobs     map[string]map[digest.Digest][]byte // by repository; "" is of all
+	manifests map[string]manifest                 // by "repository:tag" and digest
 	requests  []Request
 	fault     func(http.ResponseWriter, *http.Request) bool
 	auth      *auth
@@ -44,14 +44,14 @@ type auth struct{ user, password, token, realm string }
 
 // New starts a registry that speaks plain HTTP.
 func New() *Server {
-	s := &Server{blobs: map[digest.Digest][]byte{}, manifests: map[string]manifest{}}
+	s := &Server{blobs: map[string]map[digest.Digest][]byte{}, manifests: map[string]manifest{}}
 	s.Server = httptest.NewServer(s)
 	return s
 }
 
 // NewTLS starts a registry that speaks HTTPS with a certificate of its own.
 func NewTLS() *Server {
-	s := &Server{blobs: map[digest.Digest][]byte{}, manifests: map[string]manifest{}}
+	s := &Server{blobs: map[string]map[digest.Digest][]byte{}, manifests: map[string]manifest{}}
 	s.Server = httptest.NewUnstartedServer(s)
 	s.Config.ErrorLog = quiet()
 	s.StartTLS()
@@ -112,18 +112,47 @@ func (s *Server) Forget() {
 	s.requests = nil
 }
 
-// AddBlob stores data under its digest, and returns that.
+// AddBlob stores data under its digest, in every repository, and returns that.
 func (s *Server) AddBlob(data []byte) digest.Digest {
 	d := digest.FromBytes(data)
 	s.PutBlob(d, data)
 	return d
 }
 
-// PutBlob stores data under d, whatever its digest is.
+// addBlob stores data under its digest in one repository.
+func (s *Server) addBlob(repo string, data []byte) digest.Digest {
+	d := digest.FromBytes(data)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.putBlob(repo, d, data)
+	return d
+}
+
+// putBlob stores data under d. The caller holds mu.
+func (s *Server) putBlob(repo string, d digest.Digest, data []byte) {
+	if s.blobs[repo] == nil {
+		s.blobs[repo] = map[digest.Digest][]byte{}
+	}
+	s.blobs[repo][d] = data
+}
+
+// PutBlob stores data under d in every repository, whatever its digest is, in place of what they have.
 func (s *Server) PutBlob(d digest.Digest, data []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.blobs[d] = data
+	for _, blobs := range s.blobs {
+		delete(blobs, d)
+	}
+	s.putBlob("", d, data)
+}
+
+// blob is a blob of a repository. The caller holds mu.
+func (s *Server) blob(repo string, d digest.Digest) ([]byte, bool) {
+	data, ok := s.blobs[repo][d]
+	if !ok {
+		data, ok = s.blobs[""][d]
+	}
+	return data, ok
 }
 
 // AddManifest stores a manifest in repo under tag, if there is one, and its digest.
@@ -194,7 +223,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	if i := strings.LastIndex(path, "/blobs/"); i > 0 {
 		s.mu.Lock()
-		data, ok := s.blobs[digest.Digest(path[i+len("/blobs/"):])]
+		data, ok := s.blob(path[:i], digest.Digest(path[i+len("/blobs/"):]))
 		s.mu.Unlock()
 		if !ok {
 			Fail(w, http.StatusNotFound, "BLOB_UNKNOWN", "blob unknown")

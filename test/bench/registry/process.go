@@ -112,7 +112,8 @@ func (p *Process) TakeCounts(ctx context.Context) (map[digest.Digest]Count, erro
 	}
 	defer resp.Body.Close()
 	var counts map[digest.Digest]Count
-	return counts, json.NewDecoder(resp.Body).Decode(&counts)
+	err = json.NewDecoder(resp.Body).Decode(&counts)
+	return counts, err
 }
 
 // WriteHosts writes the hosts.toml by which a runtime finds the registry at addr under the name
