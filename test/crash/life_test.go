@@ -29,29 +29,37 @@ type life struct {
 	container string
 }
 
+// What there is when a request is sent.
+const (
+	nothingYet = iota
+	aPod
+	aContainer // which is not started
+	aProcess
+	anEnd // no request needs more than that something can be taken away
+)
+
 // A request is one of kubelet's, and may be repeated.
 type request struct {
 	name string
 	do   func(context.Context, *life) error
-	// needs says that the request is one to a container whose process runs, or waits to.
-	needs bool
+	has  int
 }
 
 // requests are a whole life. At its end there is nothing.
 var requests = []request{
-	{"Status", look, false},
-	{"PullImage", pull, false},
-	{"RunPodSandbox", runPod, false},
-	{"CreateContainer", create, false},
-	{"StartContainer", start, true},
-	{"ExecSync", execute, true},
-	{"UpdateContainerResources", update, true},
-	{"ReopenContainerLog", reopen, true},
-	{"StopContainer", stop, false},
-	{"RemoveContainer", remove, false},
-	{"StopPodSandbox", stopPod, false},
-	{"RemovePodSandbox", removePod, false},
-	{"RemoveImage", removeImage, false},
+	{"Status", look, nothingYet},
+	{"PullImage", pull, nothingYet},
+	{"RunPodSandbox", runPod, aPod},
+	{"CreateContainer", create, aPod},
+	{"StartContainer", start, aContainer},
+	{"ExecSync", execute, aProcess},
+	{"UpdateContainerResources", update, aProcess},
+	{"ReopenContainerLog", reopen, aProcess},
+	{"StopContainer", stop, anEnd},
+	{"RemoveContainer", remove, anEnd},
+	{"StopPodSandbox", stopPod, anEnd},
+	{"RemovePodSandbox", removePod, anEnd},
+	{"RemoveImage", removeImage, anEnd},
 }
 
 // newLife is one that has not begun. Its logs are in a folder of logs.
@@ -206,25 +214,64 @@ func removeImage(ctx context.Context, l *life) error {
 	return err
 }
 
-// revive does what kubelet does for a container whose process is lost: removes it, and makes
-// and starts the next. cause is why that is needed: the container has to say that it is lost.
-func (l *life) revive(ctx context.Context, cause error) error {
-	switch s := l.state(ctx); s {
-	case runtimeapi.ContainerState_CONTAINER_EXITED, runtimeapi.ContainerState_CONTAINER_UNKNOWN:
-	default:
-		return fmt.Errorf("%w; and the container is %v", cause, s)
+// revive does what kubelet does when a shim took a pod's processes with it, that which holds
+// its PID namespace among them: the pod is removed, and the next attempt made. cause is why
+// that is needed: the pod has to say so.
+func (l *life) revive(ctx context.Context, r request, cause error) error {
+	if r.has == nothingYet || !l.isLost(ctx) {
+		return cause
 	}
-	if err := remove(ctx, l); err != nil {
-		return fmt.Errorf("%w; then remove: %w", cause, err)
+	if err := l.removePods(ctx); err != nil {
+		return fmt.Errorf("%w; then remove the pod: %w", cause, err)
 	}
+	l.pod.Metadata.Attempt++
 	l.conf.Metadata.Attempt++
-	if err := create(ctx, l); err != nil {
-		return fmt.Errorf("%w; then create: %w", cause, err)
-	}
-	if err := start(ctx, l); err != nil {
-		return fmt.Errorf("%w; then start: %w", cause, err)
+	for has, do := range []func(context.Context, *life) error{aPod: runPod, aContainer: create, aProcess: start} {
+		if do == nil || has > r.has {
+			continue
+		}
+		if err := do(ctx, l); err != nil {
+			return fmt.Errorf("%w; then the next attempt: %w", cause, err)
+		}
 	}
 	return nil
+}
+
+// removePods takes all away, also one whose ID was never answered.
+func (l *life) removePods(ctx context.Context) error {
+	list, err := l.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return err
+	}
+	for _, p := range list.GetItems() {
+		if err := l.RemovePod(ctx, p.GetId()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isLost waits a moment for the pod to be listed as not ready: that its shim is gone is heard
+// of by another way than the request's.
+func (l *life) isLost(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, node.Patience(10*time.Second))
+	defer cancel()
+	for {
+		list, err := l.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+		if err != nil {
+			return false
+		}
+		for _, p := range list.GetItems() {
+			if p.GetState() == runtimeapi.PodSandboxState_SANDBOX_NOTREADY {
+				return true
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // nothing expects that nothing is listed.

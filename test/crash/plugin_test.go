@@ -58,6 +58,12 @@ func TestPlugin(t *testing.T) {
 				{"berthd", "pod: undo network", 1},
 			} {
 				for _, command := range []string{"ADD", "DEL"} {
+					if plugin == "host-local" && command == "DEL" {
+						// The bridge plugin has taken the interface by then, from which alone it
+						// knows which rules of masquerading to remove, and leaves them for good
+						// (containernetworking/plugins, bridge, cmdDel).
+						continue
+					}
 					order := plugin + " " + command + " " + when
 					name := order
 					if kill.name != "" {

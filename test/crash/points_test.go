@@ -173,6 +173,7 @@ func symbol(fn *ast.FuncDecl) string {
 var elsewhere = []struct{ site, why string }{
 	{"snapshot.(*proxied", "another process keeps the snapshots: test/snapshotters"},
 	{"snapshot.Apply", "the same"},
+	{"snapshot.storeRecord", "the same"},
 	{"snapshot.(*overlay).noted", "a layer is damaged on the disk: snapshot, test/powercut"},
 	{"snapshot.native.lost", "the same"},
 	{"snapshot.subvolumes.lost", "the same, on btrfs"},
