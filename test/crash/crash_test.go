@@ -19,7 +19,7 @@ import (
 var (
 	onlyPoint = flag.String("point", "", "only crash points that have this in their name")
 	all       = flag.Bool("all", os.Getenv("BERTH_CRASH") == "all", "every crash point, not a sample; so does BERTH_CRASH=all")
-	sample    = flag.Int("sample", 3, "how many crash points of each kind, without -all")
+	sample    = flag.Int("sample", 2, "how many crash points of each kind, without -all")
 )
 
 // lives are the settings that lives are lived with: the first has all its points as crash

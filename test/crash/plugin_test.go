@@ -69,6 +69,9 @@ func TestPlugin(t *testing.T) {
 					if kill.name != "" {
 						name += ", killed at " + kill.name
 					}
+					if !*all && (plugin != "bridge" || strings.HasPrefix(kill.name, "ran")) {
+						continue
+					}
 					t.Run(name, func(t *testing.T) { s.failing(t, order, kill) })
 				}
 			}

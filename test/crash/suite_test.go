@@ -86,9 +86,8 @@ func (s *suite) build(t *testing.T) {
 			t.Fatalf("%v: %v\n%s", args, err, out)
 		}
 	}
-	tags := strings.TrimSpace("crashpoints " + os.Getenv("BERTH_CRASH_TAGS"))
-	run("CGO_ENABLED=0", "go", "build", "-trimpath", "-buildvcs=false", "-tags", tags, "-o", kept+"/", "./cmd/berthd")
-	run("CGO_ENABLED=1", "go", "build", "-trimpath", "-buildvcs=false", "-tags", "seccomp netgo osusergo "+tags,
+	run("CGO_ENABLED=0", "go", "build", "-trimpath", "-buildvcs=false", "-tags", "crashpoints", "-o", kept+"/", "./cmd/berthd")
+	run("CGO_ENABLED=1", "go", "build", "-trimpath", "-buildvcs=false", "-tags", "seccomp netgo osusergo crashpoints",
 		"-ldflags", `-linkmode external -extldflags "-static"`, "-o", kept+"/", "./cmd/berth-shim")
 	run("", "cp", filepath.Join(kept, "berthd"), filepath.Join(kept, "berth-shim"), s.bin)
 }
