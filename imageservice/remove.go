@@ -19,8 +19,8 @@ import (
 // Collect. An absent image is fine; ErrAmbiguous.
 func (s *Service) Remove(ctx context.Context, ref string) error {
 	img, err := s.store.view.Load().find(ref) // also when it has lost a layer
-	if errors.Is(err, ErrNotFound) {
-		return nil
+	if errors.Is(err, ErrNotFound) {          // a removal that a crash cut short may have left its layers
+		return s.Collect(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("image %.300q: %w", ref, err)

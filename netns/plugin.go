@@ -14,6 +14,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/berthd/berth/crashpoint"
 )
 
 const (
@@ -70,7 +72,9 @@ func (p *plugins) ExecPlugin(ctx context.Context, path string, conf []byte, env 
 		}
 		inOwnGroup(cmd)
 
+		crashpoint.At("run plugin", path)
 		err := cmd.Run()
+		crashpoint.At("ran plugin", path)
 		switch {
 		case err == nil || errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil:
 			return stdout.Bytes(), nil

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/crashpoint"
 )
 
 // A kind is a type of namespace.
@@ -120,9 +122,11 @@ func pin(from, path string) error {
 		return err
 	}
 	f.Close()
+	crashpoint.At("pin", path)
 	if err := unix.Mount(from, path, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("pin %s: %w", path, os.NewSyscallError("mount", err))
 	}
+	crashpoint.At("pinned", path)
 	return nil
 }
 
@@ -140,9 +144,11 @@ func unpin(path string) error {
 			return fmt.Errorf("unpin %s: %w", path, os.NewSyscallError("umount", err))
 		}
 	}
+	crashpoint.At("unpin", path)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+	crashpoint.At("unpinned", path)
 	return nil
 }
 

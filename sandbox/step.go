@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/berthd/berth/crashpoint"
 )
 
 // A step is one reversible part of a pod or container.
@@ -31,6 +33,7 @@ const (
 // error's code. left is why the rollback failed, if it did.
 func build[T any](ctx context.Context, t T, trace *Trace, steps []step[T]) (left, err error) {
 	for i, s := range steps {
+		crashpoint.Step(t, "do", s.name)
 		err := trace.run(s.name, func() error { return s.do(ctx, t) })
 		if err == nil {
 			err = ctx.Err()
@@ -44,6 +47,7 @@ func build[T any](ctx context.Context, t T, trace *Trace, steps []step[T]) (left
 		}
 		return nil, err
 	}
+	crashpoint.Step(t, "done", "all")
 	return nil, nil
 }
 
@@ -56,10 +60,12 @@ func teardown[T any](ctx context.Context, t T, trace *Trace, steps []step[T]) er
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownLimit)
 	defer cancel()
 	for _, s := range slices.Backward(steps) {
+		crashpoint.Step(t, "undo", s.name)
 		err := trace.run("undo "+s.name, func() error { return s.undo(ctx, t) })
 		if err != nil {
 			return fmt.Errorf("undo %s: %w", s.name, err)
 		}
 	}
+	crashpoint.Step(t, "undone", "all")
 	return nil
 }

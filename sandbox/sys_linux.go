@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/selinux/go-selinux/label"
 	"golang.org/x/sys/unix"
 
+	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/sandbox/cgroupstat"
 )
 
@@ -38,6 +39,7 @@ func mountShm(dir string, owner int, context string) error {
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", dir, err)
 	}
+	crashpoint.At("mounted", dir)
 	return nil
 }
 
@@ -67,6 +69,7 @@ func pinNamespace(source, path string) error {
 	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("pin %s: %w", source, err)
 	}
+	crashpoint.At("pinned", path)
 	return nil
 }
 
@@ -100,6 +103,7 @@ func unmount(path string) error {
 		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("unmount %s: %w", path, err)
 		}
+		crashpoint.At("unmounted", path)
 	}
 }
 

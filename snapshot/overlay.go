@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"k8s.io/klog/v2"
 
+	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/snapshot/durable"
 	"github.com/berthd/berth/snapshot/quota"
 )
@@ -209,9 +210,12 @@ func (o *overlay) make(ctx context.Context, place string, fill func(tmp string) 
 	if o.isLayer(place) {
 		defer o.growing.begin(tmp)()
 	}
+	crashpoint.At("fill", place)
 	err := fill(tmp)
 	if err == nil {
+		crashpoint.At("put in place", place)
 		if err = os.Rename(tmp, place); err == nil {
+			crashpoint.At("in place", place)
 			return nil
 		}
 		if isNotEmpty(err) { // somebody was faster with the same

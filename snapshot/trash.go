@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/berthd/berth/crashpoint"
 )
 
 // A trash is a directory of things that are gone by name and not deleted yet. What is
@@ -18,10 +20,12 @@ type trash struct{ dir string }
 // throw moves the thing at path into the trash under a name that begins with label. An
 // absent one is fine.
 func (t trash) throw(path, label string) error {
+	crashpoint.At("throw away", path)
 	err := os.Rename(path, filepath.Join(t.dir, label+"."+rand.Text()))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	crashpoint.At("thrown away", path)
 	return err
 }
 

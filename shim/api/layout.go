@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/berthd/berth/crashpoint"
 )
 
 // Folders of the state directory.
@@ -91,11 +93,17 @@ func WriteRecord(path string, v any) error {
 	if err != nil {
 		return err
 	}
+	crashpoint.At("write", path)
 	tmp := path + ".tmp"
 	if err := os.WriteFile(tmp, data, 0o600); err != nil {
 		return errors.Join(err, os.Remove(tmp))
 	}
-	return os.Rename(tmp, path)
+	crashpoint.At("half written", path)
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	crashpoint.At("written", path)
+	return nil
 }
 
 // maxRecord is more than any record needs, in bytes.

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/container"
 	"github.com/berthd/berth/shim/keeper/ociruntime"
@@ -146,6 +147,7 @@ func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
 		return err
 	}
 	t.cg = newCgroup(t.c.Cgroups())
+	crashpoint.At("start", t.rec.Bundle)
 	// A creation that hangs, on a mount say, ends with the request.
 	defer killWhen(ctx, t.cg)()
 	t.p, err = k.nursery.start(func() (container.Process, error) { return t.c.Start(ctx, init) })
@@ -155,9 +157,11 @@ func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
 	if err != nil {
 		return err
 	}
+	crashpoint.At("adopt", t.rec.Bundle)
 	if err := k.adopt(t, t.p.Pid()); err != nil {
 		return err
 	}
+	crashpoint.At("adopted", t.rec.Bundle)
 	return context.Cause(ctx) // who asked may have gone just then: nobody would know of it
 }
 
@@ -188,7 +192,9 @@ func (k *Keeper) watch(t *task) {
 	code, killed := exitCode(t.p.Wait())
 	t.joining.Unlock()
 	k.nursery.done(t.snapshot().pid)
+	crashpoint.At("finish", t.rec.Bundle)
 	t.finish(k.ctx, code, killed, at)
+	crashpoint.At("finished", t.rec.Bundle)
 	k.checkRetired()
 }
 
@@ -217,6 +223,7 @@ func (k *Keeper) tearDown(ctx context.Context, t *task) error {
 	if err := t.stop(ctx); err != nil {
 		return err
 	}
+	crashpoint.At("destroy", t.rec.Bundle)
 	if t.c != nil {
 		if err := k.nursery.wait(func() error { return t.c.Destroy(ctx) }); err != nil {
 			return err
@@ -228,9 +235,12 @@ func (k *Keeper) tearDown(ctx context.Context, t *task) error {
 	if t.log != nil {
 		t.log.close()
 	}
-	if err := os.Remove(k.recordPath(t)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	record := k.recordPath(t)
+	crashpoint.At("remove", record)
+	if err := os.Remove(record); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+	crashpoint.At("removed", record)
 	k.forget(t)
 	k.checkRetired()
 	return nil

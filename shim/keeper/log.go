@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/berthd/berth/crashpoint"
 )
 
 // maxLine is where a long line is cut, in bytes of content: the longest that
@@ -62,8 +64,10 @@ func (l *logFile) reopen() error {
 	if err != nil {
 		return fmt.Errorf("log: %w", err)
 	}
+	crashpoint.At("rotate", l.path)
 	l.f.Close()
 	l.f, l.torn = f, false
+	crashpoint.At("rotated", l.path)
 	return nil
 }
 

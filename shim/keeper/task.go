@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -131,9 +132,11 @@ func (t *task) run(ctx context.Context) (int, error) {
 	}
 	alive, cancel := t.whileAlive(ctx)
 	defer cancel()
+	crashpoint.At("run", t.rec.Bundle)
 	if err := t.c.Run(alive); err != nil {
 		return 0, fmt.Errorf("container %s: start: %w", t.rec.ID, err)
 	}
+	crashpoint.At("running", t.rec.Bundle)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.state.status == created {
@@ -173,6 +176,7 @@ func (t *task) finish(ctx context.Context, code int32, killed bool, at time.Time
 	oom := t.oomKilled(code, killed) // before the cgroup goes
 	t.oomNotes.close()
 	t.io.drain()
+	crashpoint.At("drained", t.rec.Bundle)
 	t.mu.Lock()
 	rec := api.ExitRecord{Code: code, At: at.UTC(), OOMKilled: oom, Pid: t.state.pid}
 	t.mu.Unlock()

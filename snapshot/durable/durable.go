@@ -16,6 +16,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/berthd/berth/crashpoint"
 )
 
 // tmpPrefix marks files a crash may leave behind. Sweep removes them.
@@ -28,7 +30,7 @@ func WriteFile(path string, data []byte, perm fs.FileMode) error {
 	if err := replace(path, data, perm, settle, os.Rename); err != nil {
 		return err
 	}
-	return SyncDir(filepath.Dir(path)) // the name itself
+	return syncDir(filepath.Dir(path)) // the name itself
 }
 
 // Replace is WriteFile without waiting for the disk: readers see the old content
@@ -48,11 +50,13 @@ func trade(from, path string) error {
 	if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() || exchange(from, path) != nil {
 		return os.Rename(from, path)
 	}
+	crashpoint.At("traded", path)
 	return os.Remove(from)
 }
 
 // replace writes data beside path, lets sync settle it, and renames it to path.
 func replace(path string, data []byte, perm fs.FileMode, sync func(*os.File) error, rename func(from, to string) error) (err error) {
+	crashpoint.At("write", path)
 	f, err := os.CreateTemp(filepath.Dir(path), tmpPrefix+"*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -76,17 +80,24 @@ func replace(path string, data []byte, perm fs.FileMode, sync func(*os.File) err
 	if err := f.Close(); err != nil {
 		return err
 	}
-	return rename(f.Name(), path)
+	crashpoint.At("half written", path)
+	if err := rename(f.Name(), path); err != nil {
+		return err
+	}
+	crashpoint.At("written", path)
+	return nil
 }
 
 // Remove deletes the file or empty directory at path and waits until the removal
 // is on disk. An absent file is fine, so that a delete cut short by a crash can
 // be run again; so is an absent directory around it.
 func Remove(path string) error {
+	crashpoint.At("remove", path)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	err := SyncDir(filepath.Dir(path))
+	crashpoint.At("removed", path)
+	err := syncDir(filepath.Dir(path))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -95,6 +106,11 @@ func Remove(path string) error {
 
 // SyncDir makes creations, renames and removals in dir durable.
 func SyncDir(dir string) error {
+	crashpoint.At("sync", dir)
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"sync"
+
+	"github.com/berthd/berth/crashpoint"
 )
 
 // syncWorkers is how many fsyncs of one tree are under way at once. They wait
@@ -21,6 +23,7 @@ const syncWorkers = 16
 //
 // The tree must not change meanwhile. Its depth costs an open file a level.
 func SyncTree(ctx context.Context, dir string) error {
+	crashpoint.At("sync tree", dir)
 	return syncAll(ctx, func(ctx context.Context, files chan<- *os.File) error { return feed(ctx, here, dir, files) })
 }
 
@@ -28,6 +31,7 @@ func SyncTree(ctx context.Context, dir string) error {
 // paths, which are relative to it. What is not there any more, or behind a symbolic link, is
 // left out. A new file needs its directory too.
 func SyncFiles(ctx context.Context, dir string, paths []string) error {
+	crashpoint.At("sync files", dir)
 	top, err := openDir(here, dir)
 	if err != nil {
 		return err

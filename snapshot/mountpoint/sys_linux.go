@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/berthd/berth/crashpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -62,6 +63,7 @@ func Mount(kind, source, target string, flags Flags, data string) error {
 	if err := unix.Mount(source, target, kind, flags.ms, data); err != nil {
 		return fmt.Errorf("mount %s: %w", kind, err)
 	}
+	crashpoint.At("mounted", target)
 	if flags.ms&unix.MS_BIND == 0 || flags.ms&^(unix.MS_BIND|unix.MS_REC) == 0 && !flags.free {
 		return nil
 	}
@@ -221,6 +223,7 @@ func Unmount(target string) error {
 	if err == unix.EINVAL || err == unix.ENOENT || err == unix.ENOTDIR {
 		return ErrNotMounted
 	}
+	crashpoint.At("unmounted", target)
 	return err
 }
 

@@ -82,6 +82,8 @@ func TestRulesFind(t *testing.T) {
 			[]string{"sandbox/a.go imports imageservice/registry: it is imageservice's own", "sandbox/a.go imports shim/api", "sandbox/a.go imports shim/keeper"}},
 		{"a sub-package and its parent", "import direction", map[string]string{"netns/inner/a.go": imports(own + "netns")}, []string{"netns/inner/a.go imports netns: a sub-package"}},
 		{"the operator's program reaches in", "import direction", map[string]string{"cmd/berth/a.go": imports(own+"sandbox", own+"config")}, []string{"cmd/berth/a.go imports sandbox"}},
+		{"crash points are everywhere", "import direction", map[string]string{"snapshot/durable/a.go": imports(own + "crashpoint"), "shim/a.go": imports(own + "crashpoint"), "crashpoint/a.go": imports(own + "shim/api")},
+			[]string{"crashpoint/a.go imports shim/api: crashpoint may not"}},
 		{"tests may", "import direction", map[string]string{"snapshot/a_test.go": imports(own + "imageservice"), "test/x/a.go": imports(own + "sandbox")}, nil},
 		{"test is for tests", "import direction", map[string]string{"cri/a.go": imports(own + "test/node")}, []string{"cri/a.go imports test/node"}},
 
