@@ -74,7 +74,7 @@ type source struct {
 
 // lasting are the calls that leave something on a disk.
 var lasting = map[string][]string{
-	"durable": {"Replace", "WriteFile", "Remove", "SyncDir", "SyncTree"},
+	"durable": {"Replace", "WriteFile", "Remove", "SyncDir", "SyncTree", "SyncFiles"},
 	"api":     {"WriteRecord"},
 	"os":      {"Rename"},
 }
