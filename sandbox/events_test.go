@@ -104,6 +104,11 @@ func TestEventsShowTheirChange(t *testing.T) {
 	// Types are numbers: created, started, stopped, deleted. The first two and the
 	// last are the pod's own.
 	want := []string{"0[ready]", "1[ready]", "0[ready created]", "1[ready running]", "2[stopping exited]", "2[notready exited]", "3[notready]", "3[removing]"}
+	// Who stops the pod is told of the container's exit before the readers are, and may be
+	// done by then: what an event shows may be of later.
+	if seen[4] == "2[notready exited]" {
+		want[4] = seen[4]
+	}
 	if !slices.Equal(seen, want) {
 		t.Errorf("events show %v, want %v", seen, want)
 	}
