@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/cri/stream"
+	"github.com/berthd/berth/held"
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/netns"
 	"github.com/berthd/berth/sandbox"
@@ -129,6 +130,7 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	}
 	s.begin(info.FullMethod)
 	defer s.calls.Add(-1)
+	defer held.Begin(ctx, held.Call, info.FullMethod)()
 	if starting[info.FullMethod] {
 		defer s.images.images.Junction().Enter()()
 	}
@@ -158,6 +160,7 @@ func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.S
 	}
 	s.begin(info.FullMethod)
 	defer s.calls.Add(-1)
+	defer held.Begin(stream.Context(), held.Call, info.FullMethod)()
 	start := time.Now()
 	err := toStatus(next(srv, stream))
 	s.end(stream.Context(), info.FullMethod, time.Since(start), err)

@@ -17,6 +17,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"k8s.io/klog/v2"
 
+	"github.com/berthd/berth/cmd/berthd/dump"
 	"github.com/berthd/berth/config"
 	"github.com/berthd/berth/cri"
 	"github.com/berthd/berth/imageservice"
@@ -41,6 +42,8 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer unlock()
+	dumps := &dump.Keeper{Dir: filepath.Join(cfg.Root, dump.Folder), Version: version}
+	defer dumpOnQuit(ctx, dumps)()
 	reserve := imageservice.Reserve(cfg.Root)
 	if err := reserve.GiveUp(); err != nil { // a start on a full disk needs some space
 		return fmt.Errorf("root: %w", err)
@@ -110,7 +113,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	operators.Attach(images, func() map[string][]string { return imageUsers(node.Containers.List()) })
 	server.Attach(node, images)
 	scrapers.serve(ctx, node, images, network)
-	return answer(ctx, cfg, server, node, failed)
+	return answer(ctx, cfg, server, node, dumps, failed)
 }
 
 // openNetwork opens the pods' network. Close it.
@@ -160,14 +163,14 @@ func openShims(ctx context.Context, cfg config.Config) (*shim.Shims, string, err
 
 // answer tells that berthd is ready, and waits until ctx ends or the socket fails. Then it
 // lets the calls under way end.
-func answer(ctx context.Context, cfg config.Config, server *cri.Server, node *sandbox.Node, failed <-chan error) error {
+func answer(ctx context.Context, cfg config.Config, server *cri.Server, node *sandbox.Node, dumps *dump.Keeper, failed <-chan error) error {
 	logger := klog.FromContext(ctx)
 	logger.Info("Serving the CRI", "socket", cfg.Socket, "version", version, "pods", len(node.Pods.List()))
 	text := func() string {
 		return fmt.Sprintf("Serving the CRI on %s; pods: %d", cfg.Socket, len(node.Pods.List()))
 	}
 	tell(daemon.SdNotifyReady, text())
-	go keepAlive(ctx, cfg.Socket, text)
+	go newWatchdog(cfg.Socket, dumps, text).run(ctx)
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve %s: %w", cfg.Socket, err)

@@ -95,5 +95,8 @@ func ownFolder(dir string) error {
 // stopSignals end the daemon in good order.
 func stopSignals() []os.Signal { return []os.Signal{unix.SIGTERM, unix.SIGINT} }
 
+// quitSignal asks for a dump.
+const quitSignal = unix.SIGQUIT
+
 // ignoreHangup lets a closed terminal or a habit of reloading do no harm.
 func ignoreHangup() { signal.Ignore(unix.SIGHUP) }
