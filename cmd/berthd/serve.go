@@ -62,7 +62,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer network.Close()
-	server, operators, err := newServer(cfg, network, figures)
+	server, operators, err := newServer(cfg, network, figures, dumps)
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func openNetwork(ctx context.Context, cfg config.Config) (*netns.Network, error)
 
 // newServer is the CRI server and the operators' on the same socket. Their parts are
 // still to come.
-func newServer(cfg config.Config, network *netns.Network, figures *metrics.Metrics) (*cri.Server, *operator.Server, error) {
+func newServer(cfg config.Config, network *netns.Network, figures *metrics.Metrics, dumps *dump.Keeper) (*cri.Server, *operator.Server, error) {
 	systemd := cfg.SystemdCgroup()
 	if _, err := os.Stat("/run/systemd/system"); systemd && err != nil {
 		return nil, nil, errors.New("cgroup.driver: systemd does not run this machine; leave the key out, or set it to \"cgroupfs\"")
@@ -138,6 +138,7 @@ func newServer(cfg config.Config, network *netns.Network, figures *metrics.Metri
 	})
 	operators := &operator.Server{}
 	operatorapi.RegisterImagesServer(server.GRPC(), operators)
+	operatorapi.RegisterNodeServer(server.GRPC(), &operator.NodeServer{Keep: dumps.Keep})
 	return server, operators, nil
 }
 
