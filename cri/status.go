@@ -39,6 +39,7 @@ var codeOf = []struct {
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{errInvalid, codes.InvalidArgument},
 	{errTooLarge, codes.ResourceExhausted},
+	{errTooMany, codes.ResourceExhausted},
 	{stream.ErrTooMany, codes.ResourceExhausted},
 	{sandbox.ErrInvalid, codes.InvalidArgument},
 	{sandbox.ErrUnknownHandler, codes.InvalidArgument},
@@ -128,6 +129,9 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	if err := s.gate(ctx); err != nil {
 		return nil, err
 	}
+	if s.Calls() >= maxCalls && !always[info.FullMethod] {
+		return nil, toStatus(errTooMany)
+	}
 	s.begin(info.FullMethod)
 	defer s.calls.Add(-1)
 	defer held.Begin(ctx, held.Call, info.FullMethod)()
@@ -146,6 +150,12 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	return resp, err
 }
 
+// always are the calls that are let in however many there are.
+var always = map[string]bool{
+	runtimeapi.RuntimeService_Version_FullMethodName: true,
+	runtimeapi.RuntimeService_Status_FullMethodName:  true,
+}
+
 // starting are the calls that a pod's start is made of: pulls give way to them.
 var starting = map[string]bool{
 	runtimeapi.RuntimeService_RunPodSandbox_FullMethodName:   true,
@@ -157,6 +167,9 @@ var starting = map[string]bool{
 func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	if err := s.gate(stream.Context()); err != nil {
 		return err
+	}
+	if s.Calls() >= maxCalls {
+		return toStatus(errTooMany)
 	}
 	s.begin(info.FullMethod)
 	defer s.calls.Add(-1)
