@@ -310,6 +310,9 @@ func listen(ctx context.Context, path, option string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
+	if err := heldNames(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("socket %s: %w %s", path, err, option)
+	}
 	if conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path); err == nil {
 		conn.Close()
 		return nil, fmt.Errorf("socket %s: another process serves on it; stop that one or choose another %s", path, option)
@@ -341,6 +344,10 @@ func claimFolders(cfg config.Config) (unlock func(), err error) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			unlock()
 			return nil, fmt.Errorf("%s: cannot be made: %w", key, err)
+		}
+		if err := errors.Join(closeFolder(dir), heldNames(filepath.Dir(dir))); err != nil {
+			unlock()
+			return nil, fmt.Errorf("%s %s: %w", key, dir, err)
 		}
 		f, err := lockFile(filepath.Join(dir, "berthd.lock"))
 		if errors.Is(err, errLocked) {
