@@ -26,6 +26,7 @@ type orders struct {
 	Program string `json:"program,omitempty"`
 	Point   string `json:"point,omitempty"`
 	Passing int    `json:"passing,omitempty"`
+	Hang    bool   `json:"hang,omitempty"`
 	Mark    string `json:"mark,omitempty"`
 }
 
