@@ -353,5 +353,6 @@ func TestSessionShimDies(t *testing.T) {
 	if err := h.Kill(t.Context(), b.id, int(unix.SIGKILL), false); err != nil {
 		t.Error(err)
 	}
+	b.wait()
 	b.checkExecs("1000")
 }
