@@ -44,15 +44,20 @@ func (m *motion) lose(ctx context.Context, s *slot) error {
 		if err != nil {
 			return err
 		}
-		if st := resp.GetStatus(); st.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED && st.GetReason() == "ShimLost" && m.shimDies == "lost" {
-			c.exited, c.codes = true, nil
-			m.counts.add("lost with a shim: containers")
-		}
+		m.wasLost(c, resp.GetStatus())
 	}
 	if time.Since(last) > grace { // all has been heard of by now
 		s.shims = kills
 	}
 	return nil
+}
+
+// wasLost takes note of a container that has ended because its shim was killed, if that is what is
+// to become of it.
+func (m *motion) wasLost(c *container, is *runtimeapi.ContainerStatus) {
+	if is.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED && is.GetReason() == "ShimLost" && m.shimDies == "lost" {
+		c.exited, c.codes, c.lost = true, nil, true
+	}
 }
 
 // settle removes what is unsure, now that nothing is in trouble.
@@ -162,6 +167,7 @@ func (m *motion) container(ctx context.Context, is *runtimeapi.Container, want *
 		return wrong
 	}
 	resp, err := m.client.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: is.GetId()})
+	m.wasLost(want, resp.GetStatus()) // it was stopping just then, or exiting
 	if st := resp.GetStatus(); err != nil || want.codes != nil && !slices.Contains(want.codes, st.GetExitCode()) {
 		wrong = append(wrong, fmt.Sprintf("exit: container %s %s: code %d (%s %s), want %v: %v", is.GetId(), is.GetMetadata().GetName(), st.GetExitCode(), st.GetReason(), st.GetMessage(), want.codes, err))
 	}

@@ -73,7 +73,7 @@ func owners(pods map[string]*pod, containers map[string]*container, shims []int)
 	}
 	for id, c := range containers {
 		live[id] = true
-		lost = lost || c.exited && c.codes == nil
+		lost = lost || c.lost
 	}
 	for _, pid := range shims {
 		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))

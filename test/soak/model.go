@@ -49,6 +49,7 @@ type container struct {
 	begun   time.Time
 	exited  bool
 	codes   []int32 // if it has: one of these, or any for none
+	lost    bool    // with its shim
 }
 
 // take takes a slot that is free.

@@ -18,10 +18,10 @@ const (
 )
 
 // report writes the table and the graphs into the docs, if it is to.
-func (m *motion) report() error {
-	fmt.Println("done:", m.counts.line("did: "))
-	fmt.Println("failed in trouble:", m.counts.line("failed in trouble: "))
-	fmt.Println("troubles:", m.counts.line("trouble: "))
+func (m *motion) report(say func(string)) error {
+	say("done: " + m.counts.line("did: "))
+	say("failed in trouble: " + m.counts.line("failed in trouble: "))
+	say("troubles: " + m.counts.line("trouble: "))
 	if m.docs == "" || len(m.samples) == 0 {
 		return nil
 	}

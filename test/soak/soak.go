@@ -85,7 +85,10 @@ func soak(ctx context.Context, s setting, say func(string)) (err error) {
 			return fmt.Errorf("round %d, seed %d: %d findings:\n\t%s\nend of berthd's log:\n%s", n, s.seed, len(found), strings.Join(found[:min(len(found), 60)], "\n\t"), m.node.Tail(20))
 		}
 	}
-	return errors.Join(m.bounded(), m.end(clean), m.report())
+	if err := errors.Join(m.bounded(), m.end(clean)); err != nil {
+		return err
+	}
+	return m.report(say)
 }
 
 // turn is a round: motion and troubles, and when both are over, a look at everything.
@@ -186,9 +189,13 @@ func (m *motion) watched() []string {
 	return []string{filepath.Join(m.node.Root, "pods"), m.node.State}
 }
 
-// end removes everything, and expects the node and the machine as they were.
+// end removes everything, and expects the node and the machine as they were. What a pull that
+// was cut short left is spared for an hour, or until the next start and removal.
 func (m *motion) end(ctx context.Context) error {
-	if err := m.client.RemoveAll(ctx); err != nil {
+	if err := errors.Join(m.client.RemoveAll(ctx), m.node.Stop(), m.node.Start(ctx)); err != nil {
+		return err
+	}
+	if err := m.dropImage(ctx, tick); err != nil {
 		return err
 	}
 	left, err := m.node.LeftBehind(ctx)

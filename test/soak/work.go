@@ -237,6 +237,7 @@ func (m *motion) exits(ctx context.Context, s *slot, c *container, code int32) {
 		for {
 			resp, err := m.client.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.id})
 			if err != nil || resp.GetStatus().GetState() == runtimeapi.ContainerState_CONTAINER_EXITED {
+				m.wasLost(c, resp.GetStatus()) // its shim may have been killed before it ended
 				return err
 			}
 			wait(ctx, 20*time.Millisecond)

@@ -36,6 +36,9 @@ func suites() []suite {
 		{name: "reboot", profile: "apparmor", pkg: "test/install", run: "TestBeforeReboot", env: []string{"BERTH_REBOOTS=/share"}, legs: []leg{
 			{"systemctl reboot", "TestAfterReboot$"}, {"echo b >/proc/sysrq-trigger", "TestAfterReboot$"}, {"", "TestAfterReboots"},
 		}, doc: "a node with kubelet and its pods, rebooted in good order and by force"},
+		{name: "reboot-hundred", profile: "apparmor", pkg: "test/install", run: "TestBeforeHundred$", env: []string{"BERTH_REBOOTS=/share"}, byName: true, legs: []leg{
+			{"echo b >/proc/sysrq-trigger", "TestAfterHundred$"}, {"systemctl reboot", "TestAfterHundred$"}, {"", "TestAfterHundreds"},
+		}, doc: "a node with a hundred pods, rebooted by force and in good order"},
 		{name: "kubelet", profile: "apparmor", pkg: "test/kubelet", doc: "kubelet's static pods through all of a pod's life"},
 		{name: "shim", profile: "apparmor", pkg: "shim", byName: true, doc: "the shim's own contract"},
 		{name: "keeper", profile: "apparmor", pkg: "shim/keeper", byName: true, doc: "the keeper's parts"},
