@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: help build berthd shim setup tools test test-vm test-powercut test-crash test-exits demo bench-pull bench-cold bench-restart clean
+.PHONY: help build berthd shim setup tools test test-vm test-powercut test-crash test-exits soak demo bench-pull bench-cold bench-restart clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-exits: tools build ## race 10,000 exits of containers with 1,000 kills of b
 
 test-crash: tools ## kill the daemon, the shim and both at every step and every write, with plugins that fail and with a full disk; 15 min
 	@BERTH_CRASH=all go test -count=1 -v -timeout=60m ./test/crash
+
+soak: tools build ## keep 110 pods in motion and in trouble for an hour; SOAK=-help lists the flags, SOAK="-docs docs" writes what it has seen
+	@go run ./test/soak $(SOAK)
 
 demo: tools build ## run a pod with a web server through crictl; DEMO_IMAGE=name runs another image
 	@go run ./test/demo
