@@ -145,3 +145,32 @@ func (b *box) wantLog(texts ...string) {
 		b.h.t.Errorf("log %q, not %q", got, texts)
 	}
 }
+
+// A container that a successor cannot take over is stopped, and its end is known, if not how it
+// came: the others are not held up by it.
+func TestShimKilledCannotTakeOver(t *testing.T) {
+	h := newHost(t)
+	bad, good := h.box("sleep 35131"), h.box("sleep 35132")
+	bad.start()
+	good.start()
+	if err := os.WriteFile(filepath.Join(bad.req.Bundle, "config.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.killShim()
+	if exit := bad.wait(); exit.Code != 255 {
+		t.Errorf("exit = %+v", exit)
+	}
+	bad.checkExecs("35131")
+	if st, err := h.State(t.Context(), good.id); err != nil || st.Status != shim.StatusRunning {
+		t.Errorf("state = %+v, %v", st, err)
+	}
+	if err := h.Delete(t.Context(), bad.id); err != nil {
+		t.Error(err)
+	}
+	if err := h.Kill(t.Context(), good.id, 9, false); err != nil {
+		t.Error(err)
+	}
+	if exit := good.wait(); exit.Code != 137 {
+		t.Errorf("exit = %+v", exit)
+	}
+}
