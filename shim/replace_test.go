@@ -174,3 +174,22 @@ func TestShimKilledCannotTakeOver(t *testing.T) {
 		t.Errorf("exit = %+v", exit)
 	}
 }
+
+// A shim that dies while it kills may leave the processes frozen; they can be killed all the
+// same.
+func TestKillFrozen(t *testing.T) {
+	h := newHost(t)
+	b := h.box("sleep 35141")
+	b.start()
+	freezer := "/sys/fs/cgroup/freezer" + h.cgroup + "/" + b.id + "/freezer.state"
+	if err := os.WriteFile(freezer, []byte("FROZEN"), 0); err != nil {
+		t.Skip(err) // cgroup v2
+	}
+	h.killShim()
+	if err := h.Kill(t.Context(), b.id, 9, true); err != nil {
+		t.Error(err)
+	}
+	if exit := b.wait(); exit.Code != 137 {
+		t.Errorf("exit = %+v", exit)
+	}
+}

@@ -48,7 +48,7 @@ func options(args []string) (s setting, err error) {
 	flags.IntVar(&s.pods, "pods", 110, "pods in motion")
 	flags.IntVar(&s.workers, "workers", 8, "what goes on at once")
 	flags.Uint64Var(&s.seed, "seed", rand.Uint64(), "of all that is random, for the same order of troubles")
-	flags.StringVar(&s.shimDies, "shim-death", "lost", "what becomes of containers whose shim is killed: lost (they have ended, with the reason ShimLost) or kept")
+	flags.StringVar(&s.shimDies, "shim-death", "kept", "what becomes of containers whose shim is killed: lost (they have ended, with the reason ShimLost) or kept")
 	flags.StringVar(&s.docs, "docs", "", "folder whose reliability.md gets the table and the graphs")
 	if err := flags.Parse(args); err != nil {
 		return s, err

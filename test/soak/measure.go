@@ -107,7 +107,7 @@ const (
 	mostMemory    = 150 << 10 // KiB, of berthd
 	mostShim      = 60 << 10  // KiB, of a shim
 	baseOpen      = 100       // descriptors of berthd
-	eachOpen      = 2         // and for a container
+	eachOpen      = 6         // and for a container
 	baseGoroutine = 150
 	eachGoroutine = 6  // for a container
 	shimOpen      = 60 // descriptors of a shim
