@@ -14,6 +14,7 @@ import (
 	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/container"
+	"github.com/berthd/berth/shim/keeper/logfile"
 	"github.com/berthd/berth/shim/keeper/ociruntime"
 	"github.com/berthd/berth/shim/keeper/scope"
 )
@@ -129,7 +130,7 @@ func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
 	if err != nil {
 		return err
 	}
-	if t.log, err = newLog(req.logPath); err != nil {
+	if t.log, err = logfile.Open(logfile.Options{Path: req.logPath, Bundle: t.rec.Bundle}, k.pools.logs); err != nil {
 		return err
 	}
 	if t.io, err = newStdio(req.terminal, req.stdin, req.once); err != nil {
@@ -173,7 +174,7 @@ func (k *Keeper) adopt(t *task, pid int) error {
 	}
 	t.oomBefore, t.oomAbove, t.oomNotes = t.cg.oomKills(), t.cg.oomKillsAbove(), t.cg.noteOOM()
 	t.begin(pid, h)
-	t.io.logTo(t.log, k.pools, t.ended)
+	t.io.logTo(t.log, t.ended)
 	go k.watch(t)
 	return err
 }
@@ -233,7 +234,7 @@ func (k *Keeper) tearDown(ctx context.Context, t *task) error {
 		t.io.close()
 	}
 	if t.log != nil {
-		t.log.close()
+		t.log.Close()
 	}
 	record := k.recordPath(t)
 	crashpoint.At("remove", record)
