@@ -25,7 +25,7 @@ const (
 
 // A Source is where a stream comes from.
 type Source struct {
-	File  *os.File // a pipe's reading end, or a terminal's master; for the poller
+	File  *os.File // a pipe's reading end, or a terminal's master; O_NONBLOCK was set when it was made
 	Ferry *Ferry   // for what is not a pipe; nil makes one
 
 	// Listening says whether somebody listens, Listen gives them a copy, and End tells
@@ -112,6 +112,9 @@ func (s *stream) run(me int) {
 			case <-time.After(hangupPause):
 			}
 		default:
+			if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, os.ErrClosed) {
+				klog.ErrorS(err, "Container log: a stream cannot be read", "path", s.l.path, "stream", names[s.n])
+			}
 			s.end()
 			return
 		}

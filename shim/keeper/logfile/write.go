@@ -249,8 +249,9 @@ func (l *Log) write(out []byte) error {
 	l.written++
 	l.state.Write = write{}
 	l.ledger.save(&l.state)
+	crashpoint.At("consumed", l.path)
 	if p.Gap.Why == noReason && s.spool.empty(p.Consumed) {
-		crashpoint.At("spool emptied", l.path)
+		crashpoint.At("emptied", l.path)
 		p.Consumed, s.scanned = 0, 0
 		l.ledger.save(&l.state)
 	} else {
