@@ -294,8 +294,9 @@ func (s *stream) dropping() bool {
 	}
 }
 
-// dropLocked takes the whole lines at the spool's end into its gap. For the rate's sake all
-// that is not consumed goes.
+// dropLocked takes the whole lines at the spool's end into its gap. What there was room for
+// stays: a new gap begins empty, and what comes goes into it. For the rate's sake all that is
+// not consumed goes.
 func (s *stream) dropLocked(why reason) error {
 	l := s.l
 	p := &l.state.Streams[s.n]
@@ -331,7 +332,7 @@ func (s *stream) dropLocked(why reason) error {
 		g.Lines += int64(bytes.Count(buf[:n], []byte{'\n'}))
 		g.To += int64(n)
 	}
-	if g.To == g.From {
+	if g.To == g.From && why == limited {
 		return nil
 	}
 	if g.Why = why; why == failing && l.err != nil {

@@ -172,6 +172,9 @@ func (l *Log) next(s *stream) error {
 	h := head{s.n, now.UnixNano()}
 	if g := p.Gap; g.Why != noReason {
 		if g.From == p.Consumed {
+			if g.To == g.From && g.Why != killed {
+				return l.close(s, g)
+			}
 			if g.Why == limited && !open && !ended {
 				return l.limit(s, again)
 			}
@@ -201,6 +204,17 @@ func (l *Log) next(s *stream) error {
 		return io.EOF
 	}
 	return l.begin(write{Kind: lines, Stream: int64(s.n), Gap: gap{From: p.Consumed, To: p.Consumed + int64(n)}, Stamp: h.stamp}, out)
+}
+
+// close ends a gap that nothing has come into.
+func (l *Log) close(s *stream, g gap) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p := &l.state.Streams[s.n]; p.Gap == g {
+		p.Gap = gap{}
+		l.ledger.save(&l.state)
+	}
+	return errMoved
 }
 
 // limit counts what is more than the rate.
