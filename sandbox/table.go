@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -84,6 +86,14 @@ func (t *table[T]) all() []T {
 		return true
 	})
 	return list
+}
+
+// named returns every object that has a name, in no order: those too that cannot be found
+// by their ID yet.
+func (t *table[T]) named() []T {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Values(t.byName))
 }
 
 // newID returns 64 hexadecimal digits, as CRI clients expect of an ID.

@@ -19,9 +19,10 @@ type turn struct {
 
 // A flight is one operation under way.
 type flight struct {
-	kind string
-	done chan struct{} // closed when err is set
-	err  error
+	kind  string
+	since time.Time
+	done  chan struct{} // closed when err is set
+	err   error
 }
 
 // do runs op as the object's only operation, or joins one of the same kind.
@@ -49,7 +50,7 @@ func (t *turn) take(ctx context.Context, kind string, limit time.Duration, op fu
 	if t.cur != nil {
 		return t.cur, t.cur.kind == kind
 	}
-	f = &flight{kind: kind, done: make(chan struct{})}
+	f = &flight{kind: kind, since: time.Now(), done: make(chan struct{})}
 	t.cur = f
 	go func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
@@ -61,4 +62,14 @@ func (t *turn) take(ctx context.Context, kind string, limit time.Duration, op fu
 		close(f.done)
 	}()
 	return f, true
+}
+
+// now is the kind of the operation under way, "" without one, and when it began.
+func (t *turn) now() (kind string, since time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.cur == nil {
+		return "", time.Time{}
+	}
+	return t.cur.kind, t.cur.since
 }
