@@ -42,6 +42,6 @@ type expect struct {
 
 // faults is the matrix, in the order of its table.
 func faults() []fault {
-	return slices.Concat(networkFaults(), []fault{registrySilent(), shimStopped(), shimShared()}, diskFaults(),
+	return slices.Concat(networkFaults(), []fault{registrySilent(), shimStopped(), shimShared()}, diskFaults(), lazyFaults(),
 		[]fault{leftovers(), pidsFull(), memoryPressure()})
 }
