@@ -36,6 +36,7 @@ func suites() []suite {
 		{name: "reboot", profile: "apparmor", pkg: "test/install", run: "TestBeforeReboot", env: []string{"BERTH_REBOOTS=/share"}, legs: []leg{
 			{"systemctl reboot", "TestAfterReboot$"}, {"echo b >/proc/sysrq-trigger", "TestAfterReboot$"}, {"", "TestAfterReboots"},
 		}, doc: "a node with kubelet and its pods, rebooted in good order and by force"},
+		{name: "clock", profile: "apparmor", pkg: "test/faults", run: "TestClock", env: []string{"BERTH_CLOCK=1"}, doc: "the clock jumps by an hour, forth and back"},
 		{name: "kubelet", profile: "apparmor", pkg: "test/kubelet", doc: "kubelet's static pods through all of a pod's life"},
 		{name: "shim", profile: "apparmor", pkg: "shim", byName: true, doc: "the shim's own contract"},
 		{name: "keeper", profile: "apparmor", pkg: "shim/keeper", byName: true, doc: "the keeper's parts"},
