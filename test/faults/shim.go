@@ -25,7 +25,7 @@ func (s *scene) shimsOf() (pids []int, err error) {
 			continue // gone
 		}
 		args := strings.Split(string(line), "\x00")
-		if !strings.Contains(filepath.Base(args[0]), "shim") || !strings.Contains(string(line), s.node.State) {
+		if !strings.Contains(filepath.Base(args[0]), "shim") || !strings.Contains(string(line), filepath.Dir(s.node.State)+"/") {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(p)))
