@@ -12,6 +12,7 @@ import (
 
 	"github.com/berthd/berth/shim/api"
 	taskapi "github.com/berthd/berth/shim/api/task"
+	"github.com/containerd/ttrpc"
 )
 
 // Delete kills a container's processes and takes away what there is of it, save
@@ -55,18 +56,17 @@ const hangLimit = 5 * time.Second
 
 // delete has the shim delete the container, in its share of the time.
 func (e *entry) delete(ctx context.Context) error {
-	t, err := e.p.task()
-	if err != nil {
-		return err
-	}
 	limit := hangLimit
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = time.Until(deadline) / 2
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	_, err = t.Delete(ctx, &taskapi.DeleteRequest{Id: e.id})
-	if err = fromWire(err); errors.Is(err, ErrNotFound) {
+	err := e.p.call(ctx, func(c *ttrpc.Client) error {
+		_, err := taskapi.NewTaskClient(c).Delete(ctx, &taskapi.DeleteRequest{Id: e.id})
+		return err
+	})
+	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	return err

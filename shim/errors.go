@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/containerd/ttrpc"
@@ -12,6 +13,9 @@ import (
 
 // ErrExhausted: no fault of the container's; the same request may succeed later.
 var ErrExhausted = errors.New("the node is out of space or descriptors")
+
+// errLost: the connection ended under a call. What became of the call is not known.
+var errLost = fmt.Errorf("connection lost: %w", ErrUnavailable)
 
 // sentinelOf says which error of ours a code on the wire is. The rest is what the
 // runtime said of the container.
@@ -61,11 +65,11 @@ func fromWire(err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	case errors.Is(err, ttrpc.ErrClosed), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return &wireError{"shim: connection lost", ErrUnavailable}
+		return &wireError{"shim: connection lost", errLost}
 	}
 	st, ok := status.FromError(err)
 	if !ok {
-		return &wireError{err.Error(), ErrUnavailable}
+		return &wireError{err.Error(), errLost}
 	}
 	return &wireError{st.Message(), sentinelOf(st.Code())}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/shim/api"
+	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -38,10 +39,11 @@ func (s *Shims) ExecSync(ctx context.Context, req ExecRequest) (ExecResult, erro
 	if err != nil {
 		return ExecResult{}, err
 	}
-	k, err := e.p.keeper()
+	c, err := e.p.client(ctx)
 	if err != nil {
 		return ExecResult{}, fmt.Errorf("container %s: %w", req.ID, err)
 	}
+	k := api.NewKeeperClient(c)
 	process, err := json.Marshal(req.Process)
 	if err != nil {
 		return ExecResult{}, err
@@ -97,10 +99,8 @@ func (s *Shims) ReopenLog(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	k, err := e.p.keeper()
-	if err != nil {
-		return fmt.Errorf("container %s: %w", id, err)
-	}
-	_, err = k.ReopenLog(ctx, &api.ReopenLogRequest{Id: id})
-	return fromWire(err)
+	return e.p.call(ctx, func(c *ttrpc.Client) error {
+		_, err := api.NewKeeperClient(c).ReopenLog(ctx, &api.ReopenLogRequest{Id: id})
+		return err
+	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/berthd/berth/shim/api"
 	taskapi "github.com/berthd/berth/shim/api/task"
+	"github.com/containerd/ttrpc"
 	"k8s.io/klog/v2"
 )
 
@@ -50,7 +51,7 @@ func (s *Shims) findAll(ctx context.Context, dirs []os.DirEntry) {
 // find connects to a shim that was there before, or takes stock of what it left. It is
 // asked until limited ends.
 func (s *Shims) find(ctx, limited context.Context, shimID string) {
-	p := newProcess(shimID, api.ShimDir(s.o.State, shimID))
+	p := newProcess(s, shimID)
 	s.mu.Lock()
 	s.procs[shimID] = p
 	s.mu.Unlock()
@@ -60,7 +61,7 @@ func (s *Shims) find(ctx, limited context.Context, shimID string) {
 	case err == nil:
 		s.meet(p, infos)
 	case isDeath(err):
-		s.adoptDead(p, err)
+		s.inherit(p, err)
 	case ctx.Err() != nil: // that says nothing of the shim
 		p.close()
 	default:
@@ -75,12 +76,15 @@ func (s *Shims) find(ctx, limited context.Context, shimID string) {
 
 // inquire asks a shim for its tasks, over a new connection if there is none.
 func (s *Shims) inquire(ctx context.Context, p *process) ([]*api.TaskInfo, error) {
-	if !p.connected() {
-		if err := s.connect(ctx, p); err != nil {
+	c, _, _ := p.connection()
+	if c == nil {
+		var err error
+		if c, err = s.connect(ctx, p); err != nil {
 			return nil, err
 		}
 	}
-	return p.list(ctx, "")
+	infos, err := listOver(ctx, c, "")
+	return infos, fromWire(err)
 }
 
 // isDeath tells the errors that only a dead shim gives from a slow one's and from
@@ -100,7 +104,7 @@ func (s *Shims) pursue(p *process) {
 			s.meet(p, infos)
 			return
 		case isDeath(err):
-			s.adoptDead(p, err)
+			s.inherit(p, err)
 			return
 		}
 		select {
@@ -140,16 +144,18 @@ func (s *Shims) meet(p *process, infos []*api.TaskInfo) {
 	}
 	p.deleted = nil
 	close(p.answered)
+	if !p.escrow.isOpen() {
+		s.work.Go(func() { s.keep(s.ctx, p) })
+	}
 }
 
 // deleteLateLocked has a shim forget a container that was taken away without it.
 func (s *Shims) deleteLateLocked(p *process, id string) {
 	s.work.Go(func() {
-		t, err := p.task()
-		if err == nil {
-			_, err = t.Delete(s.ctx, &taskapi.DeleteRequest{Id: id})
-			err = fromWire(err)
-		}
+		err := p.call(s.ctx, func(c *ttrpc.Client) error {
+			_, err := taskapi.NewTaskClient(c).Delete(s.ctx, &taskapi.DeleteRequest{Id: id})
+			return err
+		})
 		if err != nil && s.ctx.Err() == nil && !errors.Is(err, ErrNotFound) {
 			klog.ErrorS(err, "A container that its shim still has", "shim", p.id, "container", id)
 		}
@@ -160,7 +166,9 @@ func (s *Shims) deleteLateLocked(p *process, id string) {
 // folder if there is none.
 func (s *Shims) adoptDead(p *process, cause error) {
 	p.close()
-	p.setDead()
+	p.mu.Lock()
+	p.conn = nil
+	p.mu.Unlock()
 	close(p.answered)
 	n, err := s.enterRecords(p)
 	if err != nil {

@@ -3,7 +3,10 @@ package shim_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,6 +26,16 @@ func (h *host) stop() shimProcess {
 		h.t.Fatalf("%d shims", len(shims))
 	}
 	h.signal(shims[0], unix.SIGSTOP)
+	eventually(h.t, "a thread of the shim that runs", func() bool { // a busy machine takes its time
+		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", shims[0].pid))
+		for _, stat := range stats {
+			data, _ := os.ReadFile(stat)
+			if !strings.Contains(string(data), ") T ") {
+				return false
+			}
+		}
+		return err == nil && len(stats) > 0
+	})
 	return shims[0]
 }
 
@@ -95,22 +108,30 @@ func TestShimHangsAtOpen(t *testing.T) {
 	}
 }
 
-// A shim that hangs while the daemon starts and then dies.
+// A shim that hangs while the daemon starts and then dies is replaced: its containers go on.
 func TestShimHangsAndDies(t *testing.T) {
 	h := newHost(t)
 	b := h.box("sleep 35111")
 	b.start()
 	hung := h.stop()
 	h.reopen()
-	waited := make(chan error, 1)
+	type end struct {
+		exit shim.Exit
+		err  error
+	}
+	waited := make(chan end, 1)
 	go func() {
-		_, err := h.Wait(t.Context(), b.id)
-		waited <- err
+		exit, err := h.Wait(t.Context(), b.id)
+		waited <- end{exit, err}
 	}()
 	h.signal(hung, unix.SIGKILL)
 	hung.waitGone(t)
-	if err := <-waited; !errors.Is(err, shim.ErrUnavailable) {
-		t.Errorf("wait = %v", err)
+	h.awaitSuccessor(hung)
+	if err := h.Kill(t.Context(), b.id, int(unix.SIGKILL), false); err != nil {
+		t.Error(err)
+	}
+	if end := <-waited; end.err != nil || end.exit.Code != 137 {
+		t.Errorf("wait = %+v", end)
 	}
 	if err := h.Delete(t.Context(), b.id); err != nil {
 		t.Error(err)

@@ -11,15 +11,16 @@ import (
 	"os/exec"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/berthd/berth/shim/api"
-	taskapi "github.com/berthd/berth/shim/api/task"
 	"github.com/containerd/ttrpc"
 	"k8s.io/klog/v2"
 )
 
 // A process is one shim.
 type process struct {
+	shims   *Shims
 	id, dir string
 	ready   chan struct{} // closed when it is connected, or known to be dead, or not to be waited for
 	// answered is closed when it has answered once, or is known to be dead.
@@ -27,14 +28,19 @@ type process struct {
 	pods     map[string]int  // containers by pod; guarded by Shims.mu
 	deleted  map[string]bool // containers taken away before it answered; guarded by Shims.mu
 
-	mu   sync.Mutex
-	conn *ttrpc.Client // nil: dead, once it has answered
-	err  error         // why it never was alive
+	escrow escrow
+
+	mu     sync.Mutex
+	conn   *ttrpc.Client // nil: dead, once it has answered, or away
+	away   chan struct{} // not nil while it is lost and looked for; closed when that is over
+	closed bool          // by us
+	deaths []time.Time   // the last ones
+	err    error         // why it never was alive
 }
 
-func newProcess(id, dir string) *process {
+func newProcess(s *Shims, id string) *process {
 	return &process{
-		id: id, dir: dir, ready: make(chan struct{}), answered: make(chan struct{}),
+		shims: s, id: id, dir: api.ShimDir(s.o.State, id), ready: make(chan struct{}), answered: make(chan struct{}),
 		pods: map[string]int{}, deleted: map[string]bool{},
 	}
 }
@@ -54,13 +60,13 @@ func (s *Shims) place(ctx context.Context, podID string) (*process, error) {
 			best = p
 			break
 		}
-		if !p.isSilent() && len(p.pods) < s.o.PodsPerProcess && (best == nil || len(p.pods) > len(best.pods)) {
+		if !p.isSilent() && !p.isAway() && len(p.pods) < s.o.PodsPerProcess && (best == nil || len(p.pods) > len(best.pods)) {
 			best = p
 		}
 	}
 	if best == nil {
 		id := newID()
-		best = newProcess(id, api.ShimDir(s.o.State, id))
+		best = newProcess(s, id)
 		s.procs[id] = best
 		p := best
 		s.work.Go(func() { s.launch(p) })
@@ -74,7 +80,7 @@ func (s *Shims) place(ctx context.Context, podID string) (*process, error) {
 		s.unplace(best, podID)
 		return nil, context.Cause(ctx)
 	}
-	if _, err := best.client(); err != nil {
+	if _, err := best.client(ctx); err != nil {
 		s.unplace(best, podID)
 		return nil, err
 	}
@@ -119,9 +125,14 @@ func newID() string {
 // launch starts a shim. The socket is listening before the process exists, so
 // there is nothing to wait for but the first answer.
 func (s *Shims) launch(p *process) {
-	err := s.spawn(p)
+	err := os.Mkdir(p.dir, 0o700)
 	if err == nil {
-		err = s.connect(s.ctx, p)
+		if err = s.spawn(p, nil); err != nil {
+			err = errors.Join(err, os.RemoveAll(p.dir))
+		}
+	}
+	if err == nil {
+		err = s.first(p)
 	}
 	if err != nil {
 		err = fmt.Errorf("start a shim: %w", err)
@@ -134,19 +145,27 @@ func (s *Shims) launch(p *process) {
 	close(p.ready)
 }
 
-// spawn starts the process of a shim and gives it its socket.
-func (s *Shims) spawn(p *process) error {
-	if err := os.Mkdir(p.dir, 0o700); err != nil {
+// first connects to a shim that has just been started.
+func (s *Shims) first(p *process) error {
+	c, err := s.connect(s.ctx, p)
+	if err != nil {
 		return err
 	}
+	_, err = s.greet(p, c)
+	return err
+}
+
+// spawn starts the process of a shim and gives it its socket, and h, which is the heritage of
+// a predecessor with the same folder; nil for the first one.
+func (s *Shims) spawn(p *process, h *heritage) error {
 	ln, err := listen(api.SocketPath(p.dir))
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(p.dir))
+		return err
 	}
 	defer ln.Close()
 	log, err := os.OpenFile(api.LogPath(p.dir), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(p.dir))
+		return err
 	}
 	defer log.Close()
 
@@ -155,9 +174,13 @@ func (s *Shims) spawn(p *process) error {
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{ln}
+	if h != nil {
+		cmd.Args = append(cmd.Args, "--handover", strconv.Itoa(heritageFD))
+		cmd.ExtraFiles = append(cmd.ExtraFiles, h.files...)
+	}
 	cmd.SysProcAttr = ownSession()
 	if err := cmd.Start(); err != nil {
-		return errors.Join(err, os.RemoveAll(p.dir))
+		return err
 	}
 	go func() { _ = cmd.Wait() }() // it may outlive us
 	return nil
@@ -166,6 +189,9 @@ func (s *Shims) spawn(p *process) error {
 // listen binds a socket that only root can reach, and returns it as a file to be
 // inherited.
 func listen(path string) (*os.File, error) {
+	if err := remove(path); err != nil { // a predecessor's
+		return nil, err
+	}
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
@@ -179,16 +205,22 @@ func listen(path string) (*os.File, error) {
 }
 
 // connect connects to a shim's socket.
-func (s *Shims) connect(ctx context.Context, p *process) error {
+func (s *Shims) connect(ctx context.Context, p *process) (*ttrpc.Client, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", api.SocketPath(p.dir))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.conn = ttrpc.NewClient(conn, ttrpc.WithOnClose(p.setDead))
-	return nil
+	if p.closed {
+		conn.Close()
+		return nil, context.Canceled
+	}
+	var c *ttrpc.Client
+	c = ttrpc.NewClient(conn, ttrpc.WithOnClose(func() { s.lose(p, c) }))
+	p.conn = c
+	return c, nil
 }
 
 // accepts reports whether somebody listens on the shim's socket, as far as can be
@@ -224,20 +256,23 @@ func (p *process) isSilent() bool {
 	}
 }
 
+// isAway reports whether the shim is lost and looked for.
+func (p *process) isAway() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.away != nil
+}
+
+// close drops the connection for good.
 func (p *process) close() {
 	p.mu.Lock()
 	c := p.conn
+	p.closed = true
 	p.mu.Unlock()
 	if c != nil {
 		c.Close()
 	}
-}
-
-// setDead notes that nobody is at the other end any more.
-func (p *process) setDead() {
-	p.mu.Lock()
-	p.conn = nil
-	p.mu.Unlock()
+	p.escrow.close()
 }
 
 // isDead reports whether the shim was alive and is not, or failed to start.
@@ -247,53 +282,85 @@ func (p *process) isDead() bool {
 	default:
 		return false // being started
 	}
-	_, err := p.client()
-	return errors.Is(err, ErrUnavailable)
+	_, away, err := p.connection()
+	return away == nil && errors.Is(err, ErrUnavailable)
 }
 
-// client returns the connection of a live shim.
-func (p *process) client() (*ttrpc.Client, error) {
+// connection returns the connection of a live shim. When it is away, that channel is closed
+// when it is to be asked again.
+func (p *process) connection() (*ttrpc.Client, <-chan struct{}, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.conn != nil {
-		return p.conn, nil
-	}
-	if p.err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, p.err)
+	switch {
+	case p.away != nil: // also when it is connected: it does not serve sessions yet
+		return nil, p.away, fmt.Errorf("shim %s has died and is being replaced: %w", p.id, ErrNoAnswer)
+	case p.conn != nil:
+		return p.conn, nil, nil
+	case p.err != nil:
+		return nil, nil, fmt.Errorf("%w: %w", ErrUnavailable, p.err)
 	}
 	select {
 	case <-p.answered:
-		return nil, fmt.Errorf("shim %s is dead: %w", p.id, ErrUnavailable)
+		return nil, nil, fmt.Errorf("shim %s is dead: %w", p.id, ErrUnavailable)
 	default:
-		return nil, fmt.Errorf("shim %s: %w", p.id, ErrNoAnswer)
+		return nil, nil, fmt.Errorf("shim %s: %w", p.id, ErrNoAnswer)
 	}
 }
 
-func (p *process) task() (taskapi.TaskService, error) {
-	c, err := p.client()
-	if err != nil {
-		return nil, err
+// awayLimit is how long a call waits for a shim that is being replaced.
+const awayLimit = 10 * time.Second
+
+// client returns the connection of a live shim. One that is being replaced is waited for.
+func (p *process) client(ctx context.Context) (*ttrpc.Client, error) {
+	limit := time.NewTimer(awayLimit)
+	defer limit.Stop()
+	for {
+		c, away, err := p.connection()
+		if away == nil {
+			return c, err
+		}
+		select {
+		case <-away:
+		case <-limit.C:
+			return nil, err
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", err, context.Cause(ctx))
+		}
 	}
-	return taskapi.NewTaskClient(c), nil
 }
 
-func (p *process) keeper() (api.KeeperClient, error) {
-	c, err := p.client()
-	if err != nil {
-		return nil, err
+// call makes a call that may be made again, for as long as the connection is lost under it
+// and there is a new one.
+func (p *process) call(ctx context.Context, do func(*ttrpc.Client) error) error {
+	for {
+		c, err := p.client(ctx)
+		if err != nil {
+			return err
+		}
+		err = fromWire(do(c))
+		if !errors.Is(err, errLost) || ctx.Err() != nil {
+			return err
+		}
+		if p.shims.lose(p, c); p.isDead() {
+			return err
+		}
 	}
-	return api.NewKeeperClient(c), nil
 }
 
 // list asks for one task, or for all.
-func (p *process) list(ctx context.Context, id string) ([]*api.TaskInfo, error) {
-	k, err := p.keeper()
+func (p *process) list(ctx context.Context, id string) (infos []*api.TaskInfo, err error) {
+	err = p.call(ctx, func(c *ttrpc.Client) (err error) {
+		infos, err = listOver(ctx, c, id)
+		return err
+	})
+	return infos, err
+}
+
+// listOver is list over that connection alone. The error is ttrpc's.
+func listOver(ctx context.Context, c *ttrpc.Client, id string) ([]*api.TaskInfo, error) {
+	resp, err := api.NewKeeperClient(c).List(ctx, &api.ListRequest{Id: id})
 	if err != nil {
 		return nil, err
-	}
-	resp, err := k.List(ctx, &api.ListRequest{Id: id})
-	if err != nil {
-		return nil, fromWire(err)
 	}
 	return resp.Tasks, nil
 }

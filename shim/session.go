@@ -64,22 +64,18 @@ func (s *Shims) OpenSession(ctx context.Context, req SessionRequest) (*Session, 
 	if err != nil {
 		return nil, err
 	}
-	if _, err := e.p.client(); err != nil {
-		return nil, fmt.Errorf("container %s: %w", req.ID, err)
-	}
 	wire := api.SessionRequest{ID: req.ID, Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr}
 	if req.Process != nil {
 		if wire.Process, err = json.Marshal(req.Process); err != nil {
 			return nil, err
 		}
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", api.SessionPath(e.p.dir))
+	conn, err := e.p.dialSession(ctx)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil, fmt.Errorf("container %s: its shim was started by an earlier release, which has no sessions; start the pod anew: %w", req.ID, ErrUnimplemented)
 	case err != nil:
-		return nil, fmt.Errorf("container %s: shim: %w: %w", req.ID, ErrUnavailable, err)
+		return nil, fmt.Errorf("container %s: %w", req.ID, err)
 	}
 	x := &Session{conn: api.NewSessionConn(conn.(*net.UnixConn)), ended: make(chan struct{})}
 	if err := x.begin(ctx, wire); err != nil {
@@ -87,6 +83,24 @@ func (s *Shims) OpenSession(ctx context.Context, req SessionRequest) (*Session, 
 	}
 	go x.listen()
 	return x, nil
+}
+
+// dialSession connects to the shim, or to its successor.
+func (p *process) dialSession(ctx context.Context) (net.Conn, error) {
+	for {
+		c, err := p.client(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "unix", api.SessionPath(p.dir))
+		if err == nil || !isRefusal(err) || errors.Is(err, os.ErrNotExist) {
+			return conn, err
+		}
+		if p.shims.lose(p, c); p.isDead() {
+			return nil, fmt.Errorf("shim: %w: %w", ErrUnavailable, err)
+		}
+	}
 }
 
 // begin asks for the session and takes what the shim gives.

@@ -1,7 +1,6 @@
 package shim_test
 
 import (
-	"context"
 	"errors"
 	"io"
 	"os"
@@ -325,7 +324,7 @@ func TestAttachSlow(t *testing.T) {
 }
 
 // A daemon that dies takes its sessions along: the shim sees the connection end.
-// A shim that dies ends them with an error.
+// A shim that dies ends them with an error, and kills their commands; its successor opens new ones.
 func TestSessionShimDies(t *testing.T) {
 	h := newHost(t)
 	b := h.box("sleep 1000")
@@ -346,7 +345,13 @@ func TestSessionShimDies(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("no result")
 	}
-	if _, err := h.OpenSession(context.Background(), shim.SessionRequest{ID: b.id, Stdout: true}); err == nil {
-		t.Error("a session with a dead shim")
+	y := b.session("echo new", false)
+	out, err := io.ReadAll(y.Stdout())
+	if _, rerr := y.Result(); err != nil || rerr != nil || string(out) != "new\n" {
+		t.Errorf("a session with the successor: %q, %v, %v", out, err, rerr)
 	}
+	if err := h.Kill(t.Context(), b.id, int(unix.SIGKILL), false); err != nil {
+		t.Error(err)
+	}
+	b.checkExecs("1000")
 }

@@ -3,7 +3,8 @@
 //
 // One shim serves many pods; all containers of a pod are in the same one. A shim
 // outlives the daemon: Close harms no container, and Open finds every shim and
-// container again. Containers go by their IDs. Delete may be called at any time,
+// container again. A shim that dies is replaced, while the daemon runs or at Open: its
+// successor gets back what the daemon has kept in escrow, and containers go on. Containers go by their IDs. Delete may be called at any time,
 // and again after a crash of either side: it takes away whatever there is of a
 // container, also when its shim is dead.
 //
@@ -108,9 +109,12 @@ type Shims struct {
 	// deletes holds a token for each "berth-shim delete" that runs.
 	deletes chan struct{}
 
+	orphans sync.Once // starts reapOrphans
+
 	mu    sync.Mutex
 	procs map[string]*process // by shim ID
 	tasks map[string]*entry   // by container ID
+	heirs map[int]bool        // processes that dead shims have left, and that are waited for
 }
 
 // Open finds the shims of o.State. Those that are dead are swept, except for the
@@ -118,16 +122,21 @@ type Shims struct {
 // does not answer within 10 s keeps its containers and is asked on in the
 // background; until it answers they are ErrNoAnswer. ctx bounds the search and
 // not the life of the result.
+//
+// The process becomes a subreaper: see orphans.go.
 func Open(ctx context.Context, o Options) (*Shims, error) {
 	if o.PodsPerProcess <= 0 {
 		o.PodsPerProcess = defaultPods
+	}
+	if err := becomeReaper(); err != nil {
+		return nil, fmt.Errorf("shims: %w", err)
 	}
 	for _, dir := range []string{api.ShimsDir(o.State), api.RuncDir(o.State)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("shims: %w", err)
 		}
 	}
-	s := &Shims{o: o, deletes: make(chan struct{}, maxDeletes), procs: map[string]*process{}, tasks: map[string]*entry{}}
+	s := &Shims{o: o, deletes: make(chan struct{}, maxDeletes), procs: map[string]*process{}, tasks: map[string]*entry{}, heirs: map[int]bool{}}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	dirs, err := os.ReadDir(api.ShimsDir(o.State))
 	if err != nil {

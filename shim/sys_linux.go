@@ -52,3 +52,17 @@ func pending(f *os.File) int {
 	})
 	return n
 }
+
+// sigchld says that a child has died.
+const sigchld = unix.SIGCHLD
+
+// becomeReaper makes what a dead child leaves our children.
+func becomeReaper() error {
+	return os.NewSyscallError("prctl(PR_SET_CHILD_SUBREAPER)", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+}
+
+// reap takes away a dead child. How it ended is nobody's business.
+func reap(pid int) {
+	var ws unix.WaitStatus
+	_, _ = unix.Wait4(pid, &ws, unix.WNOHANG, nil)
+}

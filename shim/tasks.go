@@ -9,6 +9,7 @@ import (
 
 	"github.com/berthd/berth/shim/api"
 	taskapi "github.com/berthd/berth/shim/api/task"
+	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -75,11 +76,10 @@ func (e *entry) await(ctx context.Context) (Exit, error) {
 			return Exit{}, fmt.Errorf("container %s: %w", e.id, context.Cause(ctx))
 		}
 	}
-	t, err := e.p.task()
-	if err == nil {
-		_, err = t.Wait(ctx, &taskapi.WaitRequest{Id: e.id})
-		err = fromWire(err)
-	}
+	err := e.p.call(ctx, func(c *ttrpc.Client) error {
+		_, err := taskapi.NewTaskClient(c).Wait(ctx, &taskapi.WaitRequest{Id: e.id})
+		return err
+	})
 	if exit, rerr := e.record(); rerr == nil {
 		return exit, nil
 	}
@@ -167,10 +167,12 @@ func (s *Shims) Create(ctx context.Context, req CreateRequest) (pid int, err err
 	s.mu.Unlock()
 
 	var resp *taskapi.CreateTaskResponse
-	t, err := p.task()
+	c, err := p.client(ctx)
 	if err == nil {
-		resp, err = t.Create(ctx, &taskapi.CreateTaskRequest{Id: req.ID, Bundle: req.Bundle, Terminal: req.Terminal, Options: opts})
-		err = fromWire(err)
+		resp, err = taskapi.NewTaskClient(c).Create(ctx, &taskapi.CreateTaskRequest{Id: req.ID, Bundle: req.Bundle, Terminal: req.Terminal, Options: opts})
+		if err = fromWire(err); errors.Is(err, errLost) {
+			s.lose(p, c)
+		}
 	}
 	if err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
@@ -183,38 +185,54 @@ func (s *Shims) Create(ctx context.Context, req CreateRequest) (pid int, err err
 	return int(resp.Pid), nil
 }
 
-// Start has a created container run its command. Not created: ErrNotRunning.
+// Start has a created container run its command. Not created: ErrNotRunning. When the shim
+// is lost under the call, its successor says whether the command was run.
 func (s *Shims) Start(ctx context.Context, id string) error {
-	_, t, err := s.ready(id)
+	e, err := s.entry(id)
 	if err != nil {
 		return err
 	}
-	_, err = t.Start(ctx, &taskapi.StartRequest{Id: id})
-	return fromWire(err)
+	for {
+		c, err := e.p.client(ctx)
+		if err != nil {
+			return fmt.Errorf("container %s: %w", id, err)
+		}
+		_, err = taskapi.NewTaskClient(c).Start(ctx, &taskapi.StartRequest{Id: id})
+		if err = fromWire(err); !errors.Is(err, errLost) || ctx.Err() != nil {
+			return err
+		}
+		s.lose(e.p, c)
+		st, serr := s.State(ctx, id)
+		switch {
+		case serr != nil:
+			return errors.Join(err, serr)
+		case st.Status != StatusCreated:
+			return nil
+		}
+	}
 }
 
 // Kill sends a signal to a container's first process, or to all of its
-// processes. One that has exited or is not there is ErrNotFound.
+// processes. One that has exited or is not there is ErrNotFound. When the shim dies
+// under the call, the signal may be sent twice.
 func (s *Shims) Kill(ctx context.Context, id string, signal int, all bool) error {
-	_, t, err := s.ready(id)
+	return s.onTask(ctx, id, func(t taskapi.TaskService) error {
+		_, err := t.Kill(ctx, &taskapi.KillRequest{Id: id, Signal: uint32(signal), All: all})
+		return err
+	})
+}
+
+// onTask makes a call about a container that may be made again when its shim is lost under it.
+func (s *Shims) onTask(ctx context.Context, id string, do func(taskapi.TaskService) error) error {
+	e, err := s.entry(id)
 	if err != nil {
 		return err
 	}
-	_, err = t.Kill(ctx, &taskapi.KillRequest{Id: id, Signal: uint32(signal), All: all})
-	return fromWire(err)
-}
-
-// ready finds a container whose shim is alive.
-func (s *Shims) ready(id string) (*entry, taskapi.TaskService, error) {
-	e, err := s.entry(id)
-	if err != nil {
-		return nil, nil, err
+	err = e.p.call(ctx, func(c *ttrpc.Client) error { return do(taskapi.NewTaskClient(c)) })
+	if _, said := errors.AsType[*wireError](err); err != nil && !said {
+		return fmt.Errorf("container %s: %w", id, err)
 	}
-	t, err := e.p.task()
-	if err != nil {
-		return nil, nil, fmt.Errorf("container %s: %w", id, err)
-	}
-	return e, t, nil
+	return err
 }
 
 // Wait waits until the container's process has ended, its output is logged and

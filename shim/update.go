@@ -27,10 +27,6 @@ const resourcesType = "types.containerd.io/opencontainers/runtime-spec/1/LinuxRe
 // that has exited is ErrNotRunning. What the container has is laid over what its
 // bundle says; the bundle is the caller's to keep up to date.
 func (s *Shims) Update(ctx context.Context, req UpdateRequest) error {
-	_, t, err := s.ready(req.ID)
-	if err != nil {
-		return err
-	}
 	data, err := json.Marshal(req.Resources)
 	if err != nil {
 		return fmt.Errorf("container %s: resources: %w: %w", req.ID, ErrInvalid, err)
@@ -39,6 +35,8 @@ func (s *Shims) Update(ctx context.Context, req UpdateRequest) error {
 	if req.OOMScoreAdj != nil {
 		r.Annotations = map[string]string{api.OOMScoreAdj: strconv.Itoa(*req.OOMScoreAdj)}
 	}
-	_, err = t.Update(ctx, r)
-	return fromWire(err)
+	return s.onTask(ctx, req.ID, func(t taskapi.TaskService) error {
+		_, err := t.Update(ctx, r)
+		return err
+	})
 }

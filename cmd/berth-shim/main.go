@@ -1,7 +1,8 @@
 // Command berth-shim keeps containers alive. berthd starts it as "serve"; nobody
 // else needs to call it.
 //
-//	berth-shim serve --state DIR --dir DIR   answers on the socket that is file descriptor 3
+//	berth-shim serve --state DIR --dir DIR   answers on the socket that is file descriptor 3;
+//	                 --handover FD           and goes on where another one has stopped
 //	berth-shim delete --state DIR --id ID    takes away a container whose shim is dead
 //	berth-shim init                          the first steps of a container's process (libcontainer)
 //	berth-shim filter                        compiles a seccomp profile, for "serve"
@@ -77,6 +78,7 @@ func serve(ctx context.Context, args []string) error {
 	var o keeper.Options
 	fs.StringVar(&o.State, "state", "/run/berth", "the daemon's state directory")
 	fs.StringVar(&o.Dir, "dir", "", "this shim's folder in it")
+	handover := fs.Int("handover", 0, "the file descriptor that says what comes of a predecessor; 0: there is none")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -96,7 +98,23 @@ func serve(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if *handover != 0 {
+		if err := resume(ctx, k, *handover); err != nil {
+			return err
+		}
+	}
 	return k.Serve(ctx, ln)
+}
+
+// resume takes over what a predecessor had.
+func resume(ctx context.Context, k *keeper.Keeper, fd int) error {
+	f := os.NewFile(uintptr(fd), "handover")
+	defer f.Close()
+	h, err := api.ReadHandover(f)
+	if err != nil {
+		return err
+	}
+	return k.Resume(ctx, h)
 }
 
 func remove(ctx context.Context, args []string) error {

@@ -60,14 +60,27 @@ type ExitRecord struct {
 	Pid       int       `json:"pid"`
 }
 
-// A TaskRecord says that a shim set out to create a task. It is written before
-// anything of the task exists and removed when nothing of it does.
+// A TaskRecord says that a shim set out to create a task, and what a successor of the shim
+// needs to take the task over. It is written before anything of the task exists, once more
+// when its process does, and removed when nothing of it does.
 type TaskRecord struct {
 	ID            string `json:"id"`
 	PodID         string `json:"podID"`
 	Bundle        string `json:"bundle"`
 	SystemdCgroup bool   `json:"systemdCgroup,omitempty"`
 	Runtime       string `json:"runtime,omitempty"` // the program that runs it; "" is the shim
+	LogPath       string `json:"logPath,omitempty"`
+	Terminal      bool   `json:"terminal,omitempty"`
+	Stdin         bool   `json:"stdin,omitempty"`
+	StdinOnce     bool   `json:"stdinOnce,omitempty"`
+
+	Pid   int       `json:"pid,omitempty"`   // of its first process; 0: it never came so far
+	Began uint64    `json:"began,omitempty"` // when that process began, in clock ticks since the boot
+	Pipes [2]uint64 `json:"pipes,omitzero"`  // inodes of the pipes of stdout and stderr
+
+	// The counters of kills for want of memory that are not the task's end.
+	OOMBefore uint64 `json:"oomBefore,omitempty"`
+	OOMAbove  uint64 `json:"oomAbove,omitempty"`
 }
 
 // ReadExit reads the exit record of a bundle. An error for which

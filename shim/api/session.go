@@ -24,6 +24,10 @@ type SessionRequest struct {
 	Stdin   bool            `json:"stdin,omitempty"`
 	Stdout  bool            `json:"stdout,omitempty"`
 	Stderr  bool            `json:"stderr,omitempty"`
+
+	// Escrow has the shim send duplicates of its containers' descriptors, as
+	// EscrowEvents, for as long as the connection lasts. Nothing else is asked for then.
+	Escrow bool `json:"escrow,omitempty"`
 }
 
 // SessionReply answers a SessionRequest.
@@ -47,6 +51,12 @@ const (
 type SessionEvent struct {
 	Exited bool  `json:"exited,omitempty"` // the shim's last word: the command, or the container, has ended
 	Code   int32 `json:"code,omitempty"`   // with Exited
+
+	// Ended and Status, on an escrow's connection from the daemon: that container's first
+	// process was our child, because its shim had died, and this is how it ended, as wait4(2)
+	// says it.
+	Ended  string `json:"ended,omitempty"`
+	Status uint32 `json:"status,omitempty"`
 
 	// StdinEnded, from the daemon: its client will send nothing more. From the
 	// shim: the container takes nothing more.

@@ -82,3 +82,12 @@ func receiveWith(conn *net.UnixConn, p []byte) (n int, files []*os.File, err err
 	}
 	return n, files, err
 }
+
+// memoryFile makes a file that is nowhere.
+func memoryFile(name string) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}

@@ -105,6 +105,16 @@ func (g cgroup) killOnce() (int, error) {
 	return len(pids), nil
 }
 
+// frozen tells whether the processes in g are stopped.
+func (g cgroup) frozen() bool {
+	file, frozen := "cgroup.freeze", "1"
+	if g.controller == "freezer" {
+		file, frozen = "freezer.state", "FROZEN"
+	}
+	data, err := os.ReadFile(filepath.Join(g.dir, file))
+	return err == nil && strings.TrimSpace(string(data)) == frozen
+}
+
 func (g cgroup) set(file, value string) error {
 	return os.WriteFile(filepath.Join(g.dir, file), []byte(value), 0)
 }

@@ -198,6 +198,9 @@ func (x *execution) cleanUp(ctx context.Context) {
 	}
 }
 
+// execPrefix begins the names of commands' cgroups.
+const execPrefix = "exec-"
+
 // nextExec names a command of a running task.
 func (t *task) nextExec() (string, error) {
 	t.mu.Lock()
@@ -209,7 +212,7 @@ func (t *task) nextExec() (string, error) {
 		return "", fmt.Errorf("container %s: it is paused: %w", t.rec.ID, errNotRunning)
 	}
 	t.execs++
-	return "exec-" + strconv.Itoa(t.execs), nil
+	return execPrefix + strconv.Itoa(t.execs), nil
 }
 
 // nameExec makes a command known by its caller's name for it until the result is

@@ -3,7 +3,6 @@ package keeper
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/container"
 	"github.com/berthd/berth/shim/keeper/ociruntime"
+	"github.com/berthd/berth/shim/keeper/pidfd"
 	"github.com/berthd/berth/shim/keeper/scope"
 )
 
@@ -33,6 +33,7 @@ type Keeper struct {
 	programs ociruntime.Programs
 	systemd  scope.Systemd
 	pools    *pools
+	escrow   escrow
 	idle     chan struct{} // closed when there is nothing left to live for
 	retired  chan struct{} // closed when no container runs after a SIGTERM
 
@@ -88,8 +89,8 @@ func (k *Keeper) list() []*task {
 
 // create makes a task whose process waits to be run, and returns its process ID.
 // When it fails nothing is left.
-func (k *Keeper) create(ctx context.Context, req createRequest) (int, error) {
-	t := newTask(req)
+func (k *Keeper) create(ctx context.Context, rec taskID) (int, error) {
+	t := newTask(rec)
 	if err := t.rec.check(); err != nil {
 		return 0, err
 	}
@@ -109,7 +110,7 @@ func (k *Keeper) create(ctx context.Context, req createRequest) (int, error) {
 	k.tasks[t.rec.ID] = t
 	k.mu.Unlock()
 
-	err := k.build(ctx, t, req)
+	err := k.build(ctx, t)
 	if err == nil {
 		return t.snapshot().pid, nil
 	}
@@ -121,18 +122,18 @@ func (k *Keeper) create(ctx context.Context, req createRequest) (int, error) {
 
 // build makes what a task is made of, the record first. tearDown undoes it,
 // wherever it stopped.
-func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
-	if err := api.WriteRecord(k.recordPath(t), api.TaskRecord(t.rec)); err != nil {
+func (k *Keeper) build(ctx context.Context, t *task) error {
+	if err := k.save(t); err != nil {
 		return fmt.Errorf("record: %w", err)
 	}
 	spec, err := readSpec(t.rec.Bundle)
 	if err != nil {
 		return err
 	}
-	if t.log, err = newLog(req.logPath); err != nil {
+	if t.log, err = newLog(t.rec.LogPath); err != nil {
 		return err
 	}
-	if t.io, err = newStdio(req.terminal, req.stdin, req.once); err != nil {
+	if t.io, err = newStdio(t.rec.Terminal, t.rec.Stdin, t.rec.StdinOnce); err != nil {
 		return err
 	}
 	init := container.Command{Process: spec.Process, Init: true, Files: t.io.theirs}
@@ -150,7 +151,7 @@ func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
 	crashpoint.At("start", t.rec.Bundle)
 	// A creation that hangs, on a mount say, ends with the request.
 	defer killWhen(ctx, t.cg)()
-	t.p, err = k.nursery.start(func() (container.Process, error) { return t.c.Start(ctx, init) })
+	p, err := k.nursery.start(func() (container.Process, error) { return t.c.Start(ctx, init) })
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("%w (%v)", context.Cause(ctx), err)
 	}
@@ -158,7 +159,8 @@ func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
 		return err
 	}
 	crashpoint.At("adopt", t.rec.Bundle)
-	if err := k.adopt(t, t.p.Pid()); err != nil {
+	t.exitOf = func() (int32, bool) { return exitCode(p.Wait()) }
+	if err := k.adopt(t, p.Pid()); err != nil {
 		return err
 	}
 	crashpoint.At("adopted", t.rec.Bundle)
@@ -167,15 +169,26 @@ func (k *Keeper) build(ctx context.Context, t *task, req createRequest) error {
 
 // adopt takes charge of a process that has just been started.
 func (k *Keeper) adopt(t *task, pid int) error {
-	h, err := openPid(pid)
+	h, err := pidfd.Open(pid)
 	if err == nil {
 		err = t.io.adopt()
 	}
 	t.oomBefore, t.oomAbove, t.oomNotes = t.cg.oomKills(), t.cg.oomKillsAbove(), t.cg.noteOOM()
+	t.io.onStdinClosed = func() { k.escrow.dropFile(t.rec.ID, api.FileStdin) }
+	t.began = beginning(pid)
 	t.begin(pid, h)
+	if err == nil {
+		err = k.save(t)
+	}
+	k.escrow.put(t)
+	k.attend(t)
+	return err
+}
+
+// attend logs what the task says and waits for its end.
+func (k *Keeper) attend(t *task) {
 	t.io.logTo(t.log, k.pools, t.ended)
 	go k.watch(t)
-	return err
 }
 
 // killLimit is how long processes are given to die of SIGKILL.
@@ -185,15 +198,16 @@ const killLimit = 10 * time.Second
 // left, has its output logged, writes the exit record, and only then lets it be
 // seen that it has exited.
 func (k *Keeper) watch(t *task) {
-	t.pidfd.waitEnd()
+	t.pidfd.WaitEnd()
 	at := time.Now()
 	close(t.ended)
 	t.joining.Lock()
-	code, killed := exitCode(t.p.Wait())
+	code, killed := t.exitOf()
 	t.joining.Unlock()
 	k.nursery.done(t.snapshot().pid)
 	crashpoint.At("finish", t.rec.Bundle)
 	t.finish(k.ctx, code, killed, at)
+	k.escrow.drop(t.rec.ID)
 	crashpoint.At("finished", t.rec.Bundle)
 	k.checkRetired()
 }
@@ -235,18 +249,14 @@ func (k *Keeper) tearDown(ctx context.Context, t *task) error {
 	if t.log != nil {
 		t.log.close()
 	}
-	record := k.recordPath(t)
-	crashpoint.At("remove", record)
-	if err := os.Remove(record); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := k.unsave(t); err != nil {
 		return err
 	}
-	crashpoint.At("removed", record)
+	k.escrow.drop(t.rec.ID)
 	k.forget(t)
 	k.checkRetired()
 	return nil
 }
-
-func (k *Keeper) recordPath(t *task) string { return api.TaskPath(k.o.Dir, t.rec.ID) }
 
 // forget removes t, and with the last task perhaps the reason to live.
 func (k *Keeper) forget(t *task) {

@@ -41,6 +41,13 @@ func (n *nursery) start(fn func() (container.Process, error)) (container.Process
 	return p, nil
 }
 
+// expect makes a process known that a predecessor started; it need not be our child.
+func (n *nursery) expect(pid int) {
+	n.mu.Lock()
+	n.known[pid] = true
+	n.mu.Unlock()
+}
+
 // wait runs fn, which may make children and waits for all of them.
 func (n *nursery) wait(fn func() error) error {
 	n.starts.RLock()

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/berthd/berth/shim/keeper/container"
+	"github.com/berthd/berth/shim/keeper/pidfd"
 )
 
 type startedProcess struct{ cmd *exec.Cmd }
@@ -21,12 +22,12 @@ func deadChild(t *testing.T) *exec.Cmd {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	h, err := openPid(cmd.Process.Pid)
+	h, err := pidfd.Open(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer h.close()
-	h.waitEnd()
+	defer h.Close()
+	h.WaitEnd()
 	return cmd
 }
 

@@ -122,8 +122,8 @@ func isExiting(pid int) bool {
 // signalInitLocked sends sig to the init. The caller holds t.mu. The init may have
 // been killed before, and not waited for yet: then a SIGKILL of ours was not it.
 func (t *task) signalInitLocked(sig int) error {
-	ours := sig == sigkill && !t.pidfd.hasEnded()
-	err := t.pidfd.signal(sig)
+	ours := sig == sigkill && !t.pidfd.HasEnded()
+	err := t.pidfd.Signal(sig)
 	if ours && err == nil {
 		t.killed = true
 	}

@@ -65,6 +65,21 @@ func loadProgram(runcDir, id string) (runtimeContainer, error) {
 	return p, nil
 }
 
+// reloadProgram is loadProgram for who goes on with the container.
+func (k *Keeper) reloadProgram(ctx context.Context, path, runcDir, id string) (runtimeContainer, error) {
+	c, err := loadProgram(runcDir, id)
+	if err != nil {
+		return nil, err
+	}
+	features, err := k.programs.Features(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	p := c.(*program)
+	p.c = p.c.WithFeatures(features)
+	return p, nil
+}
+
 func programOf(b container.Bundle) (*program, error) {
 	set, err := container.CgroupsOf(b)
 	if err != nil {
@@ -120,6 +135,8 @@ func (p *program) settle(pid int, cmd container.Command, placed bool) {
 		_ = writeScore(pid, *score)
 	}
 }
+
+func (p *program) Created(ctx context.Context) (bool, error) { return p.c.Created(ctx) }
 
 func (p *program) Run(ctx context.Context) error { return p.c.Start(ctx) }
 

@@ -20,6 +20,9 @@ type runtimeContainer interface {
 	// Start starts the init, which waits for Run, or a command beside it. It is
 	// called where children of this process are not reaped meanwhile (nursery).
 	Start(ctx context.Context, cmd container.Command) (container.Process, error)
+	// Created reports whether the init still waits for Run, in another process's container
+	// too.
+	Created(ctx context.Context) (bool, error)
 	// Run lets a created container's init execute its command.
 	Run(ctx context.Context) error
 	// Pause freezes the processes.

@@ -34,6 +34,9 @@ func (k *Keeper) Serve(ctx context.Context, ln net.Listener) error {
 	came := sync.OnceFunc(func() { k.connected(-1) })
 	time.AfterFunc(firstCall, came)
 
+	if err := os.Remove(api.SessionPath(k.o.Dir)); err != nil && !errors.Is(err, os.ErrNotExist) { // a predecessor's
+		return fmt.Errorf("serve: %w", err)
+	}
 	sessions, err := net.ListenUnix("unix", &net.UnixAddr{Name: api.SessionPath(k.o.Dir), Net: "unix"})
 	if err != nil {
 		return fmt.Errorf("serve: %w", err)

@@ -67,7 +67,10 @@ func (k *Keeper) serveSession(ctx context.Context, conn *net.UnixConn) {
 	_ = conn.SetReadDeadline(time.Time{})
 	go s.listen()
 	serve := s.attach
-	if req.Process != nil {
+	switch {
+	case req.Escrow:
+		serve = func(*api.SessionRequest) error { return k.keepEscrow(s) }
+	case req.Process != nil:
 		serve = func(req *api.SessionRequest) error { return s.exec(ctx, req) }
 	}
 	if err := serve(&req); err != nil { // a client that has an answer does not look for another
@@ -83,6 +86,9 @@ func (s *session) listen() {
 		var e api.SessionEvent
 		if s.conn.Receive(&e) != nil {
 			return
+		}
+		if e.Ended != "" {
+			s.k.told(e.Ended, e.Status)
 		}
 		if e.StdinEnded && ended != nil {
 			close(ended)

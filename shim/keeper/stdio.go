@@ -34,6 +34,10 @@ type stdio struct {
 	theirs    container.Files
 	console   *os.File // our end of theirs.Console, until adopt
 	stdinOnce bool
+	pipes     [2]uint64 // inodes of the pipes of stdout and stderr
+
+	// onStdinClosed is called before stdin is closed: it ends with the last descriptor.
+	onStdinClosed func()
 
 	mu      sync.Mutex
 	stdin   *os.File      // nil when there is none, or it was closed
@@ -60,13 +64,14 @@ func newStdio(terminal, stdin, stdinOnce bool) (*stdio, error) {
 			return nil, err
 		}
 	}
-	for _, theirs := range []**os.File{&s.theirs.Stdout, &s.theirs.Stderr} {
+	for i, theirs := range []**os.File{&s.theirs.Stdout, &s.theirs.Stderr} {
 		ours, err := pipeTo(theirs)
 		if err != nil {
 			s.close()
 			return nil, err
 		}
 		s.outputs = append(s.outputs, ours)
+		s.pipes[i] = inode(ours)
 	}
 	return s, nil
 }
@@ -155,12 +160,17 @@ func (s *stdio) drain() {
 // to close what they have of it.
 func (s *stdio) closeStdin() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stdin != nil {
-		s.stdin.Close()
-		s.stdin = nil
-		close(s.noStdin)
+	f := s.stdin
+	s.stdin = nil
+	s.mu.Unlock()
+	if f == nil {
+		return
 	}
+	if s.onStdinClosed != nil {
+		s.onStdinClosed()
+	}
+	f.Close()
+	close(s.noStdin)
 }
 
 // resize sets the terminal's size.

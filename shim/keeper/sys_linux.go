@@ -28,11 +28,19 @@ func exitCode(st *os.ProcessState) (code int32, killed bool) {
 	if !ok {
 		return unknownExit, false
 	}
+	return codeOfStatus(unix.WaitStatus(ws))
+}
+
+// codeOfStatus is exitCode of what wait4(2) says.
+func codeOfStatus(ws unix.WaitStatus) (code int32, killed bool) {
 	if ws.Signaled() {
 		return 128 + int32(ws.Signal()), ws.Signal() == unix.SIGKILL
 	}
 	return int32(ws.ExitStatus()), false
 }
+
+// codeOfRaw is exitCode of a wait4(2) that another process has made.
+func codeOfRaw(status uint32) (code int32, killed bool) { return codeOfStatus(unix.WaitStatus(status)) }
 
 // kill sends SIGKILL to a process, if it is still there.
 func kill(pid int) { signalPid(pid, sigkill) }
@@ -69,66 +77,6 @@ func isExhausted(err error) bool {
 // hangup is what reading a terminal's master gives when nobody has its other
 // side open.
 func hangup(err error) bool { return errors.Is(err, unix.EIO) }
-
-// A pidHandle is a process, and not the next one with its ID.
-type pidHandle struct{ f *os.File }
-
-// openPid opens a child that has not been waited for.
-func openPid(pid int) (pidHandle, error) {
-	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK) // so that the poller takes it
-	if err != nil {
-		return pidHandle{}, fmt.Errorf("pidfd_open %d: %w", pid, err)
-	}
-	return pidHandle{os.NewFile(uintptr(fd), "pidfd")}, nil
-}
-
-// signal sends sig. A process that has ended is os.ErrProcessDone.
-func (p pidHandle) signal(sig int) error {
-	rc, err := p.f.SyscallConn()
-	if err != nil {
-		return os.ErrProcessDone
-	}
-	var serr error
-	if err := rc.Control(func(fd uintptr) {
-		serr = unix.PidfdSendSignal(int(fd), unix.Signal(sig), nil, 0)
-	}); err != nil || errors.Is(serr, unix.ESRCH) {
-		return os.ErrProcessDone
-	}
-	return os.NewSyscallError("pidfd_send_signal", serr)
-}
-
-// waitEnd waits until the process has ended. It is then still to be waited for.
-func (p pidHandle) waitEnd() {
-	rc, err := p.f.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = rc.Read(func(fd uintptr) bool {
-		var info unix.Siginfo
-		err := unix.Waitid(unix.P_PIDFD, int(fd), &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
-		return err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) || info.Signo != 0
-	})
-}
-
-// hasEnded tells whether the process has ended.
-func (p pidHandle) hasEnded() bool {
-	rc, err := p.f.SyscallConn()
-	if err != nil {
-		return true
-	}
-	var info unix.Siginfo
-	var werr error
-	err = rc.Control(func(fd uintptr) {
-		werr = unix.Waitid(unix.P_PIDFD, int(fd), &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
-	})
-	return err != nil || errors.Is(werr, unix.ECHILD) || info.Signo != 0
-}
-
-func (p pidHandle) close() {
-	if p.f != nil {
-		p.f.Close()
-	}
-}
 
 // hasZombie reports whether some child has died and not been waited for.
 func hasZombie() bool {
@@ -218,6 +166,52 @@ func readReady(f *os.File, pool *bufferPool) (buf *[]byte, n int, err error) {
 		return buf, 0, rerr
 	}
 	return buf, max(n, 0), err
+}
+
+// inherited makes a file of a descriptor that was inherited; nil when there is none. It goes
+// to no child.
+func inherited(fd int, name string) *os.File {
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
+		return nil
+	}
+	_ = unix.SetNonblock(fd, true) // so that the poller takes it; a file that cannot does without
+	return os.NewFile(uintptr(fd), name)
+}
+
+// reopenPipe opens the pipe that a process has as its descriptor fd once more, to read from.
+// One that is not of that inode any more, or not there, is a stream at its end.
+func reopenPipe(pid, fd int, ino uint64) *os.File {
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", pid, fd), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err == nil && ino != 0 && inode(f) == ino {
+		return f
+	}
+	if err == nil {
+		f.Close()
+	}
+	return endedStream()
+}
+
+// endedStream is a stream at its end.
+func endedStream() *os.File {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return os.NewFile(^uintptr(0), "ended") // reading it is an error, which is an end too
+	}
+	w.Close()
+	return r
+}
+
+// inode names a pipe, 0 when it cannot be told.
+func inode(f *os.File) uint64 {
+	info, err := f.Stat()
+	if err != nil {
+		return 0
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Mode&unix.S_IFMT != unix.S_IFIFO {
+		return 0
+	}
+	return st.Ino
 }
 
 // writeNow writes what a pipe has room for, without waiting.

@@ -14,6 +14,7 @@ import (
 	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/container"
+	"github.com/berthd/berth/shim/keeper/pidfd"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"k8s.io/klog/v2"
 )
@@ -37,14 +38,6 @@ func (r taskID) bundle(spec *specs.Spec) container.Bundle {
 	return container.Bundle{ID: r.ID, Dir: r.Bundle, SystemdCgroup: r.SystemdCgroup, Spec: spec}
 }
 
-type createRequest struct {
-	rec      taskID
-	logPath  string
-	terminal bool
-	stdin    bool
-	once     bool // stdin ends with the first client that is attached to it
-}
-
 // A task is one container and its first process. What is made in build is set
 // before the task is created and does not change until tearDown; both hold the
 // task's lock.
@@ -53,7 +46,7 @@ type task struct {
 
 	c         runtimeContainer
 	cg        cgroup
-	p         container.Process
+	exitOf    func() (code int32, killed bool) // waits for the process, which has ended
 	io        *stdio
 	log       *logFile
 	oomBefore uint64    // kills for want of memory that are not its end; guarded by mu when it is created
@@ -61,6 +54,7 @@ type task struct {
 	oomNotes  *oomNotes // nil where the counters stay
 
 	ended chan struct{} // closed when it has been waited for
+	told  chan uint32   // how it ended, from who has waited for it
 	done  chan struct{} // closed when the status is exited
 
 	// joining is read-locked while a command is started in the container, and
@@ -68,13 +62,17 @@ type task struct {
 	// process ID, which must not become another process's meanwhile.
 	joining sync.RWMutex
 
+	saving sync.Mutex // orders writes of the record
+	gone   bool       // the record is not to be written again; guarded by saving
+
 	op chan struct{} // holds a token while somebody changes the task: held across processes, so waited for with a context
 
 	mu     sync.Mutex
 	state  taskState
-	pidfd  pidHandle
-	killed bool // we sent SIGKILL to its init while that lived
-	execs  int  // names the next command's cgroup
+	pidfd  pidfd.Handle
+	began  uint64 // see api.TaskRecord
+	killed bool   // we sent SIGKILL to its init while that lived
+	execs  int    // names the next command's cgroup
 }
 
 // A taskState is what others see of a task.
@@ -85,10 +83,11 @@ type taskState struct {
 	exit   api.ExitRecord
 }
 
-func newTask(req createRequest) *task {
+func newTask(rec taskID) *task {
 	return &task{
-		rec:   req.rec,
+		rec:   rec,
 		ended: make(chan struct{}),
+		told:  make(chan uint32, 1),
 		done:  make(chan struct{}),
 		op:    make(chan struct{}, 1),
 	}
@@ -113,7 +112,7 @@ func (t *task) snapshot() taskState {
 }
 
 // begin makes the task visible as created.
-func (t *task) begin(pid int, h pidHandle) {
+func (t *task) begin(pid int, h pidfd.Handle) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.state = taskState{status: created, pid: pid}
@@ -185,7 +184,7 @@ func (t *task) finish(ctx context.Context, code int32, killed bool, at time.Time
 	}
 	t.mu.Lock()
 	t.state.status, t.state.exit, t.state.paused = exited, rec, false
-	t.pidfd.close()
+	t.pidfd.Close()
 	t.mu.Unlock()
 	close(t.done)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berthd/berth/shim/keeper/pidfd"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 )
@@ -19,9 +20,9 @@ func TestReopenOfStalledLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	task := newTask(createRequest{rec: taskID{ID: "c"}})
+	task := newTask(taskID{ID: "c"})
 	task.log = newTestLog(t)
-	task.begin(1, pidHandle{})
+	task.begin(1, pidfd.Handle{})
 	task.state.status = running
 	k.tasks["c"] = task
 

@@ -29,12 +29,9 @@ func (s *taskService) Create(ctx context.Context, req *taskapi.CreateTaskRequest
 			return nil, toStatus(fmt.Errorf("create %s: options: %w: %w", req.Id, errInvalid, err))
 		}
 	}
-	pid, err := s.k.create(ctx, createRequest{
-		rec:      taskID{ID: req.Id, PodID: o.PodId, Bundle: req.Bundle, SystemdCgroup: o.SystemdCgroup, Runtime: o.Runtime},
-		logPath:  o.LogPath,
-		terminal: req.Terminal,
-		stdin:    o.Stdin,
-		once:     o.StdinOnce,
+	pid, err := s.k.create(ctx, taskID{
+		ID: req.Id, PodID: o.PodId, Bundle: req.Bundle, SystemdCgroup: o.SystemdCgroup, Runtime: o.Runtime,
+		LogPath: o.LogPath, Terminal: req.Terminal, Stdin: o.Stdin, StdinOnce: o.StdinOnce,
 	})
 	if err != nil {
 		return nil, toStatus(err)

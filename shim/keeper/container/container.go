@@ -6,6 +6,7 @@
 package container
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -114,6 +115,29 @@ func Load(runcDir, id string) (*Container, error) {
 		return nil, err
 	}
 	return wrap(lc)
+}
+
+// Reload is Load for who goes on with the container, of bundle b, as if it had created it.
+func Reload(ctx context.Context, runcDir string, b Bundle) (*Container, error) {
+	c, err := Load(runcDir, b.ID)
+	if err != nil {
+		return nil, err
+	}
+	config, err := convert(b.cgroupsOnly())
+	if err != nil {
+		return nil, err
+	}
+	if c.scope, err = scopeOf(b, config.Cgroups); err != nil {
+		return nil, err
+	}
+	has := c.lc.Config()
+	c.scope.keep(c.cgroups[""], has.Cgroups.Resources)
+	profile, err := profileOf(has.Seccomp)
+	if err != nil {
+		return nil, err
+	}
+	c.filter = b.Filters.get(ctx, profile)
+	return c, nil
 }
 
 func wrap(lc *libcontainer.Container) (*Container, error) {
@@ -310,6 +334,24 @@ func (c *Container) Start(ctx context.Context, cmd Command) (Process, error) {
 		return nil, err
 	}
 	return process{lp, pid}, nil
+}
+
+// Created reports whether the init still waits for Run. libcontainer takes it from a FIFO,
+// which outlives a Run that was cut short; the init's arguments are its command's by then.
+func (c *Container) Created(context.Context) (bool, error) {
+	status, err := c.lc.Status()
+	if err != nil || status != libcontainer.Created {
+		return false, err
+	}
+	st, err := c.lc.State()
+	if err != nil {
+		return false, err
+	}
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", st.InitProcessPid))
+	if err != nil {
+		return false, err
+	}
+	return bytes.HasSuffix(args, []byte("\x00init\x00")), nil
 }
 
 // Run lets a created container's init execute its command.

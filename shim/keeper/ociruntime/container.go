@@ -246,6 +246,35 @@ func (c *Container) simple(ctx context.Context, limit time.Duration, command ...
 // Start lets the first process execute its command.
 func (c *Container) Start(ctx context.Context) error { return c.simple(ctx, callLimit, "start") }
 
+// Created reports whether the first process still waits for Start, as its program says.
+func (c *Container) Created(ctx context.Context) (bool, error) {
+	run, err := newCall(c.rec.Runtime, c.dir)
+	if err != nil {
+		return false, err
+	}
+	defer run.end()
+	out, err := os.Create(run.file("state"))
+	if err != nil {
+		return false, err
+	}
+	defer out.Close()
+	run.io.Stdout = out
+	if err := run.run(ctx, callLimit, append(c.args("state"), c.rec.ID)...); err != nil {
+		return false, err
+	}
+	var state specs.State
+	if err := json.Unmarshal(readSome(out.Name()), &state); err != nil {
+		return false, fmt.Errorf("%w: %s state: %w", ErrBroken, c.rec.Runtime, err)
+	}
+	return state.Status == specs.StateCreated, nil
+}
+
+// WithFeatures is c for a program that can do f.
+func (c *Container) WithFeatures(f Features) *Container {
+	c.subs = f
+	return c
+}
+
 // Pause freezes the container's processes.
 func (c *Container) Pause(ctx context.Context) error { return c.simple(ctx, callLimit, "pause") }
 

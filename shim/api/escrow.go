@@ -1,0 +1,66 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// FilePidfd is, beside the descriptors of a SessionReply, one of an EscrowEvent: the
+// container's first process.
+const FilePidfd = "pidfd"
+
+// An EscrowEvent is what a shim says of a container's descriptors on an escrow's connection.
+// The daemon keeps them: should the shim die, its successor gets them back, and the
+// container never notices.
+type EscrowEvent struct {
+	ID     string   `json:"id,omitempty"`     // the container
+	Files  []string `json:"files,omitempty"`  // what the descriptors that come with it are: all that there are of the container
+	Drop   string   `json:"drop,omitempty"`   // this one is closed; nobody may keep it
+	Gone   bool     `json:"gone,omitempty"`   // the container's are of no use any more
+	Synced bool     `json:"synced,omitempty"` // all that there were at the beginning have come
+}
+
+// A Handover is what a shim is told that takes over from another one: which of the
+// descriptors that it inherits are whose, by container ID and by what they are. It is the
+// content of a file that the shim inherits too.
+type Handover struct {
+	Tasks map[string]map[string]int `json:"tasks"`
+}
+
+// maxHandover is more than any handover needs, in bytes.
+const maxHandover = 16 << 20
+
+// NewHandover returns the file, from its beginning on. The caller closes it.
+func NewHandover(h Handover) (*os.File, error) {
+	data, err := json.Marshal(h)
+	if err != nil {
+		return nil, err
+	}
+	f, err := memoryFile("handover")
+	if err != nil {
+		return nil, err
+	}
+	if _, err = f.Write(data); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// ReadHandover reads one.
+func ReadHandover(f *os.File) (Handover, error) {
+	var h Handover
+	data, err := io.ReadAll(io.LimitReader(f, maxHandover))
+	if err != nil {
+		return h, err
+	}
+	if err := json.Unmarshal(data, &h); err != nil {
+		return h, fmt.Errorf("handover: %w", err)
+	}
+	return h, nil
+}

@@ -1,0 +1,132 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/berthd/berth/shim/api"
+	"github.com/berthd/berth/shim/keeper/pidfd"
+)
+
+// This process is a subreaper: when a shim dies that it has started, what that shim had
+// started are its children. It waits for the containers' first processes and tells the
+// successor how they have ended, and takes away the others. Of a shim that a former daemon
+// has started the host's init is the heir; then the kernel tells the successor, from Linux
+// 6.15 on, and before that nobody can.
+
+// mind waits for the first processes of a dead shim's containers.
+func (s *Shims) mind(p *process, infos []*api.TaskInfo) {
+	for _, info := range infos {
+		if info.Status == api.Status_EXITED || parentOf(int(info.Pid)) != os.Getpid() {
+			continue
+		}
+		h, err := pidfd.Open(int(info.Pid)) // our child, which nobody else waits for
+		if err != nil {
+			continue
+		}
+		s.setHeir(int(info.Pid), true)
+		s.work.Go(func() {
+			defer h.Close()
+			defer s.setHeir(int(info.Pid), false)
+			defer context.AfterFunc(s.ctx, func() { h.Close() })()
+			h.WaitEnd()
+			if s.ctx.Err() != nil {
+				return
+			}
+			if ws, err := h.Wait(0); err == nil {
+				p.escrow.tell(info.Id, uint32(ws))
+			}
+		})
+	}
+	s.orphans.Do(func() { s.work.Go(s.reapOrphans) })
+}
+
+// setHeir notes a process that somebody waits for.
+func (s *Shims) setHeir(pid int, on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if on {
+		s.heirs[pid] = true
+	} else {
+		delete(s.heirs, pid)
+	}
+}
+
+// reapDelay is how long an orphan may stay a zombie.
+const reapDelay = 200 * time.Millisecond
+
+// reapOrphans takes away what dies of what dead shims have left, until Close.
+func (s *Shims) reapOrphans() {
+	died := make(chan os.Signal, 1)
+	signal.Notify(died, sigchld)
+	defer signal.Stop(died)
+	for s.pause(reapDelay) == nil {
+		own, err := os.ReadFile("/proc/self/cgroup")
+		if err != nil {
+			continue
+		}
+		for _, pid := range children() {
+			s.mu.Lock()
+			awaited := s.heirs[pid]
+			s.mu.Unlock()
+			if !awaited && isOrphan(pid, own) {
+				reap(pid)
+			}
+		}
+		select {
+		case <-died:
+		case <-s.ctx.Done():
+		}
+	}
+}
+
+// isOrphan tells a dead process of a container from our own children: those are in our
+// cgroups.
+func isOrphan(pid int, own []byte) bool {
+	stat := statOf(pid)
+	if len(stat) == 0 || stat[0] != "Z" {
+		return false
+	}
+	cgroups, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	return err == nil && !bytes.Equal(cgroups, own)
+}
+
+// children lists our children.
+func children() []int {
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
+	var pids []int
+	for _, list := range lists {
+		data, _ := os.ReadFile(list) // of a thread that has gone, they are another's now
+		for f := range strings.FieldsSeq(string(data)) {
+			if pid, err := strconv.Atoi(f); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// statOf is what proc_pid_stat(5) has behind the command, none when there is no such process.
+func statOf(pid int) []string {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+}
+
+// parentOf is a process's parent, 0 when there is no such process.
+func parentOf(pid int) int {
+	stat := statOf(pid)
+	if len(stat) < 2 {
+		return 0
+	}
+	ppid, _ := strconv.Atoi(stat[1])
+	return ppid
+}

@@ -1,0 +1,147 @@
+package shim_test
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berthd/berth/shim"
+	taskapi "github.com/berthd/berth/shim/api/task"
+	"golang.org/x/sys/unix"
+)
+
+// killShim kills the shim of the host, of which there is one, and waits until there is another
+// one in its place.
+func (h *host) killShim() {
+	h.t.Helper()
+	shims := h.shimPids()
+	if len(shims) != 1 {
+		h.t.Fatalf("%d shims", len(shims))
+	}
+	h.signal(shims[0], unix.SIGKILL)
+	shims[0].waitGone(h.t)
+	h.awaitSuccessor(shims[0])
+}
+
+// awaitSuccessor waits until another shim serves than p.
+func (h *host) awaitSuccessor(p shimProcess) {
+	h.t.Helper()
+	eventually(h.t, "no successor of the shim", func() bool {
+		now := h.shimPids()
+		return len(now) == 1 && now[0].pid != p.pid
+	})
+}
+
+// Containers do not notice that their shim is killed: what they say is logged, they can be
+// asked, told and ended, and how they end is known.
+func TestShimKilled(t *testing.T) {
+	h := newHost(t)
+	done, run, shared := h.box("exit 4"), h.box(countTo(300)), h.box("busybox sleep 35002 & read _ < /test/go; exit 9").withoutPIDs()
+	made, reader, paused := h.box("echo made; exit 3"), h.box("read a; echo got $a; read b; echo got $b"), h.box("sleep 35004; exit 2")
+	reader.req.Stdin = true
+	dir := shared.share()
+	fifo(t, dir, "go")
+	done.run()
+	boxes := []*box{run, shared, reader, paused}
+	pids := map[*box]int{}
+	for _, b := range boxes {
+		pids[b] = b.start()
+	}
+	if _, err := h.dial(t).Pause(t.Context(), &taskapi.PauseRequest{Id: paused.id}); err != nil {
+		t.Fatal(err)
+	}
+	pid, err := made.create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pids[made] = pid
+
+	h.killShim()
+	for _, b := range append(boxes, made) {
+		want := shim.StatusRunning
+		if b == made {
+			want = shim.StatusCreated
+		}
+		if st, err := h.State(t.Context(), b.id); err != nil || st.Status != want || st.Pid != pids[b] {
+			t.Errorf("%s: state = %+v, %v", b.id, st, err)
+		}
+	}
+	if tasks, err := h.Tasks(t.Context()); err != nil || len(tasks) != 6 {
+		t.Errorf("tasks = %+v, %v", tasks, err)
+	}
+	if exit := done.wait(); exit.Code != 4 {
+		t.Errorf("exit = %+v", exit)
+	}
+	if res, err := run.exec("echo hello"); err != nil || string(res.Stdout) != "hello\n" {
+		t.Errorf("exec = %+v, %v", res, err)
+	}
+	input := shim.SessionRequest{Stdin: true}
+	io.WriteString(reader.open(input), "one\n")
+	h.killShim()
+	io.WriteString(reader.open(input), "two\n")
+	if exit := reader.wait(); exit.Code != 0 {
+		t.Errorf("exit = %+v", exit)
+	}
+	reader.wantLog("got one", "got two")
+
+	if err := h.Start(t.Context(), made.id); err != nil {
+		t.Error(err)
+	}
+	if exit := made.wait(); exit.Code != 3 {
+		t.Errorf("exit = %+v", exit)
+	}
+	made.wantLog("made")
+	if _, err := h.dial(t).Resume(t.Context(), &taskapi.ResumeRequest{Id: paused.id}); err != nil {
+		t.Error(err)
+	}
+	if err := h.Kill(t.Context(), paused.id, 9, false); err != nil {
+		t.Error(err)
+	}
+	if exit := paused.wait(); exit.Code != 137 || exit.OOMKilled {
+		t.Errorf("exit = %+v", exit)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go"), []byte("\n"), 0); err != nil {
+		t.Error(err)
+	}
+	if exit := shared.wait(); exit.Code != 9 {
+		t.Errorf("exit = %+v", exit)
+	}
+	shared.checkExecs("35002")
+	if exit := run.wait(); exit.Code != 5 {
+		t.Errorf("exit = %+v", exit)
+	}
+	run.wantCount(300)
+}
+
+// countTo is a script that writes as many numbered lines, some hundred a second.
+func countTo(n int) string {
+	return fmt.Sprintf("i=0; while [ $i -lt %d ]; do i=$((i+1)); echo line $i; busybox usleep 3000; done; exit 5", n)
+}
+
+// wantCount checks that all lines of countTo are there, each once and in order.
+func (b *box) wantCount(n int) {
+	b.h.t.Helper()
+	log := b.log()
+	if len(log) != n {
+		b.h.t.Errorf("%d lines of %d", len(log), n)
+	}
+	for i, r := range log {
+		if want := fmt.Sprintf("line %d", i+1); r.text != want || r.tag != "F" {
+			b.h.t.Fatalf("line %d is %+v", i+1, r)
+		}
+	}
+}
+
+func (b *box) wantLog(texts ...string) {
+	b.h.t.Helper()
+	var got []string
+	for _, r := range b.log() {
+		got = append(got, r.text)
+	}
+	if strings.Join(got, "|") != strings.Join(texts, "|") {
+		b.h.t.Errorf("log %q, not %q", got, texts)
+	}
+}
