@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: help build berthd shim setup tools test test-vm test-powercut test-faults test-crash test-exits demo bench-pull bench-cold bench-restart clean
+.PHONY: help build berthd shim setup tools test test-vm test-powercut test-faults test-crash test-exits test-abuse demo bench-pull bench-cold bench-restart clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ test-faults: tools build ## let each party down that berth and containerd depend
 
 test-crash: tools ## kill the daemon, the shim and both at every step and every write, with plugins that fail and with a full disk; 15 min
 	@BERTH_CRASH=all go test -count=1 -v -timeout=60m ./test/crash
+
+test-abuse: tools build ## misuse berthd a thousand times over and expect its memory, goroutines and descriptors to be as before; 15 min
+	@BERTH_ABUSE=1 go test -count=1 -v -timeout=60m ./test/abuse
 
 demo: tools build ## run a pod with a web server through crictl; DEMO_IMAGE=name runs another image
 	@go run ./test/demo

@@ -4,7 +4,7 @@
 // In what is shipped its functions are empty and nothing is left of a call. With the build
 // tag "crashpoints" a process reads what it is to do from a file named "crashpoints" beside
 // its program, when it passes the first point: write down the points that it passes, and
-// send itself SIGKILL at one of them.
+// send itself SIGKILL at one of them, or hang there.
 //
 // Arguments are to be at hand: what is computed for a call alone would be computed in what
 // is shipped too.

@@ -21,6 +21,10 @@ type Orders struct {
 	Point   string `json:"point,omitempty"`
 	Passing int    `json:"passing,omitempty"` // at which passing of the point, from 1
 
+	// Hang has the process not be killed: what passes the point never comes back from it, and
+	// holds what it holds.
+	Hang bool `json:"hang,omitempty"`
+
 	// Mark is made just before the kill, and nobody is killed when it is there.
 	Mark string `json:"mark,omitempty"`
 }
@@ -62,6 +66,13 @@ func general(path string) string {
 }
 
 func pass(point string) {
+	if reached(point) {
+		select {} // nothing more is done, however late the signal comes
+	}
+}
+
+// reached tells whether this is where the process hangs, and sends the signal if it is where it is killed.
+func reached(point string) bool {
 	points.Lock()
 	defer points.Unlock()
 	if !points.read {
@@ -74,17 +85,17 @@ func pass(point string) {
 		note(o.Log, Passed{points.program, point, site()})
 	}
 	if o.Point != point || o.Program != points.program || o.Passing != points.passed[point] {
-		return
+		return false
 	}
 	f, err := os.OpenFile(o.Mark, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return // it has been killed before
+		return false // it has been killed before
 	}
 	f.Close()
-	if self, err := os.FindProcess(os.Getpid()); err == nil {
+	if self, err := os.FindProcess(os.Getpid()); err == nil && !o.Hang {
 		_ = self.Kill()
 	}
-	select {} // nothing more is done, however late the signal comes
+	return true
 }
 
 // read reads the orders. Without a file there are none.

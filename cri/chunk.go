@@ -9,7 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// errTooLarge marks an answer that no CRI message can carry.
+// errTooLarge marks an answer that no CRI message can carry, and a configuration beyond its bounds.
 var errTooLarge = errors.New("too large for a CRI message")
 
 // chunkBytes is how much of a list one message of a stream carries, in encoded

@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berthd/berth/cri/stream"
+	"github.com/berthd/berth/held"
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/netns"
 	"github.com/berthd/berth/sandbox"
@@ -38,6 +39,7 @@ var codeOf = []struct {
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{errInvalid, codes.InvalidArgument},
 	{errTooLarge, codes.ResourceExhausted},
+	{errTooMany, codes.ResourceExhausted},
 	{stream.ErrTooMany, codes.ResourceExhausted},
 	{sandbox.ErrInvalid, codes.InvalidArgument},
 	{sandbox.ErrUnknownHandler, codes.InvalidArgument},
@@ -127,8 +129,12 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	if err := s.gate(ctx); err != nil {
 		return nil, err
 	}
+	if s.Calls() >= maxCalls && !always[info.FullMethod] {
+		return nil, toStatus(errTooMany)
+	}
 	s.begin(info.FullMethod)
 	defer s.calls.Add(-1)
+	defer held.Begin(ctx, held.Call, info.FullMethod)()
 	if starting[info.FullMethod] {
 		defer s.images.images.Junction().Enter()()
 	}
@@ -144,6 +150,12 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	return resp, err
 }
 
+// always are the calls that are let in however many there are.
+var always = map[string]bool{
+	runtimeapi.RuntimeService_Version_FullMethodName: true,
+	runtimeapi.RuntimeService_Status_FullMethodName:  true,
+}
+
 // starting are the calls that a pod's start is made of: pulls give way to them.
 var starting = map[string]bool{
 	runtimeapi.RuntimeService_RunPodSandbox_FullMethodName:   true,
@@ -156,8 +168,12 @@ func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.S
 	if err := s.gate(stream.Context()); err != nil {
 		return err
 	}
+	if s.Calls() >= maxCalls {
+		return toStatus(errTooMany)
+	}
 	s.begin(info.FullMethod)
 	defer s.calls.Add(-1)
+	defer held.Begin(stream.Context(), held.Call, info.FullMethod)()
 	start := time.Now()
 	err := toStatus(next(srv, stream))
 	s.end(stream.Context(), info.FullMethod, time.Since(start), err)

@@ -49,6 +49,9 @@ func checkPodConfig(c *runtimeapi.PodSandboxConfig) error {
 	if m == nil {
 		return invalid("config.metadata", "is missing")
 	}
+	if err := checkBounds("config", c, c.GetLabels(), c.GetAnnotations()); err != nil {
+		return err
+	}
 	for field, name := range map[string]string{"name": m.GetName(), "namespace": m.GetNamespace(), "uid": m.GetUid()} {
 		if err := checkName("config.metadata."+field, name); err != nil {
 			return err
@@ -106,6 +109,9 @@ func checkContainerConfig(c *runtimeapi.ContainerConfig) error {
 	}
 	if c.GetMetadata() == nil {
 		return invalid("config.metadata", "is missing")
+	}
+	if err := checkBounds("config", c, c.GetLabels(), c.GetAnnotations()); err != nil {
+		return err
 	}
 	if err := checkName("config.metadata.name", c.GetMetadata().GetName()); err != nil {
 		return err

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	if state := os.Getenv("NETNS_TEST_CREATE"); state != "" {
 		createAndStay(state)
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 func limited(t *testing.T) context.Context {

@@ -17,6 +17,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/berthd/berth/crashpoint"
+	"github.com/berthd/berth/held"
 )
 
 const (
@@ -57,6 +58,7 @@ func (*plugins) FindInPath(plugin string, dirs []string) (string, error) {
 // A program that is being installed at this moment is waited for a little.
 func (p *plugins) ExecPlugin(ctx context.Context, path string, conf []byte, env []string) ([]byte, error) {
 	name := filepath.Base(path)
+	defer held.Begin(ctx, held.Stage, "CNI plugin "+name)()
 	lock, err := p.lock(ctx, env)
 	if err != nil {
 		return nil, fmt.Errorf("CNI plugin %s: %w", name, err)

@@ -107,7 +107,7 @@ func (cs *Containers) Start(ctx context.Context, id string) error {
 	}
 	return c.turn.do(ctx, c.what(), "start", containerCreateLimit, &c.trace, func(ctx context.Context) error {
 		defer c.noteStages()
-		return c.trace.run("start", func() error { return cs.start(ctx, c) })
+		return c.trace.run(ctx, "start", func() error { return cs.start(ctx, c) })
 	})
 }
 

@@ -151,7 +151,7 @@ func (ps *Pods) settle(ctx context.Context, p *Pod) {
 // can be stopped and removed.
 func (ps *Pods) tryRelease(ctx context.Context, p *Pod) error {
 	err := p.network.do(ctx, p.what(), "release of its address", releaseLimit, &p.trace, func(ctx context.Context) error {
-		return p.trace.run("undo network", func() error { return ps.detach(ctx, p) })
+		return p.trace.run(ctx, "undo network", func() error { return ps.detach(ctx, p) })
 	})
 	if err != nil {
 		return err

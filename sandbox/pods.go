@@ -167,7 +167,7 @@ func (ps *Pods) stop(ctx context.Context, p *Pod) error {
 		return err
 	}
 	p.close()
-	if err := p.trace.run("kill containers", func() error { return ps.killAll(ctx, p) }); err != nil {
+	if err := p.trace.run(ctx, "kill containers", func() error { return ps.killAll(ctx, p) }); err != nil {
 		return fmt.Errorf("%s: %w", p.what(), err)
 	}
 	if p.Record().Owed == "" { // else DEL comes in the background, and what waits for it then

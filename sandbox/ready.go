@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/berthd/berth/held"
 	"github.com/berthd/berth/netns"
 	"github.com/berthd/berth/sandbox/spec"
 	"github.com/berthd/berth/shim"
@@ -23,11 +24,12 @@ import (
 // waits for neither. kubelet asks every five seconds, and is to know within half
 // a minute.
 const (
-	evidenceAge    = 12 * time.Second // evidence older than this has the self-test run
-	selfTestLimit  = 5 * time.Second  // a self-test that takes longer counts as failed
-	selfTestEnd    = 2 * time.Second  // how long a daemon that stops waits for it
-	failuresInARow = 3                // creations that say the node is unfit, without one that worked
-	failureAge     = time.Minute      // then the self-test alone decides again
+	evidenceAge    = 12 * time.Second  // evidence older than this has the self-test run
+	selfTestLimit  = 5 * time.Second   // a self-test that takes longer counts as failed
+	selfTestBound  = 4 * selfTestLimit // one that takes longer is a case for the watchdog
+	selfTestEnd    = 2 * time.Second   // how long a daemon that stops waits for it
+	failuresInARow = 3                 // creations that say the node is unfit, without one that worked
+	failureAge     = time.Minute       // then the self-test alone decides again
 )
 
 // selfTestID is what the self-test's things go by. No pod has such an ID. What a
@@ -112,7 +114,7 @@ func (r *Readiness) Problem() *Problem {
 func (r *Readiness) beginLocked(now time.Time) {
 	r.began = now
 	done := make(chan error, 1)
-	go func() { done <- r.test() }()
+	go held.Do(r.base, "self-test", selfTestBound, func(ctx context.Context) { done <- r.test(ctx) })
 	r.background(func(ctx context.Context) {
 		select {
 		case err := <-done:
@@ -129,14 +131,14 @@ func (r *Readiness) beginLocked(now time.Time) {
 }
 
 // test runs the stages. A stage that minds its context is cut short.
-func (r *Readiness) test() error {
+func (r *Readiness) test(ctx context.Context) error {
 	for _, s := range r.stages {
 		r.mu.Lock()
 		r.stage = s.name
 		r.mu.Unlock()
-		err := r.base.Err()
+		err := ctx.Err()
 		if err == nil {
-			err = r.limited(s)
+			err = limited(ctx, s)
 		}
 		if err != nil {
 			return fmt.Errorf("cannot %s: %w", s.name, err)
@@ -145,8 +147,9 @@ func (r *Readiness) test() error {
 	return nil
 }
 
-func (r *Readiness) limited(s selfTestStage) error {
-	ctx, cancel := context.WithTimeout(r.base, selfTestLimit)
+func limited(ctx context.Context, s selfTestStage) error {
+	defer held.Begin(ctx, held.Stage, s.name)()
+	ctx, cancel := context.WithTimeout(ctx, selfTestLimit)
 	defer cancel()
 	return s.do(ctx)
 }

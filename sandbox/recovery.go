@@ -303,7 +303,7 @@ func (cs *Containers) takeDown(slots chan struct{}, c *Container) {
 // finishing takes an object's turn at once and lets undo run in it, as soon as
 // there is a slot. Close waits for it, within closeLimit.
 func (cs *Containers) finishing(slots chan struct{}, t *turn, what, id string, undo func(context.Context) error) {
-	f, _ := t.take(cs.base, "recovery", 3*teardownLimit, func(ctx context.Context) error {
+	f, _ := t.take(cs.base, what+" "+id, "recovery", 3*teardownLimit, func(ctx context.Context) error {
 		select {
 		case slots <- struct{}{}:
 			defer func() { <-slots }()

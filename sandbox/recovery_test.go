@@ -242,7 +242,7 @@ func TestRecoveryOfPods(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f2, _ := p.turn.take(t.Context(), "look", time.Minute, func(context.Context) error { return nil })
+	f2, _ := p.turn.take(t.Context(), "x", "look", time.Minute, func(context.Context) error { return nil })
 	<-f2.done // whatever was under way
 	if err := p.turn.do(t.Context(), "x", "look", time.Minute, &p.trace, func(context.Context) error { return nil }); err != nil {
 		t.Error(err)

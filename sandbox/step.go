@@ -34,7 +34,7 @@ const (
 func build[T any](ctx context.Context, t T, trace *Trace, steps []step[T]) (left, err error) {
 	for i, s := range steps {
 		crashpoint.Step(t, "do", s.name)
-		err := trace.run(s.name, func() error { return s.do(ctx, t) })
+		err := trace.run(ctx, s.name, func() error { return s.do(ctx, t) })
 		if err == nil {
 			err = ctx.Err()
 		}
@@ -61,7 +61,7 @@ func teardown[T any](ctx context.Context, t T, trace *Trace, steps []step[T]) er
 	defer cancel()
 	for _, s := range slices.Backward(steps) {
 		crashpoint.Step(t, "undo", s.name)
-		err := trace.run("undo "+s.name, func() error { return s.undo(ctx, t) })
+		err := trace.run(ctx, "undo "+s.name, func() error { return s.undo(ctx, t) })
 		if err != nil {
 			return fmt.Errorf("undo %s: %w", s.name, err)
 		}

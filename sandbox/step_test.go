@@ -111,7 +111,7 @@ func TestTeardownMayBeRepeated(t *testing.T) {
 
 func TestTraceNamesTheStageUnderWay(t *testing.T) {
 	var trace Trace
-	_ = trace.run("network", func() error {
+	_ = trace.run(t.Context(), "network", func() error {
 		if got := trace.Current(); got != "network" {
 			t.Errorf("Current = %q", got)
 		}
@@ -122,7 +122,7 @@ func TestTraceNamesTheStageUnderWay(t *testing.T) {
 		t.Errorf("Stages = %+v", s)
 	}
 	for range 10 * keptStages {
-		_ = trace.run("again", func() error { return nil })
+		_ = trace.run(t.Context(), "again", func() error { return nil })
 	}
 	if n := len(trace.Stages()); n > keptStages {
 		t.Errorf("%d stages kept, want at most %d", n, keptStages)

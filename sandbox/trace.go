@@ -1,8 +1,11 @@
 package sandbox
 
 import (
+	"context"
 	"sync"
 	"time"
+
+	"github.com/berthd/berth/held"
 )
 
 // A Stage is one named, timed part of an operation, for `berth why`, logs and
@@ -54,8 +57,9 @@ func (t *Trace) Current() string {
 	return "waiting"
 }
 
-// run times do as a stage of that name.
-func (t *Trace) run(name string, do func() error) error {
+// run times do as a stage of that name, of ctx's operation.
+func (t *Trace) run(ctx context.Context, name string, do func() error) error {
+	defer held.Begin(ctx, held.Stage, name)()
 	start := time.Now()
 	t.mu.Lock()
 	if len(t.stages) >= keptStages {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/berthd/berth/held"
 )
 
 // A turn orders the operations that change one pod or one container: one at a
@@ -16,6 +18,10 @@ type turn struct {
 	mu  sync.Mutex
 	cur *flight
 }
+
+// undueTime is how long an operation may go on past its deadline, for undoing what it began;
+// after that it is a case for the watchdog.
+const undueTime = 2 * teardownLimit
 
 // A flight is one operation under way.
 type flight struct {
@@ -30,7 +36,7 @@ type flight struct {
 // context ends first.
 func (t *turn) do(ctx context.Context, what, kind string, limit time.Duration, trace *Trace, op func(context.Context) error) error {
 	for {
-		f, joined := t.take(ctx, kind, limit, op)
+		f, joined := t.take(ctx, what, kind, limit, op)
 		select {
 		case <-f.done:
 			if joined {
@@ -44,7 +50,7 @@ func (t *turn) do(ctx context.Context, what, kind string, limit time.Duration, t
 
 // take starts op when nothing is under way. Otherwise it returns what is, and
 // whether that is of the same kind, so that its result is the caller's too.
-func (t *turn) take(ctx context.Context, kind string, limit time.Duration, op func(context.Context) error) (f *flight, joined bool) {
+func (t *turn) take(ctx context.Context, what, kind string, limit time.Duration, op func(context.Context) error) (f *flight, joined bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.cur != nil {
@@ -55,7 +61,7 @@ func (t *turn) take(ctx context.Context, kind string, limit time.Duration, op fu
 	go func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 		defer cancel()
-		f.err = op(ctx)
+		held.Do(ctx, kind+" of "+what, limit+undueTime, func(ctx context.Context) { f.err = op(ctx) })
 		t.mu.Lock()
 		t.cur = nil
 		t.mu.Unlock()

@@ -23,7 +23,7 @@ func TestTurnJoins(t *testing.T) {
 	var runs atomic.Int32
 	began, let := make(chan struct{}), make(chan struct{})
 	op := func(context.Context) error {
-		return trace.run("network", func() error {
+		return trace.run(t.Context(), "network", func() error {
 			if runs.Add(1) == 1 {
 				close(began)
 			}
@@ -43,7 +43,7 @@ func TestTurnJoins(t *testing.T) {
 	started := make(chan struct{}, 3)
 	for range 3 {
 		wg.Go(func() {
-			f, joined := tn.take(t.Context(), "creation", time.Hour, op)
+			f, joined := tn.take(t.Context(), "x", "creation", time.Hour, op)
 			started <- struct{}{}
 			if <-f.done; !joined || !errors.Is(f.err, ErrNameTaken) {
 				t.Errorf("joined=%t, %v", joined, f.err)

@@ -18,6 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"go.uber.org/goleak"
+
 	"github.com/berthd/berth/shim"
 )
 
@@ -49,6 +51,10 @@ func TestMain(m *testing.M) {
 		fmt.Println("FAIL:", err)
 	} else {
 		code = m.Run()
+		if err := goleak.Find(); code == 0 && err != nil {
+			fmt.Println("FAIL: goroutines left:", err)
+			code = 1
+		}
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		fmt.Println("FAIL: left behind:", err)

@@ -3,9 +3,12 @@ package snapshot
 import (
 	"context"
 	"sync"
+
+	"github.com/berthd/berth/held"
 )
 
-// A keyLocks has things done one after the other for one key. The zero value is ready.
+// A keyLocks has things done one after the other for one key. The zero value is ready. Who
+// has one and who waits for one is in package held.
 type keyLocks struct {
 	mu   sync.Mutex
 	held map[string]chan struct{} // closed when it is free
@@ -23,7 +26,9 @@ func (k *keyLocks) lock(ctx context.Context, key string) (unlock func(), err err
 			mine := make(chan struct{})
 			k.held[key] = mine
 			k.mu.Unlock()
+			end := held.Begin(ctx, held.Lock, "snapshots: "+key)
 			return func() {
+				end()
 				k.mu.Lock()
 				defer k.mu.Unlock()
 				delete(k.held, key)
@@ -31,9 +36,12 @@ func (k *keyLocks) lock(ctx context.Context, key string) (unlock func(), err err
 			}, nil
 		}
 		k.mu.Unlock()
+		end := held.Begin(ctx, held.Wait, "snapshots: "+key)
 		select {
 		case <-taken:
+			end()
 		case <-ctx.Done():
+			end()
 			return nil, ctx.Err()
 		}
 	}

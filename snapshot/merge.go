@@ -50,16 +50,20 @@ func Apply(ctx context.Context, mounts []Mount, scratch string, r io.Reader, ver
 			return fmt.Errorf("verify: %w", err)
 		}
 	}
-	if last := parseMount(mounts[len(mounts)-1]); last.Type == "overlay" {
+	last := parseMount(mounts[len(mounts)-1])
+	if last.Type == "overlay" {
 		if upper, ok := last.setting("upperdir"); ok { // the layers below are on disk
 			return durable.SyncTree(ctx, upper)
 		}
+	}
+	if last.isBind() { // who keeps folders has copied the layers below, and may not have waited for that
+		return durable.SyncTree(ctx, root.procPath()+"/.")
 	}
 	return durable.SyncFiles(ctx, root.procPath()+"/.", u.changed())
 }
 
 // changed lists the paths of what an archive that was merged has made or changed, the
-// deepest first: the layers below are on disk. Some may be gone by now.
+// deepest first: a file system's own snapshot shares the layers below, which are on disk. Some may be gone by now.
 func (u *unpacker) changed() []string {
 	paths := map[string]bool{".": true}
 	maps.Copy(paths, u.made)

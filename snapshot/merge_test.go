@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/berthd/berth/snapshot/durable/durabletest"
 )
 
 // A merged is a Driver only as far as the tests of trees need it: it has each layer
@@ -182,5 +184,38 @@ func TestApplyChanged(t *testing.T) {
 	want := []string{"o", "new/sub/f", "new/sub", "new/link", "new", "mode", "l", "hard", "gone/deep", "d/f", "d", "."}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// TestApplyOntoCopy: a snapshot that is a folder is a copy of the layers below, and who made
+// it need not have waited for the disk: all of it is waited for.
+func TestApplyOntoCopy(t *testing.T) {
+	place := scratch(t)
+	durabletest.NeedExt4(t, place)
+	folder, mnt := filepath.Join(place, "folder"), filepath.Join(place, "mnt")
+	for _, dir := range []string{folder, mnt} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waits := 0
+	for i := range 10 {
+		copied := filepath.Join(folder, fmt.Sprint("copied", i))
+		if err := os.WriteFile(copied, make([]byte, 5000), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if durabletest.Delayed(t, copied) { // unless the kernel's own time has come
+			waits++
+		}
+		mounts := []Mount{{Type: "bind", Source: folder, Options: []string{"rbind", "rw"}}}
+		if err := Apply(t.Context(), mounts, mnt, bytes.NewReader(archive(t, file("new", "x"))), nil); err != nil {
+			t.Fatal(err)
+		}
+		if durabletest.Delayed(t, copied) {
+			t.Fatal("a file of the layers below waits in memory")
+		}
+	}
+	if waits < 5 {
+		t.Errorf("%d of 10 times a new file waited in memory: this shows nothing", waits)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -93,6 +94,11 @@ func parseMount(m Mount) mounting {
 		out.settings = append(out.settings, mountpoint.Setting{Key: key, Value: value, Flag: !ok})
 	}
 	return out
+}
+
+// isBind tells whether the mount is a folder's.
+func (m mounting) isBind() bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
 func (m mounting) setting(key string) (string, bool) {

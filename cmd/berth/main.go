@@ -58,7 +58,7 @@ func command() *cobra.Command {
 	flags.StringVar(&to.settings, "config", "", "settings file that berthd runs with (default "+config.DefaultPath+", which may be absent)")
 	flags.StringVar(&to.socket, "socket", "", "unix socket of berthd (default: as in the settings)")
 	flags.DurationVar(&to.timeout, "timeout", 10*time.Second, "how long to wait for berthd")
-	root.AddCommand(statusCommand(to), whyCommand(to), imageCommand(to), configCommand(to), installCommand(), versionCommand())
+	root.AddCommand(statusCommand(to), whyCommand(to), imageCommand(to), configCommand(to), bundleCommand(to), installCommand(), versionCommand())
 	return root
 }
 

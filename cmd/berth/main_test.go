@@ -377,7 +377,7 @@ func TestCommands(t *testing.T) {
 	for _, c := range command().Commands() {
 		names = append(names, c.Name())
 	}
-	if want := []string{"config", "image", "install", "status", "version", "why"}; !slices.Equal(names, want) {
+	if want := []string{"bundle", "config", "image", "install", "status", "version", "why"}; !slices.Equal(names, want) {
 		t.Errorf("commands %v, want %v: what is not built is not listed", names, want)
 	}
 	if out, err := run(t, "version"); err != nil || !strings.HasPrefix(out, "berth "+version+" go") {

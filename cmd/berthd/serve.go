@@ -17,6 +17,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"k8s.io/klog/v2"
 
+	"github.com/berthd/berth/cmd/berthd/dump"
 	"github.com/berthd/berth/config"
 	"github.com/berthd/berth/cri"
 	"github.com/berthd/berth/imageservice"
@@ -41,6 +42,8 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer unlock()
+	dumps := &dump.Keeper{Dir: filepath.Join(cfg.Root, dump.Folder), Version: version}
+	defer dumpOnQuit(ctx, dumps)()
 	reserve := imageservice.Reserve(cfg.Root)
 	if err := reserve.GiveUp(); err != nil { // a start on a full disk needs some space
 		return fmt.Errorf("root: %w", err)
@@ -59,7 +62,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer network.Close()
-	server, operators, err := newServer(cfg, network, figures)
+	server, operators, err := newServer(cfg, network, figures, dumps)
 	if err != nil {
 		return err
 	}
@@ -110,7 +113,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	operators.Attach(images, func() map[string][]string { return imageUsers(node.Containers.List()) })
 	server.Attach(node, images)
 	scrapers.serve(ctx, node, images, network)
-	return answer(ctx, cfg, server, node, failed)
+	return answer(ctx, cfg, server, node, dumps, failed)
 }
 
 // openNetwork opens the pods' network. Close it.
@@ -123,7 +126,7 @@ func openNetwork(ctx context.Context, cfg config.Config) (*netns.Network, error)
 
 // newServer is the CRI server and the operators' on the same socket. Their parts are
 // still to come.
-func newServer(cfg config.Config, network *netns.Network, figures *metrics.Metrics) (*cri.Server, *operator.Server, error) {
+func newServer(cfg config.Config, network *netns.Network, figures *metrics.Metrics, dumps *dump.Keeper) (*cri.Server, *operator.Server, error) {
 	systemd := cfg.SystemdCgroup()
 	if _, err := os.Stat("/run/systemd/system"); systemd && err != nil {
 		return nil, nil, errors.New("cgroup.driver: systemd does not run this machine; leave the key out, or set it to \"cgroupfs\"")
@@ -135,6 +138,7 @@ func newServer(cfg config.Config, network *netns.Network, figures *metrics.Metri
 	})
 	operators := &operator.Server{}
 	operatorapi.RegisterImagesServer(server.GRPC(), operators)
+	operatorapi.RegisterNodeServer(server.GRPC(), &operator.NodeServer{Keep: dumps.Keep})
 	return server, operators, nil
 }
 
@@ -160,14 +164,14 @@ func openShims(ctx context.Context, cfg config.Config) (*shim.Shims, string, err
 
 // answer tells that berthd is ready, and waits until ctx ends or the socket fails. Then it
 // lets the calls under way end.
-func answer(ctx context.Context, cfg config.Config, server *cri.Server, node *sandbox.Node, failed <-chan error) error {
+func answer(ctx context.Context, cfg config.Config, server *cri.Server, node *sandbox.Node, dumps *dump.Keeper, failed <-chan error) error {
 	logger := klog.FromContext(ctx)
 	logger.Info("Serving the CRI", "socket", cfg.Socket, "version", version, "pods", len(node.Pods.List()))
 	text := func() string {
 		return fmt.Sprintf("Serving the CRI on %s; pods: %d", cfg.Socket, len(node.Pods.List()))
 	}
 	tell(daemon.SdNotifyReady, text())
-	go keepAlive(ctx, cfg.Socket, text)
+	go newWatchdog(cfg.Socket, dumps, text).run(ctx)
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve %s: %w", cfg.Socket, err)
@@ -306,6 +310,9 @@ func listen(ctx context.Context, path, option string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
+	if err := heldNames(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("socket %s: %w %s", path, err, option)
+	}
 	if conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path); err == nil {
 		conn.Close()
 		return nil, fmt.Errorf("socket %s: another process serves on it; stop that one or choose another %s", path, option)
@@ -337,6 +344,10 @@ func claimFolders(cfg config.Config) (unlock func(), err error) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			unlock()
 			return nil, fmt.Errorf("%s: cannot be made: %w", key, err)
+		}
+		if err := errors.Join(closeFolder(dir), heldNames(filepath.Dir(dir))); err != nil {
+			unlock()
+			return nil, fmt.Errorf("%s %s: %w", key, dir, err)
 		}
 		f, err := lockFile(filepath.Join(dir, "berthd.lock"))
 		if errors.Is(err, errLocked) {

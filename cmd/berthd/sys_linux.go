@@ -95,5 +95,42 @@ func ownFolder(dir string) error {
 // stopSignals end the daemon in good order.
 func stopSignals() []os.Signal { return []os.Signal{unix.SIGTERM, unix.SIGINT} }
 
+// closeFolder has others neither list nor write to a folder of this process's own, whose mode may
+// have been widened (CVE-2024-25621); they may pass, as pods with a user namespace must. What
+// others could write to before is not to be believed, so that is an error, as is a folder of theirs.
+func closeFolder(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return err
+	}
+	if int(st.Uid) != unix.Geteuid() {
+		return fmt.Errorf("it is user %d's; chown it, or choose another", st.Uid)
+	}
+	if st.Mode&0o022 != 0 {
+		return fmt.Errorf("others may write to it (mode %04o): what is in it may be theirs; choose another, or look at what is in it and chmod it to 0700", st.Mode&0o7777)
+	}
+	if st.Mode&0o044 == 0 {
+		return nil
+	}
+	klog.InfoS("Others could list a folder; no more", "folder", dir, "mode", fmt.Sprintf("%04o", st.Mode&0o7777))
+	return unix.Chmod(dir, st.Mode&0o7777&^0o066)
+}
+
+// heldNames tells why names in a folder are not safe from others than their owners: they may write to it,
+// and it is not sticky, as /tmp is.
+func heldNames(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return fmt.Errorf("folder %s: %w", dir, err)
+	}
+	if st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0 {
+		return fmt.Errorf("folder %s: others may rename and remove what is in it (mode %04o); choose another", dir, st.Mode&0o7777)
+	}
+	return nil
+}
+
+// quitSignal asks for a dump.
+const quitSignal = unix.SIGQUIT
+
 // ignoreHangup lets a closed terminal or a habit of reloading do no harm.
 func ignoreHangup() { signal.Ignore(unix.SIGHUP) }

@@ -70,6 +70,87 @@ func (Verdict) EnumDescriptor() ([]byte, []int) {
 	return file_operator_proto_rawDescGZIP(), []int{0}
 }
 
+type DumpRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DumpRequest) Reset() {
+	*x = DumpRequest{}
+	mi := &file_operator_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DumpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DumpRequest) ProtoMessage() {}
+
+func (x *DumpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_operator_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DumpRequest.ProtoReflect.Descriptor instead.
+func (*DumpRequest) Descriptor() ([]byte, []int) {
+	return file_operator_proto_rawDescGZIP(), []int{0}
+}
+
+type DumpResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// path is that of the file, on the node.
+	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DumpResponse) Reset() {
+	*x = DumpResponse{}
+	mi := &file_operator_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DumpResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DumpResponse) ProtoMessage() {}
+
+func (x *DumpResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_operator_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DumpResponse.ProtoReflect.Descriptor instead.
+func (*DumpResponse) Descriptor() ([]byte, []int) {
+	return file_operator_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *DumpResponse) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 type Image struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -90,7 +171,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_operator_proto_msgTypes[0]
+	mi := &file_operator_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -102,7 +183,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[0]
+	mi := &file_operator_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -115,7 +196,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{0}
+	return file_operator_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Image) GetId() string {
@@ -189,7 +270,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_operator_proto_msgTypes[1]
+	mi := &file_operator_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -201,7 +282,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[1]
+	mi := &file_operator_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -214,7 +295,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{1}
+	return file_operator_proto_rawDescGZIP(), []int{3}
 }
 
 type ListResponse struct {
@@ -226,7 +307,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_operator_proto_msgTypes[2]
+	mi := &file_operator_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -238,7 +319,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[2]
+	mi := &file_operator_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -251,7 +332,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{2}
+	return file_operator_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListResponse) GetImages() []*Image {
@@ -287,7 +368,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_operator_proto_msgTypes[3]
+	mi := &file_operator_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -299,7 +380,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[3]
+	mi := &file_operator_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -312,7 +393,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{3}
+	return file_operator_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Progress) GetImage() string {
@@ -410,7 +491,7 @@ type LayerProgress struct {
 
 func (x *LayerProgress) Reset() {
 	*x = LayerProgress{}
-	mi := &file_operator_proto_msgTypes[4]
+	mi := &file_operator_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -422,7 +503,7 @@ func (x *LayerProgress) String() string {
 func (*LayerProgress) ProtoMessage() {}
 
 func (x *LayerProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[4]
+	mi := &file_operator_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -435,7 +516,7 @@ func (x *LayerProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LayerProgress.ProtoReflect.Descriptor instead.
 func (*LayerProgress) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{4}
+	return file_operator_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LayerProgress) GetDigest() string {
@@ -488,7 +569,7 @@ type PullsRequest struct {
 
 func (x *PullsRequest) Reset() {
 	*x = PullsRequest{}
-	mi := &file_operator_proto_msgTypes[5]
+	mi := &file_operator_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -500,7 +581,7 @@ func (x *PullsRequest) String() string {
 func (*PullsRequest) ProtoMessage() {}
 
 func (x *PullsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[5]
+	mi := &file_operator_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -513,7 +594,7 @@ func (x *PullsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullsRequest.ProtoReflect.Descriptor instead.
 func (*PullsRequest) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{5}
+	return file_operator_proto_rawDescGZIP(), []int{7}
 }
 
 type PullsResponse struct {
@@ -525,7 +606,7 @@ type PullsResponse struct {
 
 func (x *PullsResponse) Reset() {
 	*x = PullsResponse{}
-	mi := &file_operator_proto_msgTypes[6]
+	mi := &file_operator_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -537,7 +618,7 @@ func (x *PullsResponse) String() string {
 func (*PullsResponse) ProtoMessage() {}
 
 func (x *PullsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[6]
+	mi := &file_operator_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -550,7 +631,7 @@ func (x *PullsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullsResponse.ProtoReflect.Descriptor instead.
 func (*PullsResponse) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{6}
+	return file_operator_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PullsResponse) GetPulls() []*Progress {
@@ -571,7 +652,7 @@ type Credentials struct {
 
 func (x *Credentials) Reset() {
 	*x = Credentials{}
-	mi := &file_operator_proto_msgTypes[7]
+	mi := &file_operator_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -583,7 +664,7 @@ func (x *Credentials) String() string {
 func (*Credentials) ProtoMessage() {}
 
 func (x *Credentials) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[7]
+	mi := &file_operator_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -596,7 +677,7 @@ func (x *Credentials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credentials.ProtoReflect.Descriptor instead.
 func (*Credentials) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{7}
+	return file_operator_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Credentials) GetUsername() string {
@@ -623,7 +704,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_operator_proto_msgTypes[8]
+	mi := &file_operator_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +716,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[8]
+	mi := &file_operator_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +729,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{8}
+	return file_operator_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PullRequest) GetImage() string {
@@ -676,7 +757,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_operator_proto_msgTypes[9]
+	mi := &file_operator_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +769,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[9]
+	mi := &file_operator_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +782,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{9}
+	return file_operator_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PullResponse) GetProgress() *Progress {
@@ -730,7 +811,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_operator_proto_msgTypes[10]
+	mi := &file_operator_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -742,7 +823,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[10]
+	mi := &file_operator_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -755,7 +836,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{10}
+	return file_operator_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RemoveRequest) GetImages() []string {
@@ -784,7 +865,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_operator_proto_msgTypes[11]
+	mi := &file_operator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +877,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[11]
+	mi := &file_operator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +890,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{11}
+	return file_operator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RemoveResponse) GetRemoved() []*Image {
@@ -836,7 +917,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_operator_proto_msgTypes[12]
+	mi := &file_operator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +929,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[12]
+	mi := &file_operator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +942,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{12}
+	return file_operator_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *VerifyRequest) GetImages() []string {
@@ -884,7 +965,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_operator_proto_msgTypes[13]
+	mi := &file_operator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +977,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[13]
+	mi := &file_operator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +990,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{13}
+	return file_operator_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *VerifyResponse) GetImage() *Image {
@@ -954,7 +1035,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_operator_proto_msgTypes[14]
+	mi := &file_operator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1047,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[14]
+	mi := &file_operator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1060,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{14}
+	return file_operator_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExportRequest) GetImages() []string {
@@ -1012,7 +1093,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_operator_proto_msgTypes[15]
+	mi := &file_operator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1105,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[15]
+	mi := &file_operator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1118,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{15}
+	return file_operator_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExportResponse) GetData() []byte {
@@ -1059,7 +1140,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_operator_proto_msgTypes[16]
+	mi := &file_operator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1152,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[16]
+	mi := &file_operator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1165,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{16}
+	return file_operator_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ImportRequest) GetName() string {
@@ -1110,7 +1191,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_operator_proto_msgTypes[17]
+	mi := &file_operator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1203,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[17]
+	mi := &file_operator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1216,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{17}
+	return file_operator_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ImportResponse) GetImages() []*Image {
@@ -1159,7 +1240,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_operator_proto_msgTypes[18]
+	mi := &file_operator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1252,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[18]
+	mi := &file_operator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1265,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{18}
+	return file_operator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PushRequest) GetImage() string {
@@ -1227,7 +1308,7 @@ type PushResponse struct {
 
 func (x *PushResponse) Reset() {
 	*x = PushResponse{}
-	mi := &file_operator_proto_msgTypes[19]
+	mi := &file_operator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1239,7 +1320,7 @@ func (x *PushResponse) String() string {
 func (*PushResponse) ProtoMessage() {}
 
 func (x *PushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_operator_proto_msgTypes[19]
+	mi := &file_operator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1252,7 +1333,7 @@ func (x *PushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushResponse.ProtoReflect.Descriptor instead.
 func (*PushResponse) Descriptor() ([]byte, []int) {
-	return file_operator_proto_rawDescGZIP(), []int{19}
+	return file_operator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PushResponse) GetProgress() *Progress {
@@ -1280,7 +1361,10 @@ var File_operator_proto protoreflect.FileDescriptor
 
 const file_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x0eoperator.proto\x12\bberth.v1\"\xfc\x01\n" +
+	"\x0eoperator.proto\x12\bberth.v1\"\r\n" +
+	"\vDumpRequest\"\"\n" +
+	"\fDumpResponse\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"\xfc\x01\n" +
 	"\x05Image\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04tags\x18\x02 \x03(\tR\x04tags\x12\x18\n" +
@@ -1378,7 +1462,9 @@ const file_operator_proto_rawDesc = "" +
 	"\x06Verify\x12\x17.berth.v1.VerifyRequest\x1a\x18.berth.v1.VerifyResponse0\x01\x12=\n" +
 	"\x06Export\x12\x17.berth.v1.ExportRequest\x1a\x18.berth.v1.ExportResponse0\x01\x12=\n" +
 	"\x06Import\x12\x17.berth.v1.ImportRequest\x1a\x18.berth.v1.ImportResponse(\x01\x127\n" +
-	"\x04Push\x12\x15.berth.v1.PushRequest\x1a\x16.berth.v1.PushResponse0\x01B*Z(github.com/berthd/berth/operator/api;apib\x06proto3"
+	"\x04Push\x12\x15.berth.v1.PushRequest\x1a\x16.berth.v1.PushResponse0\x012=\n" +
+	"\x04Node\x125\n" +
+	"\x04Dump\x12\x15.berth.v1.DumpRequest\x1a\x16.berth.v1.DumpResponseB*Z(github.com/berthd/berth/operator/api;apib\x06proto3"
 
 var (
 	file_operator_proto_rawDescOnce sync.Once
@@ -1393,61 +1479,65 @@ func file_operator_proto_rawDescGZIP() []byte {
 }
 
 var file_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_operator_proto_goTypes = []any{
 	(Verdict)(0),           // 0: berth.v1.Verdict
-	(*Image)(nil),          // 1: berth.v1.Image
-	(*ListRequest)(nil),    // 2: berth.v1.ListRequest
-	(*ListResponse)(nil),   // 3: berth.v1.ListResponse
-	(*Progress)(nil),       // 4: berth.v1.Progress
-	(*LayerProgress)(nil),  // 5: berth.v1.LayerProgress
-	(*PullsRequest)(nil),   // 6: berth.v1.PullsRequest
-	(*PullsResponse)(nil),  // 7: berth.v1.PullsResponse
-	(*Credentials)(nil),    // 8: berth.v1.Credentials
-	(*PullRequest)(nil),    // 9: berth.v1.PullRequest
-	(*PullResponse)(nil),   // 10: berth.v1.PullResponse
-	(*RemoveRequest)(nil),  // 11: berth.v1.RemoveRequest
-	(*RemoveResponse)(nil), // 12: berth.v1.RemoveResponse
-	(*VerifyRequest)(nil),  // 13: berth.v1.VerifyRequest
-	(*VerifyResponse)(nil), // 14: berth.v1.VerifyResponse
-	(*ExportRequest)(nil),  // 15: berth.v1.ExportRequest
-	(*ExportResponse)(nil), // 16: berth.v1.ExportResponse
-	(*ImportRequest)(nil),  // 17: berth.v1.ImportRequest
-	(*ImportResponse)(nil), // 18: berth.v1.ImportResponse
-	(*PushRequest)(nil),    // 19: berth.v1.PushRequest
-	(*PushResponse)(nil),   // 20: berth.v1.PushResponse
+	(*DumpRequest)(nil),    // 1: berth.v1.DumpRequest
+	(*DumpResponse)(nil),   // 2: berth.v1.DumpResponse
+	(*Image)(nil),          // 3: berth.v1.Image
+	(*ListRequest)(nil),    // 4: berth.v1.ListRequest
+	(*ListResponse)(nil),   // 5: berth.v1.ListResponse
+	(*Progress)(nil),       // 6: berth.v1.Progress
+	(*LayerProgress)(nil),  // 7: berth.v1.LayerProgress
+	(*PullsRequest)(nil),   // 8: berth.v1.PullsRequest
+	(*PullsResponse)(nil),  // 9: berth.v1.PullsResponse
+	(*Credentials)(nil),    // 10: berth.v1.Credentials
+	(*PullRequest)(nil),    // 11: berth.v1.PullRequest
+	(*PullResponse)(nil),   // 12: berth.v1.PullResponse
+	(*RemoveRequest)(nil),  // 13: berth.v1.RemoveRequest
+	(*RemoveResponse)(nil), // 14: berth.v1.RemoveResponse
+	(*VerifyRequest)(nil),  // 15: berth.v1.VerifyRequest
+	(*VerifyResponse)(nil), // 16: berth.v1.VerifyResponse
+	(*ExportRequest)(nil),  // 17: berth.v1.ExportRequest
+	(*ExportResponse)(nil), // 18: berth.v1.ExportResponse
+	(*ImportRequest)(nil),  // 19: berth.v1.ImportRequest
+	(*ImportResponse)(nil), // 20: berth.v1.ImportResponse
+	(*PushRequest)(nil),    // 21: berth.v1.PushRequest
+	(*PushResponse)(nil),   // 22: berth.v1.PushResponse
 }
 var file_operator_proto_depIdxs = []int32{
-	1,  // 0: berth.v1.ListResponse.images:type_name -> berth.v1.Image
-	5,  // 1: berth.v1.Progress.unfinished:type_name -> berth.v1.LayerProgress
-	4,  // 2: berth.v1.PullsResponse.pulls:type_name -> berth.v1.Progress
-	8,  // 3: berth.v1.PullRequest.credentials:type_name -> berth.v1.Credentials
-	4,  // 4: berth.v1.PullResponse.progress:type_name -> berth.v1.Progress
-	1,  // 5: berth.v1.PullResponse.image:type_name -> berth.v1.Image
-	1,  // 6: berth.v1.RemoveResponse.removed:type_name -> berth.v1.Image
-	1,  // 7: berth.v1.VerifyResponse.image:type_name -> berth.v1.Image
+	3,  // 0: berth.v1.ListResponse.images:type_name -> berth.v1.Image
+	7,  // 1: berth.v1.Progress.unfinished:type_name -> berth.v1.LayerProgress
+	6,  // 2: berth.v1.PullsResponse.pulls:type_name -> berth.v1.Progress
+	10, // 3: berth.v1.PullRequest.credentials:type_name -> berth.v1.Credentials
+	6,  // 4: berth.v1.PullResponse.progress:type_name -> berth.v1.Progress
+	3,  // 5: berth.v1.PullResponse.image:type_name -> berth.v1.Image
+	3,  // 6: berth.v1.RemoveResponse.removed:type_name -> berth.v1.Image
+	3,  // 7: berth.v1.VerifyResponse.image:type_name -> berth.v1.Image
 	0,  // 8: berth.v1.VerifyResponse.verdict:type_name -> berth.v1.Verdict
-	1,  // 9: berth.v1.ImportResponse.images:type_name -> berth.v1.Image
-	8,  // 10: berth.v1.PushRequest.credentials:type_name -> berth.v1.Credentials
-	4,  // 11: berth.v1.PushResponse.progress:type_name -> berth.v1.Progress
-	2,  // 12: berth.v1.Images.List:input_type -> berth.v1.ListRequest
-	6,  // 13: berth.v1.Images.Pulls:input_type -> berth.v1.PullsRequest
-	9,  // 14: berth.v1.Images.Pull:input_type -> berth.v1.PullRequest
-	11, // 15: berth.v1.Images.Remove:input_type -> berth.v1.RemoveRequest
-	13, // 16: berth.v1.Images.Verify:input_type -> berth.v1.VerifyRequest
-	15, // 17: berth.v1.Images.Export:input_type -> berth.v1.ExportRequest
-	17, // 18: berth.v1.Images.Import:input_type -> berth.v1.ImportRequest
-	19, // 19: berth.v1.Images.Push:input_type -> berth.v1.PushRequest
-	3,  // 20: berth.v1.Images.List:output_type -> berth.v1.ListResponse
-	7,  // 21: berth.v1.Images.Pulls:output_type -> berth.v1.PullsResponse
-	10, // 22: berth.v1.Images.Pull:output_type -> berth.v1.PullResponse
-	12, // 23: berth.v1.Images.Remove:output_type -> berth.v1.RemoveResponse
-	14, // 24: berth.v1.Images.Verify:output_type -> berth.v1.VerifyResponse
-	16, // 25: berth.v1.Images.Export:output_type -> berth.v1.ExportResponse
-	18, // 26: berth.v1.Images.Import:output_type -> berth.v1.ImportResponse
-	20, // 27: berth.v1.Images.Push:output_type -> berth.v1.PushResponse
-	20, // [20:28] is the sub-list for method output_type
-	12, // [12:20] is the sub-list for method input_type
+	3,  // 9: berth.v1.ImportResponse.images:type_name -> berth.v1.Image
+	10, // 10: berth.v1.PushRequest.credentials:type_name -> berth.v1.Credentials
+	6,  // 11: berth.v1.PushResponse.progress:type_name -> berth.v1.Progress
+	4,  // 12: berth.v1.Images.List:input_type -> berth.v1.ListRequest
+	8,  // 13: berth.v1.Images.Pulls:input_type -> berth.v1.PullsRequest
+	11, // 14: berth.v1.Images.Pull:input_type -> berth.v1.PullRequest
+	13, // 15: berth.v1.Images.Remove:input_type -> berth.v1.RemoveRequest
+	15, // 16: berth.v1.Images.Verify:input_type -> berth.v1.VerifyRequest
+	17, // 17: berth.v1.Images.Export:input_type -> berth.v1.ExportRequest
+	19, // 18: berth.v1.Images.Import:input_type -> berth.v1.ImportRequest
+	21, // 19: berth.v1.Images.Push:input_type -> berth.v1.PushRequest
+	1,  // 20: berth.v1.Node.Dump:input_type -> berth.v1.DumpRequest
+	5,  // 21: berth.v1.Images.List:output_type -> berth.v1.ListResponse
+	9,  // 22: berth.v1.Images.Pulls:output_type -> berth.v1.PullsResponse
+	12, // 23: berth.v1.Images.Pull:output_type -> berth.v1.PullResponse
+	14, // 24: berth.v1.Images.Remove:output_type -> berth.v1.RemoveResponse
+	16, // 25: berth.v1.Images.Verify:output_type -> berth.v1.VerifyResponse
+	18, // 26: berth.v1.Images.Export:output_type -> berth.v1.ExportResponse
+	20, // 27: berth.v1.Images.Import:output_type -> berth.v1.ImportResponse
+	22, // 28: berth.v1.Images.Push:output_type -> berth.v1.PushResponse
+	2,  // 29: berth.v1.Node.Dump:output_type -> berth.v1.DumpResponse
+	21, // [21:30] is the sub-list for method output_type
+	12, // [12:21] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -1464,9 +1554,9 @@ func file_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_operator_proto_rawDesc), len(file_operator_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_operator_proto_goTypes,
 		DependencyIndexes: file_operator_proto_depIdxs,

@@ -5,29 +5,22 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"unsafe"
 
-	"golang.org/x/sys/unix"
+	"github.com/berthd/berth/snapshot/durable/durabletest"
 )
 
 // TestReplaceDelayed: what Replace has written waits in memory, and so does not hold up the
 // next Replace.
 func TestReplaceDelayed(t *testing.T) {
 	dir := t.TempDir()
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		t.Fatal(err)
-	}
-	if fs.Type != unix.EXT4_SUPER_MAGIC {
-		t.Skip("only ext4 writes what is renamed over a file, and TMPDIR is of another kind")
-	}
+	durabletest.NeedExt4(t, dir)
 	delayed := func(replace func(path string, data []byte) error) (n int) {
 		path := filepath.Join(dir, "f")
 		for i := range 20 {
 			if err := replace(path, fmt.Appendf(nil, "%05000d", i)); err != nil {
 				t.Fatal(err)
 			}
-			if i > 0 && isDelayed(t, path) { // unless the kernel's own time has come
+			if i > 0 && durabletest.Delayed(t, path) { // unless the kernel's own time has come
 				n++
 			}
 		}
@@ -47,40 +40,10 @@ func TestReplaceDelayed(t *testing.T) {
 	}
 }
 
-// isDelayed tells whether the file has no place on the disk yet: FIEMAP of linux/fiemap.h.
-func isDelayed(t *testing.T, path string) bool {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var arg struct {
-		start, length                   uint64
-		flags, mapped, count, reserved  uint32
-		logical, physical, extentLength uint64
-		_                               [2]uint64
-		extentFlags                     uint32
-		_                               [3]uint32
-	}
-	arg.length, arg.count = 1<<62, 1
-	const fiemap, delalloc = 0xc020660b, 0x4
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fiemap, uintptr(unsafe.Pointer(&arg))); errno != 0 {
-		t.Fatal(errno)
-	}
-	return arg.extentFlags&delalloc != 0
-}
-
 // TestSyncFilesAlone: what is asked for is on disk, and what is beside it still waits.
 func TestSyncFilesAlone(t *testing.T) {
 	dir := t.TempDir()
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		t.Fatal(err)
-	}
-	if fs.Type != unix.EXT4_SUPER_MAGIC {
-		t.Skip("FIEMAP tells of ext4's files whether they wait in memory, and TMPDIR is of another kind")
-	}
+	durabletest.NeedExt4(t, dir)
 	data := make([]byte, 5000)
 	waits := 0
 	for range 10 { // the kernel's own time may come at any
@@ -92,10 +55,10 @@ func TestSyncFilesAlone(t *testing.T) {
 		if err := SyncFiles(t.Context(), dir, []string{"asked", "."}); err != nil {
 			t.Fatal(err)
 		}
-		if isDelayed(t, filepath.Join(dir, "asked")) {
+		if durabletest.Delayed(t, filepath.Join(dir, "asked")) {
 			t.Fatal("what was asked for waits in memory")
 		}
-		if isDelayed(t, filepath.Join(dir, "other")) {
+		if durabletest.Delayed(t, filepath.Join(dir, "other")) {
 			waits++
 		}
 		if err := os.Remove(filepath.Join(dir, "other")); err != nil {

@@ -26,6 +26,7 @@ type orders struct {
 	Program string `json:"program,omitempty"`
 	Point   string `json:"point,omitempty"`
 	Passing int    `json:"passing,omitempty"`
+	Hang    bool   `json:"hang,omitempty"`
 	Mark    string `json:"mark,omitempty"`
 }
 
@@ -74,7 +75,7 @@ type source struct {
 
 // lasting are the calls that leave something on a disk.
 var lasting = map[string][]string{
-	"durable": {"Replace", "WriteFile", "Remove", "SyncDir", "SyncTree"},
+	"durable": {"Replace", "WriteFile", "Remove", "SyncDir", "SyncTree", "SyncFiles"},
 	"api":     {"WriteRecord"},
 	"os":      {"Rename"},
 }

@@ -14,16 +14,16 @@ func TestShipped(t *testing.T) {
 	if testing.Short() {
 		t.Skip("links berthd")
 	}
-	path := filepath.Join(t.TempDir(), "berthd")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-o", path, "./cmd/berthd")
-	build.Dir, build.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	repo, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
 	}
+	path := filepath.Join(t.TempDir(), "berthd")
+	run(t, repo, "CGO_ENABLED=0", "go", "build", "-trimpath", "-buildvcs=false", "-o", path, "./cmd/berthd")
 	if found := traces(t, path); len(found) > 0 {
 		t.Errorf("berthd has %q", found)
 	}
-	if with := filepath.Join("../../.cache/crash/bin", "berthd"); len(traces(t, with)) != 2 {
+	if with := filepath.Join(withPoints(t, repo), "berthd"); len(traces(t, with)) != 2 {
 		t.Errorf("%s, which has them, has %q", with, traces(t, with))
 	}
 }

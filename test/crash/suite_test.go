@@ -68,28 +68,39 @@ func open(t *testing.T, extra string, prepare func(*suite)) *suite {
 	return s
 }
 
-// build builds berthd and berth-shim with crash points, as the Makefile does without them,
-// and takes them into a folder of the suite's own, where their orders are.
+// build takes the programs with crash points into a folder of the suite's own, where their
+// orders are.
 func (s *suite) build(t *testing.T) {
 	t.Helper()
-	kept := filepath.Join(s.world.Repo, ".cache", "crash", "bin")
-	for _, dir := range []string{kept, s.bin} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
+	built := withPoints(t, s.world.Repo)
+	if err := os.MkdirAll(s.bin, 0o755); err != nil {
+		t.Fatal(err)
 	}
-	run := func(env string, args ...string) {
-		t.Helper()
-		cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
-		cmd.Dir, cmd.Env = s.world.Repo, append(os.Environ(), env)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", args, err, out)
-		}
+	run(t, s.world.Repo, "", "cp", filepath.Join(built, "berthd"), filepath.Join(built, "berth-shim"), s.bin)
+}
+
+// withPoints builds berthd and berth-shim with crash points, as the Makefile does without
+// them, and returns the folder that they are in.
+func withPoints(t *testing.T, repo string) string {
+	t.Helper()
+	built := filepath.Join(repo, ".cache", "crash", "bin")
+	if err := os.MkdirAll(built, 0o755); err != nil {
+		t.Fatal(err)
 	}
-	run("CGO_ENABLED=0", "go", "build", "-trimpath", "-buildvcs=false", "-tags", "crashpoints", "-o", kept+"/", "./cmd/berthd")
-	run("CGO_ENABLED=1", "go", "build", "-trimpath", "-buildvcs=false", "-tags", "seccomp netgo osusergo crashpoints",
-		"-ldflags", `-linkmode external -extldflags "-static"`, "-o", kept+"/", "./cmd/berth-shim")
-	run("", "cp", filepath.Join(kept, "berthd"), filepath.Join(kept, "berth-shim"), s.bin)
+	run(t, repo, "CGO_ENABLED=0", "go", "build", "-trimpath", "-buildvcs=false", "-tags", "crashpoints", "-o", built+"/", "./cmd/berthd")
+	run(t, repo, "CGO_ENABLED=1", "go", "build", "-trimpath", "-buildvcs=false", "-tags", "seccomp netgo osusergo crashpoints",
+		"-ldflags", `-linkmode external -extldflags "-static"`, "-o", built+"/", "./cmd/berth-shim")
+	return built
+}
+
+// run runs a program in dir.
+func run(t *testing.T, dir, env string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), env)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", args, err, out)
+	}
 }
 
 // arm gives the programs that are started from now on their orders.

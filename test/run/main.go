@@ -48,6 +48,7 @@ func phases() []phase {
 			return slices.Contains([]string{"test/contract", "test/handlers", "test/kubeletclient", "test/crictl", "test/operator", "test/resources", "test/security", "test/snapshotters", "test/stats", "test/streaming", "test/volumes"}, pkg)
 		}},
 		{"events", []string{"-count=1", "-timeout=10m"}, is("test/events")},
+		{"abuse", []string{"-count=1", "-timeout=5m"}, is("test/abuse")},
 		{"badinput", []string{"-count=1", "-timeout=5m"}, is("test/badinput")},
 		{"critest", []string{"-count=1", "-timeout=15m"}, is("test/critest")},
 		{"kubelet", []string{"-count=1", "-timeout=10m"}, is("test/kubelet")},
