@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"testing"
 	"time"
 )
@@ -40,6 +41,37 @@ func TestUnderWay(t *testing.T) {
 	if list := n.underWay(time.Now().Add(2 * underWayAfter)); len(list) != 0 {
 		t.Errorf("afterwards: %+v", list)
 	}
+	if err := n.Pods.Remove(t.Context(), p.ID); err != nil {
+		t.Error(err)
+	}
+	assertNothing(t, f, dir)
+}
+
+// A pod's removal that gets no further than its containers says so, among the pod's own stages.
+func TestRemovalNamesContainers(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	defer n.Close()
+	p, err := n.Pods.Run(t.Context(), podSpec("p", false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Containers.Create(t.Context(), p.ID, containerSpec("c", "image")); err != nil {
+		t.Fatal(err)
+	}
+	f.setFault("Roots.Remove", false)
+	if err := n.Pods.Remove(t.Context(), p.ID); !errors.Is(err, errFault) {
+		t.Errorf("removal: %v", err)
+	}
+	pod, err := n.Pods.Get(p.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stages := pod.trace.Stages()
+	if last := stages[len(stages)-1]; last.Name != "remove containers" || last.Error == "" {
+		t.Errorf("last stage: %+v", last)
+	}
+	f.setFault("", false)
 	if err := n.Pods.Remove(t.Context(), p.ID); err != nil {
 		t.Error(err)
 	}
