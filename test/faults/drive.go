@@ -20,12 +20,14 @@ const (
 
 // fault has one runtime meet one fault. The result is there also upon an error, which ends it.
 func (w *world) fault(ctx context.Context, f fault, make func(name, extra string) (*node.Node, error), o setting) (r *result, err error) {
-	r = &result{fault: f.name, party: f.party, known: f.known}
-	n, err := make("berth", f.extra)
+	r = &result{fault: f.name, party: f.party, runtime: "berth"}
+	n, err := make("berth-"+f.name, f.extra)
 	if err != nil {
 		return r, err
 	}
-	r.runtime = n.Name
+	if !isBerth(n) {
+		r.runtime = n.Name
+	}
 	s, err := w.enter(ctx, f, n)
 	defer func() {
 		if err != nil {
@@ -47,6 +49,9 @@ func (w *world) fault(ctx context.Context, f fault, make func(name, extra string
 	return r, nil
 }
 
+// isBerth tells a node of berth's from one of what it is compared with.
+func isBerth(n *node.Node) bool { return strings.HasPrefix(n.Name, "berth") }
+
 // one holds the party for one pod, in turns with quiet ones, and looks at the others.
 func (s *scene) one(ctx context.Context, o setting, r *result) error {
 	if _, err := s.others(ctx, "first", 1); err != nil { // warms up
@@ -58,7 +63,7 @@ func (s *scene) one(ctx context.Context, o setting, r *result) error {
 			return err
 		}
 		var faulty []time.Duration
-		err = s.held(ctx, fmt.Sprint("victim-", turn), 1, r, func() error {
+		err = s.held(ctx, fmt.Sprint(s.fault.name, "-victim-", turn), 1, r, func() error {
 			var err error
 			if faulty, err = s.others(ctx, fmt.Sprint("faulty-", turn), o.pods); err != nil {
 				r.wrong("others do not go on: %v", err)
@@ -78,7 +83,7 @@ func (s *scene) all(ctx context.Context, r *result) error {
 	if err := s.condition(ctx, r, true, patience); err != nil {
 		return fmt.Errorf("before the fault: %w", err)
 	}
-	return s.held(ctx, "", 3, r, func() error {
+	return s.held(ctx, s.fault.name+"-all", 3, r, func() error {
 		begin := time.Now()
 		if err := s.condition(ctx, r, false, promised); err != nil {
 			r.wrong("%v", err)
@@ -99,10 +104,7 @@ func (s *scene) held(ctx context.Context, who string, n int, r *result, during f
 		if s.fault.meet == nil {
 			break
 		}
-		m, err := s.fault.meet(ctx, s, fmt.Sprintf("%s.%d", strings.TrimSuffix("victim-all."+who, "."), i))
-		if who != "" {
-			m, err = s.fault.meet(ctx, s, who)
-		}
+		m, err := s.fault.meet(ctx, s, fmt.Sprintf("%s.%d", who, i))
 		if err != nil {
 			return fmt.Errorf("a pod for the fault: %w", err)
 		}

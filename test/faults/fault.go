@@ -23,7 +23,6 @@ type fault struct {
 
 	others   bool    // the party is held for one pod, and others' pods are expected to go on
 	said     string  // what is to be said of the pod that meets it: part of the error, or of berth why
-	known    string  // why berth does not do as expected here yet; "": it does
 	everyone *expect // the party is held for all, and this is to be what Status says; nil: it is not
 }
 
@@ -42,6 +41,6 @@ type expect struct {
 
 // faults is the matrix, in the order of its table.
 func faults() []fault {
-	return slices.Concat(networkFaults(), []fault{registrySilent(), shimStopped(), shimShared()}, diskFaults(), lazyFaults(),
+	return slices.Concat(networkFaults(), registryFaults(), []fault{shimStopped(), shimShared()}, diskFaults(), lazyFaults(),
 		[]fault{leftovers(), pidsFull(), memoryPressure()})
 }

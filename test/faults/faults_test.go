@@ -9,9 +9,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/berthd/berth/test/node"
 )
 
-// TestFaults has berth meet each fault once, without times.
+// TestFaults has berth meet each fault once, without times, several side by side.
 func TestFaults(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long, and needs root")
@@ -25,12 +27,17 @@ func TestFaults(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	for _, f := range faults() {
-		if f.known != "" {
-			continue
+	beside := func(name, extra string) (*node.Node, error) {
+		n, err := w.berth(name, extra)
+		if err == nil {
+			n.Beside = true
 		}
+		return n, err
+	}
+	for _, f := range faults() {
 		t.Run(f.name, func(t *testing.T) {
-			r, err := w.fault(t.Context(), f, w.berth, setting{turns: 1, pods: 2})
+			t.Parallel() // each has a node and pods' names of its own
+			r, err := w.fault(t.Context(), f, beside, setting{turns: 1, pods: 2})
 			if err != nil {
 				t.Error(err)
 			}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,6 +46,18 @@ func lazyFaults() []fault {
 			setUp: onLazyDisk,
 			hold:  func(_ context.Context, s *scene, _ string) error { s.state.(*lazyfs.FS).Delay(slowAnswer); return nil },
 			free:  works, others: true,
+		},
+		{
+			name: "disk-hangs", party: "the disk under root does not answer",
+			setUp: onLazyDisk,
+			hold:  func(_ context.Context, s *scene, _ string) error { s.state.(*lazyfs.FS).Hang(); return nil },
+			free:  works, everyone: &expect{runtimeapi.RuntimeReady, "write to the root folder"},
+		},
+		{
+			name: "unmount-hangs", party: "an unmount hangs: on a container's root is a file system whose disk, by FUSE, does not answer; the pod is to be removed",
+			setUp: func(_ context.Context, s *scene) error { _, err := s.lazy(1 << 28); return err },
+			hold:  func(_ context.Context, s *scene, _ string) error { s.state.(*lazyfs.FS).Hang(); return nil },
+			free:  works, meet: removesCovered, others: true, said: `at stage "undo snapshot"`,
 		},
 	}
 }
@@ -89,6 +102,48 @@ func onLazyDisk(_ context.Context, s *scene) error {
 	s.atEnd(func() error { return command("umount", s.node.Root) })
 	return os.Chmod(s.node.Root, 0o711)
 }
+
+// removesCovered is a meeting of RemovePodSandbox, of a pod on whose container's root somebody has
+// mounted a file system, with data that are not on its disk yet.
+func removesCovered(ctx context.Context, s *scene, name string) (meeting, error) {
+	l := s.state.(*lazyfs.FS)
+	before, err := roots()
+	if err != nil {
+		return meeting{}, err
+	}
+	id, err := s.running(ctx, name, nil)
+	if err != nil {
+		return meeting{}, fmt.Errorf("%s: %w", name, err)
+	}
+	after, err := roots()
+	if err != nil {
+		return meeting{}, err
+	}
+	i := slices.IndexFunc(after, func(dir string) bool { return !slices.Contains(before, dir) && within(dir, s.node.State) })
+	if i < 0 {
+		return meeting{}, fmt.Errorf("%s: no root of a container is mounted", name)
+	}
+	if err := command("mount", "-o", "loop,noinit_itable", l.Path, after[i]); err != nil {
+		return meeting{}, err
+	}
+	remove := func(ctx context.Context) error { return s.RemovePod(ctx, id) }
+	err = os.WriteFile(filepath.Join(after[i], "dirty"), make([]byte, 1<<20), 0o600)
+	return meeting{pod: name, do: remove, undo: remove}, err
+}
+
+// roots lists where containers' roots are mounted.
+func roots() (dirs []string, err error) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	for l := range strings.Lines(string(data)) {
+		if f := strings.Fields(l); len(f) > 4 && filepath.Base(f[4]) == "rootfs" {
+			dirs = append(dirs, f[4])
+		}
+	}
+	return dirs, err
+}
+
+// within reports whether dir is below the folder that state is in.
+func within(dir, state string) bool { return strings.HasPrefix(dir, filepath.Dir(state)+"/") }
 
 // stopsReader is a meeting of StopPodSandbox, of a pod that reads its volume all the time.
 func stopsReader(ctx context.Context, s *scene, name string) (meeting, error) {

@@ -18,7 +18,7 @@ const cgroupName = "berth-faults"
 
 // cgroupDir is the folder of a cgroup of ours, in the controller's hierarchy.
 func cgroupDir(controller string) string {
-	name := fmt.Sprint(cgroupName, os.Getpid())
+	name := fmt.Sprintf("%s%d-%s", cgroupName, os.Getpid(), controller)
 	if node.OnV2() {
 		return filepath.Join("/sys/fs/cgroup", name)
 	}
@@ -26,14 +26,24 @@ func cgroupDir(controller string) string {
 }
 
 // removeCgroup waits for what ends by itself, and leaves the cgroup to a later call if it does not.
+// A pod below it has it made in the other controllers' hierarchies too.
 func removeCgroup(dir string) error {
-	var err error
-	for end := time.Now().Add(patience / 4); time.Now().Before(end); time.Sleep(lookPace) {
-		if err = os.Remove(dir); err == nil || errors.Is(err, os.ErrNotExist) {
-			return nil
+	dirs, err := filepath.Glob("/sys/fs/cgroup/*/" + filepath.Base(dir))
+	if err != nil {
+		return err
+	}
+	for _, d := range append(dirs, dir) {
+		for end := time.Now().Add(patience / 4); ; time.Sleep(lookPace) {
+			err := os.Remove(d)
+			if err == nil || errors.Is(err, os.ErrNotExist) {
+				break
+			}
+			if time.Now().After(end) {
+				return err
+			}
 		}
 	}
-	return err
+	return nil
 }
 
 // pidsFull: a pod has as many processes as it may have; a container is to be started in it.

@@ -111,7 +111,7 @@ func run(ctx context.Context, o setting) (err error) {
 		err = publish(o.markdown, markdown(all, o))
 	}
 	for _, r := range all {
-		if r.runtime == "berth" && len(r.failures) > 0 && r.known == "" {
+		if r.runtime == "berth" && len(r.failures) > 0 {
 			err = errors.Join(err, fmt.Errorf("%s: %s", r.fault, strings.Join(r.failures, "; ")))
 		}
 	}

@@ -20,6 +20,7 @@ import (
 //
 //	stop   it stops itself by SIGSTOP, before it does anything
 //	fail   it fails
+//	late   it does nothing for two seconds, and then works
 type plugin struct{ dir string }
 
 const pluginScript = `#!/bin/sh
@@ -35,6 +36,7 @@ if told fail; then
 	echo '{"cniVersion": "1.0.0", "code": 101, "msg": "bridge is told to fail"}'
 	exit 1
 fi
+told late && sleep 2
 exec %[1]s/bridge.real
 `
 
@@ -59,12 +61,13 @@ func (p plugin) order(how, who string) error {
 	return os.Rename(path+".new", path)
 }
 
-// work has it work again, and those that are stopped go on.
-func (p plugin) work() error {
-	for _, how := range []string{"stop", "fail"} {
-		if err := os.Remove(filepath.Join(p.dir, how)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+// work takes an order back, and has those that are stopped go on; they look again.
+func (p plugin) work(how string) error {
+	if err := os.Remove(filepath.Join(p.dir, how)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if how != "stop" {
+		return nil
 	}
 	stopped, err := os.ReadDir(filepath.Join(p.dir, "stopped"))
 	if err != nil {
@@ -93,17 +96,24 @@ func networkFaults() []fault {
 	told := func(how string) func(context.Context, *scene, string) error {
 		return func(_ context.Context, s *scene, who string) error { return s.w.plugin.order(how, who) }
 	}
-	works := func(_ context.Context, s *scene) error { return s.w.plugin.work() }
+	works := func(how string) func(context.Context, *scene) error {
+		return func(_ context.Context, s *scene) error { return s.w.plugin.work(how) }
+	}
 	return []fault{
 		{
 			name: "cni-hangs", party: "the CNI plugin's process is stopped",
-			hold: told("stop"), free: works, meet: runsPod,
+			hold: told("stop"), free: works("stop"), meet: runsPod,
 			others: true, said: "network", everyone: &expect{runtimeapi.NetworkReady, "bridge"},
 		},
 		{
 			name: "cni-fails", party: "the CNI plugin fails",
-			hold: told("fail"), free: works, meet: runsPod,
+			hold: told("fail"), free: works("fail"), meet: runsPod,
 			others: true, said: "told to fail", everyone: &expect{runtimeapi.NetworkReady, "told to fail"},
+		},
+		{
+			name: "cni-late", party: "the CNI plugin takes two seconds longer",
+			hold: told("late"), free: works("late"), meet: runsPod,
+			others: true, said: `at stage "network"`,
 		},
 	}
 }

@@ -13,7 +13,7 @@ import (
 
 // A result is what became of one runtime that met one fault.
 type result struct {
-	runtime, fault, party, known string
+	runtime, fault, party string
 
 	quiet, faulty [][]time.Duration          // others' pods until they ran, by turn
 	took          map[string][]time.Duration // kubelet's questions during the fault, by method

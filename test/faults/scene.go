@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -28,6 +29,8 @@ const patience = time.Minute
 type world struct {
 	*node.World
 	plugin plugin
+
+	mu     sync.Mutex
 	states []string // folders of the nodes that were
 }
 
@@ -88,7 +91,9 @@ func (s *scene) atEnd(f func() error) { s.ends = append(s.ends, f) }
 
 // enter makes the scene and starts its daemon. The caller calls leave, also after an error.
 func (w *world) enter(ctx context.Context, f fault, n *node.Node) (s *scene, err error) {
+	w.mu.Lock()
 	w.states = append(w.states, n.State)
+	w.mu.Unlock()
 	s = &scene{w: w, node: n, fault: f, logs: filepath.Join(w.Dir, "logs", n.Name+"-"+f.name)}
 	if err := os.MkdirAll(s.logs, 0o755); err != nil {
 		return s, err
@@ -117,7 +122,7 @@ func (s *scene) leave(ctx context.Context) error {
 		err = errors.Join(err, s.RemoveAll(ctx), s.paid(ctx))
 		s.Client.Close()
 		left, leftErr := s.node.LeftBehind(ctx)
-		if len(left) > 0 && s.node.Name == "berth" { // containerd keeps a database and more
+		if len(left) > 0 && isBerth(s.node) { // containerd keeps a database and more
 			err = errors.Join(err, fmt.Errorf("left: %s", some(left)))
 		}
 		err = errors.Join(err, leftErr)
@@ -225,7 +230,7 @@ func (s *scene) removeNamed(ctx context.Context, name string) error {
 
 // why is what berth why and berth status say of a pod, "" of another runtime's.
 func (s *scene) why(ctx context.Context, pod string) string {
-	if s.node.Name != "berth" {
+	if !isBerth(s.node) {
 		return ""
 	}
 	bin := filepath.Join(filepath.Dir(s.node.Command()[0]), "berth")

@@ -12,8 +12,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// shimsOf lists the processes of shims that keep pods of this node. Whoever has one of the
-// node's folders among its arguments, and a shim's name, is one.
+// shimsOf lists the processes of shims that keep containers of this node. Whoever has one of the
+// node's folders among its arguments, a shim's name and a child is one.
 func (s *scene) shimsOf() (pids []int, err error) {
 	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -32,6 +32,9 @@ func (s *scene) shimsOf() (pids []int, err error) {
 		if err != nil {
 			return nil, err
 		}
+		if ok, err := hasChild(pid); err != nil || !ok {
+			continue
+		}
 		pids = append(pids, pid)
 	}
 	if len(pids) == 0 {
@@ -40,11 +43,23 @@ func (s *scene) shimsOf() (pids []int, err error) {
 	return pids, nil
 }
 
+// hasChild reports whether a process has one.
+func hasChild(pid int) (bool, error) {
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range lists {
+		data, readErr := os.ReadFile(list)
+		if len(data) > 0 {
+			return true, nil
+		}
+		err = errors.Join(err, readErr)
+	}
+	return false, err
+}
+
 // shimShared: the same where pods share a shim, which new pods get too.
 func shimShared() fault {
 	f := shimStopped()
 	f.name, f.party, f.extra = "shim-shared", "a shim that many pods share is stopped", ""
-	f.known = "new pods are given the shim that does not answer, and wait for it"
 	return f
 }
 
@@ -69,7 +84,7 @@ func shimStopped() fault {
 			return err
 		},
 		meet:   stopsPod,
-		others: true, said: "stop",
+		others: true, said: `at stage "kill containers"`,
 	}
 }
 

@@ -2,6 +2,7 @@ package lazyfs
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // File is the name of the one file.
@@ -89,8 +91,8 @@ func (l *FS) Waiting() int {
 // Close takes it away. Nobody uses it any more.
 func (l *FS) Close() error {
 	l.Work()
-	if err := l.server.Unmount(); err != nil {
-		return err
+	if err := l.server.Unmount(); err != nil { // a loop device goes a moment after its last user
+		return errors.Join(unix.Unmount(filepath.Dir(l.Path), unix.MNT_DETACH), l.behind.Close())
 	}
 	l.server.Wait()
 	return l.behind.Close()
