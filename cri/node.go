@@ -111,6 +111,12 @@ func (n node) info() (map[string]string, error) {
 		}
 		info["addressesOwed"] = string(data)
 	}
+	if slow := n.node.UnderWay(); len(slow) > 0 {
+		if data, err = json.Marshal(slow); err != nil {
+			return nil, fmt.Errorf("status: %w", err)
+		}
+		info["underWay"] = string(data)
+	}
 	if broken := n.brokenHandlers(); len(broken) > 0 {
 		if data, err = json.Marshal(broken); err != nil {
 			return nil, fmt.Errorf("status: %w", err)

@@ -59,15 +59,22 @@ func (n *Network) Attach(ctx context.Context, a Attachment) (Result, error) {
 	defer n.users.Release(1)
 	n.own.Store(a.PodID, list.Name)
 
+	end := n.adds.begin(a)
+	result, err := n.add(ctx, list, rt)
+	if err != nil {
+		err = fmt.Errorf("pod %s: network %s: %w", a.PodID, list.Name, err)
+	}
+	end(err)
+	return result, err
+}
+
+// add runs ADD of all plugins of list.
+func (n *Network) add(ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) (Result, error) {
 	raw, err := n.cni.AddNetworkList(ctx, list, rt)
 	if err != nil {
-		return Result{}, fmt.Errorf("pod %s: network %s: %w", a.PodID, list.Name, err)
+		return Result{}, err
 	}
-	result, err := readResult(raw)
-	if err != nil {
-		return Result{}, fmt.Errorf("pod %s: network %s: %w", a.PodID, list.Name, err)
-	}
-	return result, nil
+	return readResult(raw)
 }
 
 // Detach has the plugins of a.Conf take away whatever they made for the pod,

@@ -120,9 +120,13 @@ func (n *Namespaces) Remove(_ context.Context, podID string) error {
 		return err
 	}
 	dir := filepath.Join(n.dir, podID)
-	entries, err := os.ReadDir(dir)
+	fi, err := os.Lstat(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
+	}
+	var entries []os.DirEntry
+	if err == nil && fi.IsDir() { // not a link, which would lead to others' files
+		entries, err = os.ReadDir(dir)
 	}
 	if err != nil {
 		return fmt.Errorf("pod %s: namespaces: %w", podID, err)

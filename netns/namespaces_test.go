@@ -301,3 +301,26 @@ func TestRemoveIsTotal(t *testing.T) {
 		t.Errorf("the folder stays: %v", err)
 	}
 }
+
+// TestRemoveFollowsNoLink: a link in the place of a pod's folder goes, and not what it leads to.
+func TestRemoveFollowsNoLink(t *testing.T) {
+	n, state := namespaces(t)
+	socket := filepath.Join(state, "berth.sock")
+	write(t, socket, "")
+	if err := os.MkdirAll(filepath.Join(state, "netns"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(state, "netns", "up")
+	if err := os.Symlink("..", link); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Remove(limited(t), "up"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(socket); err != nil {
+		t.Errorf("what the link leads to: %v", err)
+	}
+	if _, err := os.Lstat(link); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the link is there still: %v", err)
+	}
+}

@@ -47,6 +47,7 @@ type Network struct {
 	cni   *libcni.CNIConfig
 	view  atomic.Pointer[view] // what readers see; replaced whole
 	users *semaphore.Weighted  // see allUsers
+	adds  evidence             // what ADD has come to of late
 	own   sync.Map             // pod ID to network name: attached, or being attached, by this process
 
 	stop context.CancelFunc
@@ -110,8 +111,14 @@ func (n *Network) Close() error {
 }
 
 // Ready returns nil when a new pod can be given a network, else ErrNotReady with
-// the reason. It runs nothing and waits for nothing.
-func (n *Network) Ready() error { return n.view.Load().why }
+// the reason: the configuration's, the plugins' own word, or that several pods' ADDs
+// hang or fail and none succeeds. It runs nothing and waits for nothing.
+func (n *Network) Ready() error {
+	if why := n.view.Load().why; why != nil {
+		return why
+	}
+	return n.adds.problem(time.Now(), n.exec.runningFor)
+}
 
 // Skipped returns what is wrong with configuration files that were passed over.
 // A network can be ready all the same, by the next file.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -35,7 +36,8 @@ const (
 // one beside it, each holds its container's lock (lock.go).
 type plugins struct {
 	version.PluginDecoder
-	locks string // folder of the containers' locks; "" is none
+	locks   string   // folder of the containers' locks; "" is none
+	running sync.Map // container ID to the name of the plugin that runs for it
 }
 
 // FindInPath returns the plugin's file in the first of dirs that has one.
@@ -62,6 +64,9 @@ func (p *plugins) ExecPlugin(ctx context.Context, path string, conf []byte, env 
 		return nil, fmt.Errorf("CNI plugin %s: %w", name, err)
 	}
 	defer release(lock)
+	id := containerOf(env)
+	p.running.Store(id, name)
+	defer p.running.Delete(id)
 	for try := 1; ; try++ {
 		var stdout, stderr capped
 		cmd := exec.CommandContext(ctx, path)
@@ -88,6 +93,13 @@ func (p *plugins) ExecPlugin(ctx context.Context, path string, conf []byte, env 
 			return nil, pluginError(name, err, stdout.Bytes(), stderr.Bytes())
 		}
 	}
+}
+
+// runningFor names the plugin that runs for a container, or is "".
+func (p *plugins) runningFor(id string) string {
+	name, _ := p.running.Load(id)
+	text, _ := name.(string)
+	return text
 }
 
 // pluginError is what a plugin said when it failed: by the spec a JSON object

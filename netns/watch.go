@@ -78,6 +78,7 @@ func (k *keeper) look(ctx context.Context) {
 	if !slices.Equal(k.base.conf, k.asked) {
 		k.hangUp()
 		k.asked, k.known, k.status, k.checked = k.base.conf, false, nil, time.Time{}
+		k.n.adds.forget()
 	}
 	if k.base.why == nil && k.answer == nil && k.checked.IsZero() {
 		k.ask(ctx)

@@ -167,7 +167,7 @@ func (ps *Pods) stop(ctx context.Context, p *Pod) error {
 		return err
 	}
 	p.close()
-	if err := ps.killAll(ctx, p); err != nil {
+	if err := p.trace.run(ctx, "kill containers", func() error { return ps.killAll(ctx, p) }); err != nil {
 		return fmt.Errorf("%s: %w", p.what(), err)
 	}
 	if p.Record().Owed == "" { // else DEL comes in the background, and what waits for it then
@@ -230,10 +230,9 @@ func (ps *Pods) remove(ctx context.Context, p *Pod) error {
 		}
 	}
 	p.close()
-	for _, c := range p.members() {
-		if err := ps.containers.removeContainer(ctx, c); err != nil {
-			return fmt.Errorf("%s: %w", p.what(), err)
-		}
+	err := p.trace.run(ctx, "remove containers", func() error { return ps.removeMembers(ctx, p) })
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.what(), err)
 	}
 	if err := p.move(Removing, nil); err != nil {
 		return err
@@ -242,13 +241,22 @@ func (ps *Pods) remove(ctx context.Context, p *Pod) error {
 		ps.hide(ctx, p)
 		return nil
 	}
-	err := teardown(ctx, p, &p.trace, ps.steps())
+	err = teardown(ctx, p, &p.trace, ps.steps())
 	switch {
 	case errors.Is(err, errOwed):
 		ps.owe(ctx, p, err)
 		ps.hide(ctx, p)
 	case err != nil:
 		return fmt.Errorf("%s: %w", p.what(), err)
+	}
+	return nil
+}
+
+func (ps *Pods) removeMembers(ctx context.Context, p *Pod) error {
+	for _, c := range p.members() {
+		if err := ps.containers.removeContainer(ctx, c); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -177,7 +177,9 @@ func (n *Node) orphans(s seen) []string {
 	}
 	var ids []string
 	for id := range s.ids {
-		ids = append(ids, id)
+		if isID(id) { // what goes by another name is not ours, and is left alone
+			ids = append(ids, id)
+		}
 	}
 	return ids
 }

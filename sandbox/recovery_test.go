@@ -5,9 +5,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
+
+// orphanID is one of ours that no record has.
+const orphanID = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 // The daemon goes away and comes back: what ran runs, what ended is known, what
 // was half-made is gone, and so is what nobody owns.
@@ -21,7 +25,7 @@ func TestRecovery(t *testing.T) {
 
 	f.mu.Lock()
 	f.endLocked(endedC, 7)
-	f.names["orphan"], f.address["orphan"], f.roots["orphan2"] = true, true, true
+	f.names[orphanID], f.address[orphanID], f.roots[strings.Repeat("ab", 32)], f.roots["notes.txt"] = true, true, true, true
 	f.mu.Unlock()
 	rewrite(t, n.Pods.opts.podRecord(half), func(r *PodRecord) { r.State = Creating })
 	if err := os.WriteFile(n.Containers.opts.containerRecord(runs, "torn"), []byte("{"), 0o600); err != nil {
@@ -56,6 +60,12 @@ func TestRecovery(t *testing.T) {
 		}
 	}
 	n.Close() // waits for the background to have swept
+	f.mu.Lock()
+	if !f.roots["notes.txt"] {
+		t.Error("what goes by a name that is none of ours was removed")
+	}
+	delete(f.roots, "notes.txt")
+	f.mu.Unlock()
 	assertNothing(t, f, dir)
 }
 

@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -86,9 +88,22 @@ func (t *table[T]) all() []T {
 	return list
 }
 
+// named returns every object that has a name, in no order: those too that cannot be found
+// by their ID yet.
+func (t *table[T]) named() []T {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Values(t.byName))
+}
+
 // newID returns 64 hexadecimal digits, as CRI clients expect of an ID.
 func newID() string {
 	var b [32]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return hex.EncodeToString(b[:])
+}
+
+// isID tells whether newID can have made a name.
+func isID(name string) bool {
+	return len(name) == 64 && strings.Trim(name, "0123456789abcdef") == ""
 }

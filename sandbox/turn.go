@@ -25,9 +25,10 @@ const undueTime = 2 * teardownLimit
 
 // A flight is one operation under way.
 type flight struct {
-	kind string
-	done chan struct{} // closed when err is set
-	err  error
+	kind  string
+	since time.Time
+	done  chan struct{} // closed when err is set
+	err   error
 }
 
 // do runs op as the object's only operation, or joins one of the same kind.
@@ -55,7 +56,7 @@ func (t *turn) take(ctx context.Context, what, kind string, limit time.Duration,
 	if t.cur != nil {
 		return t.cur, t.cur.kind == kind
 	}
-	f = &flight{kind: kind, done: make(chan struct{})}
+	f = &flight{kind: kind, since: time.Now(), done: make(chan struct{})}
 	t.cur = f
 	go func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
@@ -67,4 +68,14 @@ func (t *turn) take(ctx context.Context, what, kind string, limit time.Duration,
 		close(f.done)
 	}()
 	return f, true
+}
+
+// now is the kind of the operation under way, "" without one, and when it began.
+func (t *turn) now() (kind string, since time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.cur == nil {
+		return "", time.Time{}
+	}
+	return t.cur.kind, t.cur.since
 }

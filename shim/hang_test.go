@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/shim"
+	"github.com/berthd/berth/shim/api"
 	taskapi "github.com/berthd/berth/shim/api/task"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -164,11 +165,46 @@ func TestDeleteHung(t *testing.T) {
 	}
 	boxes[0].checkExecs("35121", "35122", "35123")
 	goOn() // it has been told too, and forgets them
-	api := h.dial(t)
+	shimAPI := h.dial(t)
 	for _, b := range boxes {
 		eventually(t, "the shim has the container", func() bool {
-			_, err := api.State(t.Context(), &taskapi.StateRequest{Id: b.id})
+			_, err := shimAPI.State(t.Context(), &taskapi.StateRequest{Id: b.id})
 			return status.Code(err) == codes.NotFound
 		})
 	}
+}
+
+// A shim that hangs gets no new pod, and is no reason to say that none can be made. When it goes
+// on it gets new pods again.
+func TestNoNewPodForHung(t *testing.T) {
+	h := newHost(t)
+	for range 2 { // it is the fullest
+		h.box("sleep 35191").start()
+	}
+	tasks := api.TaskDir(filepath.Dir(h.socket()))
+	hung := h.stop()
+	defer unix.Close(hung.fd)
+	goOn := sync.OnceFunc(func() { h.signal(hung, unix.SIGCONT) })
+	defer goOn()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	other := h.box("sleep 35192")
+	other.write()
+	if _, err := h.Create(ctx, other.req); err != nil {
+		t.Errorf("create: %v", err)
+	}
+	if n := len(h.shimPids()); n != 2 {
+		t.Errorf("%d shims", n)
+	}
+	if err := h.Check(ctx); err != nil {
+		t.Errorf("check: %v", err)
+	}
+
+	goOn()
+	eventually(t, "the shim gets new pods", func() bool {
+		b := h.box("sleep 35193")
+		b.start()
+		_, err := os.Stat(filepath.Join(tasks, b.id+".json"))
+		return err == nil
+	})
 }

@@ -33,6 +33,7 @@ type process struct {
 	mu     sync.Mutex
 	conn   *ttrpc.Client // nil: dead, once it has answered, or away
 	away   chan struct{} // not nil while it is lost and looked for; closed when that is over
+	mute   bool          // a question is without an answer
 	closed bool          // by us
 	deaths []time.Time   // the last ones
 	err    error         // why it never was alive
@@ -50,41 +51,56 @@ func newProcess(s *Shims, id string) *process {
 // that the others may run empty; else a new one is started. It returns when the
 // shim is connected.
 func (s *Shims) place(ctx context.Context, podID string) (*process, error) {
+	for {
+		p, untried := s.pick(podID)
+		select {
+		case <-p.ready:
+		case <-ctx.Done():
+			s.unplace(p, podID)
+			return nil, context.Cause(ctx)
+		}
+		if untried && !p.answers(ctx) {
+			s.unplace(p, podID)
+			continue
+		}
+		if _, err := p.client(ctx); err != nil {
+			s.unplace(p, podID)
+			return nil, err
+		}
+		return p, nil
+	}
+}
+
+// pick is place's choice. It is untried when it was there before and the pod is new to it.
+func (s *Shims) pick(podID string) (best *process, untried bool) {
 	s.mu.Lock()
-	var best *process
+	defer s.mu.Unlock()
 	for _, p := range s.procs {
 		if p.isDead() {
 			continue
 		}
 		if p.pods[podID] > 0 {
-			best = p
-			break
+			p.pods[podID]++
+			return p, false
 		}
-		if !p.isSilent() && !p.isAway() && len(p.pods) < s.o.PodsPerProcess && (best == nil || len(p.pods) > len(best.pods)) {
+		if s.mayTakeLocked(p) && (best == nil || len(p.pods) > len(best.pods)) {
 			best = p
 		}
 	}
-	if best == nil {
-		id := newID()
-		best = newProcess(s, id)
-		s.procs[id] = best
-		p := best
+	untried = best != nil
+	if !untried {
+		p := newProcess(s, newID())
+		s.procs[p.id] = p
 		s.work.Go(func() { s.launch(p) })
+		best = p
 	}
 	best.pods[podID]++
-	s.mu.Unlock()
+	return best, untried
+}
 
-	select {
-	case <-best.ready:
-	case <-ctx.Done():
-		s.unplace(best, podID)
-		return nil, context.Cause(ctx)
-	}
-	if _, err := best.client(ctx); err != nil {
-		s.unplace(best, podID)
-		return nil, err
-	}
-	return best, nil
+// mayTakeLocked reports whether a shim that is not dead may get a new pod.
+func (s *Shims) mayTakeLocked(p *process) bool {
+	return !p.isSilent() && !p.isAway() && !p.isMute() && len(p.pods) < s.o.PodsPerProcess
 }
 
 // unplace counts a container out again.

@@ -229,6 +229,7 @@ func (s *Shims) onTask(ctx context.Context, id string, do func(taskapi.TaskServi
 	if err != nil {
 		return err
 	}
+	defer e.p.suspect()()
 	err = e.p.call(ctx, func(c *ttrpc.Client) error { return do(taskapi.NewTaskClient(c)) })
 	if _, said := errors.AsType[*wireError](err); err != nil && !said {
 		return fmt.Errorf("container %s: %w", id, err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,7 +21,8 @@ type nodeStatus struct {
 	Conditions []nodeCondition `json:"conditions"`
 	Handlers   []string        `json:"handlers"` // "" is the default one
 	AppArmor   string          `json:"apparmor,omitempty"`
-	Pulls      []aPull         `json:"pulls"` // under way
+	UnderWay   []operation     `json:"under_way"` // what takes long
+	Pulls      []aPull         `json:"pulls"`     // under way
 }
 
 type nodeCondition struct {
@@ -81,6 +83,9 @@ func (c *client) status(ctx context.Context) (nodeStatus, error) {
 	for _, h := range resp.GetRuntimeHandlers() {
 		s.Handlers = append(s.Handlers, h.GetName())
 	}
+	if err := json.Unmarshal([]byte(cmp.Or(resp.GetInfo()["underWay"], "[]")), &s.UnderWay); err != nil {
+		return s, fmt.Errorf("what is under way: %w", err)
+	}
 	s.Pulls, err = c.pulls(ctx)
 	return s, err
 }
@@ -118,6 +123,9 @@ func (s nodeStatus) print(out io.Writer, asJSON bool) error {
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	for _, o := range s.UnderWay {
+		fmt.Fprintln(out, clean(o.String()))
 	}
 	return printPulls(out, "", s.Pulls)
 }

@@ -87,6 +87,16 @@ func (c *client) why(ctx context.Context, out io.Writer, name string) error {
 			return err
 		}
 	}
+	waiting, err := c.underWay(ctx)
+	if err != nil {
+		return err
+	}
+	for _, o := range waiting {
+		if o.goesBy(name) {
+			found++
+			fmt.Fprintln(out, clean(o.String()))
+		}
+	}
 	if found > 0 {
 		return nil
 	}
@@ -95,6 +105,40 @@ func (c *client) why(ctx context.Context, out io.Writer, name string) error {
 		return nil
 	}
 	return fmt.Errorf("%s: berthd knows no such pod or container", name)
+}
+
+// An operation is what berthd has been doing to a pod or a container for a while, as it
+// gives it under "underWay" in a verbose Status.
+type operation struct {
+	Object    string    `json:"object"`
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	Operation string    `json:"operation"`
+	Stage     string    `json:"stage"`
+	Since     time.Time `json:"since"`
+}
+
+// goesBy tells whether it is of the pod or container that goes by name.
+func (o operation) goesBy(name string) bool {
+	namespace, pod, _ := strings.Cut(o.Name, "/")
+	pod, container, _ := strings.Cut(pod, "/")
+	return goesBy(name, o.ID, pod, namespace) || container != "" && goesBy(name, "", container, "")
+}
+
+func (o operation) String() string {
+	return fmt.Sprintf("%s %s  %s: %s under way for %s, at stage %q", o.Object, o.Name, short(o.ID), o.Operation, time.Since(o.Since).Round(100*time.Millisecond), o.Stage)
+}
+
+// underWay asks for them. What another runtime says is none.
+func (c *client) underWay(ctx context.Context) (list []operation, err error) {
+	resp, err := c.Status(ctx, &runtimeapi.StatusRequest{Verbose: true})
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	if json.Unmarshal([]byte(resp.GetInfo()["underWay"]), &list) != nil {
+		return nil, nil
+	}
+	return list, nil
 }
 
 // pullsFor are the pulls that a pod's kubelet waits for: of image alone, if that is not

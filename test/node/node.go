@@ -36,6 +36,10 @@ type Node struct {
 	// Manager, unless nil, is the service manager that starts the daemon.
 	Manager *Manager
 
+	// Beside says that this process has other nodes meanwhile. Then LeftBehind looks only at
+	// processes that have the node's folders among their arguments.
+	Beside bool
+
 	fresh leaks.Snapshot
 
 	mu   sync.Mutex
@@ -243,8 +247,21 @@ func (n *Node) LeftBehind(ctx context.Context) ([]string, error) {
 	if err := n.Stop(); err != nil {
 		return nil, err
 	}
-	other := func(l string) bool { return !strings.HasPrefix(l, "file: ") && !strings.HasPrefix(l, "process: ") }
+	other := func(l string) bool {
+		if strings.HasPrefix(l, "process: ") {
+			return n.Beside && !n.has(l)
+		}
+		return !strings.HasPrefix(l, "file: ")
+	}
 	return leaks.Check(ctx, n.fresh, 10*time.Second, other, n.Root, n.State)
+}
+
+// has reports whether a process, of leaks' line "process: NAME PID ...", names the node's folders.
+func (n *Node) has(line string) bool {
+	name, _, _ := strings.Cut(line, " started ")
+	pid := name[strings.LastIndexByte(name, ' ')+1:]
+	args, err := os.ReadFile("/proc/" + pid + "/cmdline")
+	return err == nil && (strings.Contains(string(args), n.State) || strings.Contains(string(args), n.Root))
 }
 
 // PID is the running daemon's, or 0.

@@ -42,6 +42,7 @@ func phases() []phase {
 		{"unit", []string{"-race", "-count=1", "-p=1", "-timeout=10m"}, func(pkg string) bool { return own(pkg) || small(pkg) }},
 		{"recovery", []string{"-count=1", "-timeout=5m"}, is("test/recovery")},
 		{"crash", []string{"-count=1", "-timeout=5m"}, is("test/crash")},
+		{"faults", []string{"-count=1", "-timeout=5m", "-parallel=4"}, func(pkg string) bool { return pkg == "test/faults" || pkg == "test/faults/lazyfs" }},
 		{"powercut", []string{"-count=1", "-timeout=5m"}, is("test/powercut")},
 		{"soak", []string{"-count=1", "-timeout=10m"}, is("test/soak")},
 		{"contract", []string{"-count=1", "-p=1", "-timeout=15m"}, func(pkg string) bool {

@@ -19,56 +19,12 @@ import (
 // an address that a plugin has not taken back is tried again after 1, 2, 4 and 8 seconds.
 const settleWithin = 45 * time.Second
 
-// lose takes note of what a killed shim took along: with -shim-death=lost its containers, which
-// have ended, and pods whose PID namespace it held. With kept that is a finding.
-func (m *motion) lose(ctx context.Context, s *slot) error {
-	m.mu.Lock()
-	kills, last := m.counts.shimKills, m.counts.lastShim
-	m.mu.Unlock()
-	if s.pod == nil || s.unsure || s.shims == kills {
-		return nil
-	}
-	resp, err := m.client.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: s.pod.id})
-	if err != nil {
-		return err
-	}
-	s.unsure = resp.GetStatus().GetState() != runtimeapi.PodSandboxState_SANDBOX_READY
-	if s.unsure && (m.shimDies == "kept" || !s.pod.sharesPID) {
-		m.find("slot %d: the pod is not ready any more", s.number)
-	}
-	for _, c := range s.pod.containers {
-		if c.exited {
-			continue
-		}
-		resp, err := m.client.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.id})
-		if err != nil {
-			return err
-		}
-		m.wasLost(c, resp.GetStatus())
-	}
-	if time.Since(last) > grace { // all has been heard of by now
-		s.shims = kills
-	}
-	return nil
-}
-
-// wasLost takes note of a container that has ended because its shim was killed, if that is what is
-// to become of it.
-func (m *motion) wasLost(c *container, is *runtimeapi.ContainerStatus) {
-	if is.GetState() == runtimeapi.ContainerState_CONTAINER_EXITED && is.GetReason() == "ShimLost" && m.shimDies == "lost" {
-		c.exited, c.codes, c.lost = true, nil, true
-	}
-}
-
 // settle removes what is unsure, now that nothing is in trouble.
 func (m *motion) settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*settleWithin)
 	defer cancel()
 	wait(ctx, grace)
 	for _, s := range m.slots {
-		if err := m.lose(ctx, s); err != nil {
-			m.find("slot %d: %v", s.number, err)
-		}
 		for s.unsure {
 			if err := m.clear(ctx, s); err != nil && ctx.Err() != nil {
 				m.find("slot %d is not removed: %v", s.number, err)
@@ -167,7 +123,6 @@ func (m *motion) container(ctx context.Context, is *runtimeapi.Container, want *
 		return wrong
 	}
 	resp, err := m.client.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: is.GetId()})
-	m.wasLost(want, resp.GetStatus()) // it was stopping just then, or exiting
 	if st := resp.GetStatus(); err != nil || want.codes != nil && !slices.Contains(want.codes, st.GetExitCode()) {
 		wrong = append(wrong, fmt.Sprintf("exit: container %s %s: code %d (%s %s), want %v: %v", is.GetId(), is.GetMetadata().GetName(), st.GetExitCode(), st.GetReason(), st.GetMessage(), want.codes, err))
 	}

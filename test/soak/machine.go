@@ -23,7 +23,7 @@ func (m *motion) machineDifferences(ctx context.Context, pods map[string]*pod, c
 	if err != nil {
 		return nil, err
 	}
-	live, lost := owners(pods, containers, shims)
+	live := owners(pods, containers, shims)
 	now, err := leaks.Take(ctx, m.watched()...)
 	if err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func (m *motion) machineDifferences(ctx context.Context, pods map[string]*pod, c
 				has[kind][id] = true
 			}
 		}
-		if !owned && !(lost && strings.Contains(name, "/shims/")) {
+		if !owned {
 			wrong = append(wrong, "nobody's "+line)
 		}
 	}
@@ -64,16 +64,14 @@ func (m *motion) machineDifferences(ctx context.Context, pods map[string]*pod, c
 }
 
 // owners are the IDs that what is on the machine may have: of pods, containers and shims that
-// run. The folder of a shim that was killed is there until the last container that it lost is
-// removed, and does not say whose it was; lost is whether there is one.
-func owners(pods map[string]*pod, containers map[string]*container, shims []int) (live map[string]bool, lost bool) {
-	live = map[string]bool{}
+// run.
+func owners(pods map[string]*pod, containers map[string]*container, shims []int) map[string]bool {
+	live := map[string]bool{}
 	for id := range pods {
 		live[id] = true
 	}
-	for id, c := range containers {
+	for id := range containers {
 		live[id] = true
-		lost = lost || c.lost
 	}
 	for _, pid := range shims {
 		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
@@ -84,7 +82,7 @@ func owners(pods map[string]*pod, containers map[string]*container, shims []int)
 			live[id] = true
 		}
 	}
-	return live, lost
+	return live
 }
 
 // ours tells what of the machine is this node's: others may be on it.

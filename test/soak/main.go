@@ -31,7 +31,6 @@ type setting struct {
 	pods     int
 	workers  int
 	seed     uint64
-	shimDies string // lost or kept: what becomes of containers whose shim was killed
 	docs     string // a folder for the graphs and the table; "": nowhere
 }
 
@@ -48,13 +47,12 @@ func options(args []string) (s setting, err error) {
 	flags.IntVar(&s.pods, "pods", 110, "pods in motion")
 	flags.IntVar(&s.workers, "workers", 8, "what goes on at once")
 	flags.Uint64Var(&s.seed, "seed", rand.Uint64(), "of all that is random, for the same order of troubles")
-	flags.StringVar(&s.shimDies, "shim-death", "kept", "what becomes of containers whose shim is killed: lost (they have ended, with the reason ShimLost) or kept")
 	flags.StringVar(&s.docs, "docs", "", "folder whose reliability.md gets the table and the graphs")
 	if err := flags.Parse(args); err != nil {
 		return s, err
 	}
-	if s.pods < 1 || s.pods > 240 || s.workers < 1 || s.round <= 0 || flags.NArg() > 0 || s.shimDies != "lost" && s.shimDies != "kept" {
-		return s, errors.New("1 to 240 pods, a worker at least, -shim-death=lost or kept, and flags alone")
+	if s.pods < 1 || s.pods > 240 || s.workers < 1 || s.round <= 0 || flags.NArg() > 0 {
+		return s, errors.New("1 to 240 pods, a worker at least, and flags alone")
 	}
 	return s, nil
 }

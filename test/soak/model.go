@@ -28,8 +28,6 @@ type slot struct {
 	// unsure: a call failed in trouble, so what there is of the pod is not known. It is removed
 	// before anything else.
 	unsure bool
-	// shims is how many shims had been killed when it was last looked at what they took along.
-	shims int
 }
 
 // A pod is what was asked for.
@@ -49,7 +47,6 @@ type container struct {
 	begun   time.Time
 	exited  bool
 	codes   []int32 // if it has: one of these, or any for none
-	lost    bool    // with its shim
 }
 
 // take takes a slot that is free.
@@ -149,8 +146,7 @@ type counts struct {
 	mu sync.Mutex
 	of map[string]int
 
-	shimKills int // guarded by motion.mu, as is lastShim
-	lastShim  time.Time
+	shimKills int // guarded by motion.mu
 }
 
 func (c *counts) add(what string) {

@@ -74,7 +74,7 @@ func soak(ctx context.Context, s setting, say func(string)) (err error) {
 	if err != nil {
 		return err
 	}
-	say(fmt.Sprintf("%d pods, %s of motion in rounds of %s, seed %d, shims' containers are to be %s", s.pods, s.duration, s.round, s.seed, s.shimDies))
+	say(fmt.Sprintf("%d pods, %s of motion in rounds of %s, seed %d", s.pods, s.duration, s.round, s.seed))
 	random := rand.New(rand.NewPCG(s.seed, 1))
 	for spent, n := time.Duration(0), 1; spent < s.duration && ctx.Err() == nil; spent, n = spent+s.round, n+1 {
 		if err := m.turn(ctx, n, random); err != nil {

@@ -57,7 +57,7 @@ func TestGraph(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	for _, bad := range [][]string{{"-pods", "0"}, {"-shim-death", "mended"}, {"-workers", "0"}, {"more"}} {
+	for _, bad := range [][]string{{"-pods", "0"}, {"-workers", "0"}, {"more"}} {
 		if _, err := options(bad); err == nil {
 			t.Errorf("%q is accepted", bad)
 		}

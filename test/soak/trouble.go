@@ -119,7 +119,6 @@ func (m *motion) killShim() error {
 	}
 	m.mu.Lock()
 	m.counts.shimKills++
-	m.counts.lastShim = time.Now()
 	m.mu.Unlock()
 	return kill(shims[m.counts.shimKills%len(shims)])
 }

@@ -62,9 +62,6 @@ func (m *motion) call(ctx context.Context, s *slot, what string, changes bool, f
 
 // step does one thing with a slot.
 func (m *motion) step(ctx context.Context, s *slot, r *rand.Rand) {
-	if err := m.lose(ctx, s); err != nil && !m.troubles.overlap(time.Now(), time.Now()) {
-		m.find("slot %d: %v", s.number, err)
-	}
 	switch {
 	case s.unsure:
 		m.call(ctx, s, "remove unsure", true, func(ctx context.Context) error { return m.clear(ctx, s) })
@@ -223,7 +220,7 @@ func (m *motion) leave(ctx context.Context, s *slot, _ *rand.Rand) {
 		return
 	}
 	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil || string(line) != "/tick\x00200ms\x00" {
-		return // its shim was killed
+		return // it has ended
 	}
 	if leave(pid) == nil {
 		m.exits(ctx, s, c, 7)
@@ -237,7 +234,6 @@ func (m *motion) exits(ctx context.Context, s *slot, c *container, code int32) {
 		for {
 			resp, err := m.client.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.id})
 			if err != nil || resp.GetStatus().GetState() == runtimeapi.ContainerState_CONTAINER_EXITED {
-				m.wasLost(c, resp.GetStatus()) // its shim may have been killed before it ended
 				return err
 			}
 			wait(ctx, 20*time.Millisecond)

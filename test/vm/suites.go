@@ -42,6 +42,7 @@ func suites() []suite {
 		{name: "reboot-hundred", profile: "apparmor", pkg: "test/install", run: "TestBeforeHundred$", env: []string{"BERTH_REBOOTS=/share"}, byName: true, within: time.Hour, legs: []leg{
 			{"echo b >/proc/sysrq-trigger", "TestAfterHundred$"}, {"systemctl reboot", "TestAfterHundred$"}, {"", "TestAfterHundreds"},
 		}, doc: "a node with a hundred pods, rebooted by force and in good order"},
+		{name: "clock", profile: "apparmor", pkg: "test/faults", run: "TestClock", env: []string{"BERTH_CLOCK=1"}, doc: "the clock jumps by an hour, forth and back"},
 		{name: "kubelet", profile: "apparmor", pkg: "test/kubelet", doc: "kubelet's static pods through all of a pod's life"},
 		{name: "shim", profile: "apparmor", pkg: "shim", byName: true, doc: "the shim's own contract"},
 		{name: "keeper", profile: "apparmor", pkg: "shim/keeper", byName: true, doc: "the keeper's parts"},

@@ -1,0 +1,69 @@
+package shim
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// muteAfter is how late an answer may come that takes a shim microseconds, before new pods are
+// given another one. It is long for a machine that is busy, and nothing is lost by a mistake but
+// the memory of one more shim.
+const muteAfter = 250 * time.Millisecond
+
+// answers asks a shim for nothing and reports whether it answers within muteAfter. One that does
+// not is mute until it does: it gets no new pod. Those that it has wait for it.
+func (p *process) answers(ctx context.Context) bool {
+	if p.isMute() {
+		return false
+	}
+	if p.shims.ctx.Err() != nil {
+		return true
+	}
+	answer := make(chan struct{})
+	p.shims.work.Go(func() {
+		_, _ = p.list(p.shims.ctx, newID()) // it has none of that ID; an error is an answer too
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		close(answer)
+		if p.mute {
+			klog.InfoS("A shim answers again, and gets new pods", "shim", p.id)
+		}
+		p.mute = false
+	})
+	limit := time.NewTimer(muteAfter)
+	defer limit.Stop()
+	select {
+	case <-answer:
+		return true
+	case <-ctx.Done():
+		return true // as far as is known
+	case <-limit.C:
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-answer:
+		return true
+	default:
+	}
+	if !p.mute {
+		klog.InfoS("A shim does not answer, and gets no new pods until it does", "shim", p.id)
+	}
+	p.mute = true
+	return false
+}
+
+// isMute reports whether the shim has left a question without an answer.
+func (p *process) isMute() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mute
+}
+
+// suspect has a shim asked whether it answers when a call to it takes long, so that the next pod
+// need not wait to find out. The caller calls its result when the call is over.
+func (p *process) suspect() (stop func() bool) {
+	return time.AfterFunc(muteAfter, func() { p.answers(p.shims.ctx) }).Stop
+}
