@@ -116,9 +116,14 @@ func (g cgroup) frozen() bool {
 }
 
 // thaw lets the processes in g go on, and tells whether they were stopped. With cgroup v1 what
-// is frozen does not die; a shim that was killed in killOnce may have left it so.
+// is frozen does not die, nor what is to be; a shim that was killed in killOnce may have left it
+// so.
 func (g cgroup) thaw() bool {
-	return g.controller == "freezer" && g.frozen() && g.set("freezer.state", "THAWED") == nil
+	if g.controller != "freezer" {
+		return false
+	}
+	data, err := os.ReadFile(filepath.Join(g.dir, "freezer.state"))
+	return err == nil && strings.TrimSpace(string(data)) != "THAWED" && g.set("freezer.state", "THAWED") == nil
 }
 
 func (g cgroup) set(file, value string) error {

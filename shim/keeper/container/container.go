@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"os/signal"
 	"strings"
 
@@ -110,6 +111,7 @@ func StillRuns(err error) bool { return errors.Is(err, libcontainer.ErrRunning) 
 // Load finds a container again. It may not be there, or not have been made far
 // enough to have state: see NotExist.
 func Load(runcDir, id string) (*Container, error) {
+	unstick(filepath.Join(runcDir, id))
 	lc, err := libcontainer.Load(runcDir, id)
 	if err != nil {
 		return nil, err
