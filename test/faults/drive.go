@@ -142,12 +142,12 @@ func (s *scene) listen(ctx context.Context, meetings []meeting, tries []*trying,
 	var said string
 	for end := time.Now().Add(promised / 2); time.Now().Before(end) && ctx.Err() == nil; pace(ctx, lookPace) {
 		said = tries[0].said()
-		if !strings.Contains(said, s.fault.said) {
-			said += "\n" + s.why(ctx, meetings[0].pod)
-		}
-		if strings.Contains(said, s.fault.said) {
-			r.said = line(said, s.fault.said)
-			return
+		said += "\n" + s.why(ctx, meetings[0].pod)
+		for part := range strings.SplitSeq(s.fault.said, "|") {
+			if strings.Contains(said, part) {
+				r.said = line(said, part)
+				return
+			}
 		}
 	}
 	r.wrong("nobody says %q of the pod that meets the fault, but %q", s.fault.said, said)

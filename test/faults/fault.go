@@ -22,7 +22,7 @@ type fault struct {
 	meet func(ctx context.Context, s *scene, name string) (meeting, error)
 
 	others   bool    // the party is held for one pod, and others' pods are expected to go on
-	said     string  // what is to be said of the pod that meets it: part of the error, or of berth why
+	said     string  // what is to be said of the pod that meets it: part of the error, or of berth why; or one of several, separated by |
 	everyone *expect // the party is held for all, and this is to be what Status says; nil: it is not
 }
 
