@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: help build berthd shim setup tools test test-vm test-powercut test-crash test-exits demo bench-pull bench-cold bench-restart clean
+.PHONY: help build berthd shim setup tools test test-vm test-powercut test-crash test-logs test-exits demo bench-pull bench-cold bench-restart clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test-powercut: tools build ## take the power away 200 times while images are pul
 
 test-exits: tools build ## race 10,000 exits of containers with 1,000 kills of berthd; 20 min
 	@BERTH_EXITS=$${BERTH_EXITS:-10000} go test -count=1 -v -timeout=60m -run TestExitsAndKills ./test/recovery
+
+test-logs: tools build ## log 1,000,000 lines a minute of 100 containers while logs are rotated and berthd and shims killed; 3 min
+	@BERTH_LOGS=all go test -count=1 -v -timeout=30m ./test/logs
 
 test-crash: tools ## kill the daemon, the shim and both at every step and every write, with plugins that fail and with a full disk; 15 min
 	@BERTH_CRASH=all go test -count=1 -v -timeout=60m ./test/crash

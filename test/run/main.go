@@ -42,6 +42,7 @@ func phases() []phase {
 		{"unit", []string{"-race", "-count=1", "-p=1", "-timeout=10m"}, func(pkg string) bool { return own(pkg) || small(pkg) }},
 		{"recovery", []string{"-count=1", "-timeout=5m"}, is("test/recovery")},
 		{"crash", []string{"-count=1", "-timeout=5m"}, is("test/crash")},
+		{"logs", []string{"-count=1", "-timeout=5m"}, is("test/logs")},
 		{"powercut", []string{"-count=1", "-timeout=5m"}, is("test/powercut")},
 		{"contract", []string{"-count=1", "-p=1", "-timeout=15m"}, func(pkg string) bool {
 			return slices.Contains([]string{"test/contract", "test/handlers", "test/kubeletclient", "test/crictl", "test/operator", "test/resources", "test/security", "test/snapshotters", "test/stats", "test/streaming", "test/volumes"}, pkg)
