@@ -31,7 +31,7 @@ type scale struct {
 
 var (
 	short = scale{pods: 4, perPod: 5, perShim: 2, lines: 2000, rate: 250, rotateAt: 512 << 10, look: 100 * time.Millisecond, kill: 700 * time.Millisecond}
-	whole = scale{pods: 10, perPod: 10, perShim: 4, lines: 10_000, rate: 167, rotateAt: 10 << 20, look: time.Second, kill: 3 * time.Second}
+	whole = scale{pods: 10, perPod: 10, perShim: 4, lines: 10_000, rate: 172, rotateAt: 10 << 20, look: time.Second, kill: 1500 * time.Millisecond}
 )
 
 // A talker is a container that says lines.
