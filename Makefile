@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: help build berthd shim setup tools test test-vm test-powercut test-faults test-crash test-exits test-abuse soak demo bench-pull bench-cold bench-restart clean
+.PHONY: help build berthd shim setup tools test test-vm test-powercut test-faults test-logs test-crash test-exits test-abuse soak demo bench-pull bench-cold bench-restart clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-exits: tools build ## race 10,000 exits of containers with 1,000 kills of b
 
 test-faults: tools build ## let each party down that berth and containerd depend on, and write docs/reliability.md; FAULTS=-help lists the flags; 40 min
 	@go run ./test/faults -markdown docs/reliability.md $(FAULTS)
+
+test-logs: tools build ## log 1,000,000 lines a minute of 100 containers while logs are rotated and berthd and shims killed; 3 min
+	@BERTH_LOGS=all go test -count=1 -v -timeout=30m ./test/logs
 
 test-crash: tools ## kill the daemon, the shim and both at every step and every write, with plugins that fail and with a full disk; 15 min
 	@BERTH_CRASH=all go test -count=1 -v -timeout=60m ./test/crash

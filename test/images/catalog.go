@@ -261,6 +261,8 @@ func (c *catalog) own() {
 	}, conf, hub+"web", "latest")
 	c.on(nil, false, packZstd, tree{"tick": {mode: 0o755, data: c.progs["tick"]}},
 		ocispec.ImageConfig{Entrypoint: []string{"/tick"}}, hub+"tick", "latest")
+	c.on(nil, false, packZstd, tree{"chatter": {mode: 0o755, data: c.progs["chatter"]}},
+		ocispec.ImageConfig{Entrypoint: []string{"/chatter"}}, hub+"chatter", "latest")
 }
 
 // whiteouts is an image that takes back what it brought. Its command checks the

@@ -158,7 +158,7 @@ func build(ctx context.Context, repo string) (map[string][]byte, error) {
 	}
 	defer os.RemoveAll(tmp)
 	progs := map[string][]byte{}
-	for _, name := range []string{"pause", "web", "nonewprivs", "tick"} {
+	for _, name := range []string{"pause", "web", "nonewprivs", "tick", "chatter"} {
 		out := filepath.Join(tmp, name)
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out, "./test/images/"+name)
 		cmd.Dir = repo

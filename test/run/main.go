@@ -43,6 +43,7 @@ func phases() []phase {
 		{"recovery", []string{"-count=1", "-timeout=5m"}, is("test/recovery")},
 		{"crash", []string{"-count=1", "-timeout=5m"}, is("test/crash")},
 		{"faults", []string{"-count=1", "-timeout=5m", "-parallel=4"}, func(pkg string) bool { return pkg == "test/faults" || pkg == "test/faults/lazyfs" }},
+		{"logs", []string{"-count=1", "-timeout=5m"}, is("test/logs")},
 		{"powercut", []string{"-count=1", "-timeout=5m"}, is("test/powercut")},
 		{"soak", []string{"-count=1", "-timeout=10m"}, is("test/soak")},
 		{"contract", []string{"-count=1", "-p=1", "-timeout=15m"}, func(pkg string) bool {

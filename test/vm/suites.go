@@ -61,6 +61,7 @@ func suites() []suite {
 		{name: "security", profile: "apparmor", pkg: "test/security", run: "TestAppArmor|TestNoAppArmorParser|TestLocalhostProfiles", doc: "AppArmor and seccomp profiles"},
 		{name: "volumes", profile: "apparmor", pkg: "test/volumes", byName: true, doc: "mounts, image volumes, devices"},
 		{name: "recovery", profile: "apparmor", pkg: "test/recovery", byName: true, doc: "daemons and shims that are killed"},
+		{name: "logs", profile: "apparmor", pkg: "test/logs", byName: true, doc: "logs that are rotated while daemons and shims are killed"},
 		{name: "verity", profile: "apparmor", pkg: "snapshot", run: "TestVerity", short: true, doc: "layers under fs-verity"},
 		{name: "powercut", profile: "apparmor", pkg: "test/powercut", run: "TestCut|TestPowerCut", byName: true, doc: "power cuts during pulls and removes"},
 		{name: "critest", profile: "apparmor", pkg: "test/critest", run: "TestConformance", env: []string{"BERTH_CRITEST_PARALLEL=2"}, doc: "all of critest, AppArmor's specs too"},

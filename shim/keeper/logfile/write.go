@@ -54,8 +54,10 @@ func (l *Log) step(s *stream) bool {
 	l.mu.Lock()
 	wait := l.closed || l.err != nil && time.Now().Before(l.retryAt)
 	kind := l.state.Write.Kind
+	p := &l.state.Streams[s.n]
+	idle := l.err == nil && kind == nothing && !s.ended && p.Gap.Why == noReason && max(p.Consumed, s.scanned) >= s.spool.end()
 	l.mu.Unlock()
-	if wait {
+	if wait || idle {
 		return false
 	}
 	err := l.checkFile()
@@ -204,11 +206,18 @@ func (l *Log) next(s *stream) error {
 	defer l.pools.out.Put(lent)
 	out, n := h.records((*lent)[:0], buf, ended && int64(len(buf)) == end-p.Consumed, outSize)
 	*lent = out[:0]
-	if n == 0 {
+	before := s.scanned
+	if len(out) < outSize && p.Consumed+int64(len(buf)) == end { // what is left is no whole line
 		s.scanned = end
+	}
+	if n == 0 {
 		return io.EOF
 	}
-	return l.begin(write{Kind: lines, Stream: int64(s.n), Gap: gap{From: p.Consumed, To: p.Consumed + int64(n)}, Stamp: h.stamp}, out)
+	err := l.begin(write{Kind: lines, Stream: int64(s.n), Gap: gap{From: p.Consumed, To: p.Consumed + int64(n)}, Stamp: h.stamp}, out)
+	if err != nil {
+		s.scanned = before
+	}
+	return err
 }
 
 // close ends a gap that nothing has come into.
