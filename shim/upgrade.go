@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/berthd/berth/shim/api"
@@ -19,8 +21,9 @@ import (
 )
 
 const (
-	// upgradeAgain is when a shim is asked again that had something under way.
-	upgradeAgain = 5 * time.Second
+	// busyAgain is when a shim is asked again that had something under way, failedAgain when
+	// it could not execute the program.
+	busyAgain, failedAgain = 5 * time.Second, time.Minute
 	// upgradeLimit is how long a shim may take to say that it does not execute the program.
 	upgradeLimit = 30 * time.Second
 	// programLimit is how long a program may take to say what it is.
@@ -69,8 +72,8 @@ func (s *Shims) lookForUpgrades() {
 func (s *Shims) keepCurrent() {
 	for {
 		var again <-chan time.Time
-		if s.upgradeAll() {
-			again = time.After(upgradeAgain)
+		if d := s.upgradeAll(); d > 0 {
+			again = time.After(d)
 		}
 		select {
 		case <-s.look:
@@ -115,17 +118,10 @@ func (s *Shims) readProgram() (program, error) {
 	return p, nil
 }
 
-// upgradeAll upgrades the shims that are to be, and reports whether one waits for something.
-func (s *Shims) upgradeAll() (waits bool) {
-	s.mu.Lock()
-	var procs []*process
-	for _, p := range s.procs {
-		procs = append(procs, p)
-	}
-	s.mu.Unlock()
-	slices.SortFunc(procs, func(a, b *process) int { return cmp.Compare(a.id, b.id) })
-	var to *program
-	for _, p := range procs {
+// upgradeAll upgrades the shims that are to be, and says when to try it again; 0: never.
+func (s *Shims) upgradeAll() (again time.Duration) {
+	read := sync.OnceValues(s.readProgram) // which is not needed most times
+	for _, p := range s.processes() {
 		if p.isDead() || p.isSilent() || s.ctx.Err() != nil {
 			continue
 		}
@@ -134,23 +130,33 @@ func (s *Shims) upgradeAll() (waits bool) {
 			p.wait("")
 			continue
 		}
-		if to == nil {
-			found, err := s.readProgram()
-			if err != nil {
-				klog.ErrorS(err, "Shims are not upgraded")
-				return false
-			}
-			to = &found
+		to, err := read()
+		why, busy := "", false
+		if err == nil {
+			why = s.hinders(p, pid, to)
 		}
-		waitsFor, err := s.upgrade(p, pid, *to)
-		if err != nil && s.ctx.Err() == nil {
-			p.wait(err.Error())
-		} else {
-			p.wait(waitsFor)
-			waits = waits || waitsFor != ""
+		if err == nil && why == "" {
+			why, err = s.upgrade(p, pid, to)
+			busy = why != ""
 		}
+		switch {
+		case err != nil:
+			why, again = err.Error(), cmp.Or(again, failedAgain)
+		case busy:
+			again = busyAgain
+		}
+		p.wait(why)
 	}
-	return waits
+	return again
+}
+
+// processes are the shims, by their IDs.
+func (s *Shims) processes() []*process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	procs := slices.Collect(maps.Values(s.procs))
+	slices.SortFunc(procs, func(a, b *process) int { return cmp.Compare(a.id, b.id) })
+	return procs
 }
 
 // pidOf is a shim's process. Those of protocol 1 tell it by another call.
@@ -190,42 +196,54 @@ func (p *process) wait(why string) {
 	known := p.waits == why
 	p.waits = why
 	p.mu.Unlock()
-	if !known && why != "" {
+	if !known && why != "" && p.shims.ctx.Err() == nil {
 		klog.InfoS("A shim is not upgraded", "shim", p.id, "because", why)
 	}
+}
+
+// speaks is the newest protocol that a shim speaks.
+func (p *process) speaks() uint32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, newest := p.info.Range()
+	return newest
+}
+
+// hinders says why a shim never executes that program, "" when it may.
+func (s *Shims) hinders(p *process, pid int, to program) string {
+	s.mu.Lock()
+	doubted := s.doubted
+	s.mu.Unlock()
+	old := p.speaks() < upgradeSince
+	switch {
+	case doubted != nil && os.SameFile(doubted, to.file):
+		return s.o.Binary + " did not go on with containers when it was tried: put another one in its place"
+	case to.Protocol < upgradeSince:
+		return s.o.Binary + " is of a release that cannot take over from a running shim: it serves the pods to come"
+	case old && !p.escrow.isOpen():
+		return "it is of a release that can neither be upgraded nor replaced: it stays as it is until its last pod ends"
+	case old && !to.tellsExits && parentOf(pid) != os.Getpid():
+		return "it is of a release that cannot be upgraded, and were it replaced, this kernel (before Linux 6.15) would not tell how its containers end: it stays as it is until its last pod ends"
+	}
+	return ""
 }
 
 // upgrade has one shim execute the program, or replaces it. waitsFor says what has to end
 // first, err why it is not to be.
 func (s *Shims) upgrade(p *process, pid int, to program) (waitsFor string, err error) {
-	s.mu.Lock()
-	doubted := s.doubted
-	s.mu.Unlock()
-	p.mu.Lock()
-	_, newest := p.info.Range()
-	p.mu.Unlock()
-	switch {
-	case doubted != nil && os.SameFile(doubted, to.file):
-		return "", fmt.Errorf("%s did not go on with containers when it was tried: put another one in its place", s.o.Binary)
-	case to.Protocol < upgradeSince:
-		return "", fmt.Errorf("%s is of a release that cannot take over from a running shim: it serves the pods to come", s.o.Binary)
-	case newest < upgradeSince && !p.escrow.isOpen():
-		return "", errors.New("it is of a release that can neither be upgraded nor replaced: it stays as it is until its last pod ends")
-	case newest < upgradeSince && !to.tellsExits && parentOf(pid) != os.Getpid():
-		return "", errors.New("it is of a release that cannot be upgraded, and were it replaced, this kernel (before Linux 6.15) would not tell how its containers end: it stays as it is until its last pod ends")
-	}
+	old := p.speaks() < upgradeSince
 	f, err := openFormer(pid, to.file)
 	if err != nil {
 		return "", err
 	}
-	f.tried = newest >= upgradeSince // by the shim itself
+	f.tried = !old // by the shim itself
 	c, waitsFor := p.hold(s.ctx)
 	if waitsFor != "" {
 		f.close()
 		return waitsFor, nil
 	}
 	p.setFormer(f)
-	if newest < upgradeSince {
+	if old {
 		err = endProcess(pid)
 	} else {
 		waitsFor, err = s.askUpgrade(c)

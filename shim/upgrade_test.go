@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -42,8 +43,12 @@ func fixtureProgram(t testing.TB) []byte {
 func (h *host) install(program []byte) {
 	h.t.Helper()
 	next := h.options.Binary + ".next"
-	if err := os.WriteFile(next, program, 0o755); err != nil {
-		h.t.Fatal(err)
+	// Another process writes it: a child of this one that is just being started would have it
+	// open, and it could not be executed meanwhile.
+	write := exec.Command("sh", "-c", "cat >"+next+" && chmod 755 "+next)
+	write.Stdin = bytes.NewReader(program)
+	if out, err := write.CombinedOutput(); err != nil {
+		h.t.Fatalf("%v: %s", err, out)
 	}
 	if err := os.Rename(next, h.options.Binary); err != nil {
 		h.t.Fatal(err)

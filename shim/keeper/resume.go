@@ -47,7 +47,8 @@ func (k *Keeper) Resume(ctx context.Context, h api.Handover) error {
 			continue
 		}
 		st := h.States[id]
-		if exit, err := api.ReadExit(rec.Bundle); err == nil {
+		exit, err := api.ReadExit(rec.Bundle)
+		if err == nil && st.Exit == nil && exit.Pid == rec.Pid { // else a former container's of that bundle
 			st.Exit = &exit
 		}
 		if err := k.resume(ctx, taskID(rec), inherit(h.Tasks[id]), st); err != nil {
