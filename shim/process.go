@@ -42,6 +42,7 @@ type process struct {
 	refusal error         // why we do not speak to it
 	former  *former       // nil but around an upgrade
 	waits   string        // why its program is not the one on disk, if that is known
+	busy    bool          // and that it is because of what is under way
 }
 
 func newProcess(s *Shims, id string) *process {

@@ -127,7 +127,7 @@ func (s *Shims) upgradeAll() (again time.Duration) {
 		}
 		pid, err := s.pidOf(p)
 		if err != nil || s.isCurrent(pid) {
-			p.wait("")
+			p.wait("", false)
 			continue
 		}
 		to, err := read()
@@ -145,7 +145,7 @@ func (s *Shims) upgradeAll() (again time.Duration) {
 		case busy:
 			again = busyAgain
 		}
-		p.wait(why)
+		p.wait(why, busy)
 	}
 	return again
 }
@@ -191,10 +191,10 @@ func (s *Shims) isCurrent(pid int) bool {
 func exeOf(pid int) string { return fmt.Sprintf("/proc/%d/exe", pid) }
 
 // wait notes why a shim's program is not the one on disk, and tells it once.
-func (p *process) wait(why string) {
+func (p *process) wait(why string, busy bool) {
 	p.mu.Lock()
 	known := p.waits == why
-	p.waits = why
+	p.waits, p.busy = why, busy
 	p.mu.Unlock()
 	if !known && why != "" && p.shims.ctx.Err() == nil {
 		klog.InfoS("A shim is not upgraded", "shim", p.id, "because", why)
@@ -217,7 +217,7 @@ func (s *Shims) hinders(p *process, pid int, to program) string {
 	old := p.speaks() < upgradeSince
 	switch {
 	case doubted != nil && os.SameFile(doubted, to.file):
-		return s.o.Binary + " did not go on with containers when it was tried: put another one in its place"
+		return s.broken()
 	case to.Protocol < upgradeSince:
 		return s.o.Binary + " is of a release that cannot take over from a running shim: it serves the pods to come"
 	case old && !p.escrow.isOpen():
@@ -301,5 +301,9 @@ func (s *Shims) judge(p *process, pid int, to program) error {
 	s.mu.Lock()
 	s.doubted = to.file
 	s.mu.Unlock()
-	return fmt.Errorf("%s ended at once, and the shim goes on with the program that it had: put another one in its place", s.o.Binary)
+	return errors.New(s.broken())
+}
+
+func (s *Shims) broken() string {
+	return s.o.Binary + " ended at once when a shim executed it, and the shim goes on with the program that it had: put another one in its place"
 }

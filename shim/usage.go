@@ -35,7 +35,8 @@ func (p *process) leave(count *int) {
 		close(p.usage.quiet)
 		p.usage.quiet = nil
 	}
-	if p.usage.streams == 0 && p.waits != "" {
+	if p.usage.streams == 0 && p.busy {
+		p.busy = false
 		p.shims.lookForUpgrades()
 	}
 }
