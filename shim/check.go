@@ -15,7 +15,7 @@ func (s *Shims) Check(ctx context.Context) error {
 	s.mu.Lock()
 	var best *process
 	for _, p := range s.procs {
-		if !p.isDead() && !p.isSilent() && !p.isAway() && len(p.pods) < s.o.PodsPerProcess && (best == nil || len(p.pods) > len(best.pods)) {
+		if !p.isDead() && !p.isSilent() && !p.isAway() && !p.isOutdated() && len(p.pods) < s.o.PodsPerProcess && (best == nil || len(p.pods) > len(best.pods)) {
 			best = p
 		}
 	}

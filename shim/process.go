@@ -43,6 +43,7 @@ type process struct {
 	former  *former       // nil but around an upgrade
 	waits   string        // why its program is not the one on disk, if that is known
 	busy    bool          // and that it is because of what is under way
+	old     bool          // and that it never will be: it gets no more pods
 }
 
 func newProcess(s *Shims, id string) *process {
@@ -67,7 +68,7 @@ func (s *Shims) place(ctx context.Context, podID string) (*process, error) {
 			best = p
 			break
 		}
-		if !p.isSilent() && !p.isAway() && len(p.pods) < s.o.PodsPerProcess && (best == nil || len(p.pods) > len(best.pods)) {
+		if !p.isSilent() && !p.isAway() && !p.isOutdated() && len(p.pods) < s.o.PodsPerProcess && (best == nil || len(p.pods) > len(best.pods)) {
 			best = p
 		}
 	}
@@ -100,6 +101,9 @@ func (s *Shims) unplace(p *process, podID string) {
 	p.countOut(podID)
 	var spare *process // one empty shim stays, for the next pod
 	if len(p.pods) == 0 && !p.isDead() && !p.isSilent() {
+		if p.isOutdated() {
+			spare = p
+		}
 		for _, o := range s.procs {
 			if o != p && len(o.pods) == 0 && !o.isDead() && !o.isSilent() {
 				spare = p
@@ -270,6 +274,13 @@ func (p *process) isAway() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.away != nil && !p.usage.held
+}
+
+// isOutdated reports whether the shim keeps what it has, and a new one gets what is to come.
+func (p *process) isOutdated() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.old
 }
 
 // drop closes a connection that is of no use.

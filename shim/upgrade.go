@@ -127,13 +127,13 @@ func (s *Shims) upgradeAll() (again time.Duration) {
 		}
 		pid, err := s.pidOf(p)
 		if err != nil || s.isCurrent(pid) {
-			p.wait("", false)
+			p.wait("", false, false)
 			continue
 		}
 		to, err := read()
-		why, busy := "", false
+		why, busy, old := "", false, false
 		if err == nil {
-			why = s.hinders(p, pid, to)
+			why, old = s.hinders(p, pid, to)
 		}
 		if err == nil && why == "" {
 			why, err = s.upgrade(p, pid, to)
@@ -145,7 +145,7 @@ func (s *Shims) upgradeAll() (again time.Duration) {
 		case busy:
 			again = busyAgain
 		}
-		p.wait(why, busy)
+		p.wait(why, busy, old)
 	}
 	return again
 }
@@ -191,10 +191,10 @@ func (s *Shims) isCurrent(pid int) bool {
 func exeOf(pid int) string { return fmt.Sprintf("/proc/%d/exe", pid) }
 
 // wait notes why a shim's program is not the one on disk, and tells it once.
-func (p *process) wait(why string, busy bool) {
+func (p *process) wait(why string, busy, old bool) {
 	p.mu.Lock()
 	known := p.waits == why
-	p.waits, p.busy = why, busy
+	p.waits, p.busy, p.old = why, busy, old
 	p.mu.Unlock()
 	if !known && why != "" && p.shims.ctx.Err() == nil {
 		klog.InfoS("A shim is not upgraded", "shim", p.id, "because", why)
@@ -209,23 +209,24 @@ func (p *process) speaks() uint32 {
 	return newest
 }
 
-// hinders says why a shim never executes that program, "" when it may.
-func (s *Shims) hinders(p *process, pid int, to program) string {
+// hinders says why a shim never executes that program, "" when it may, and whether that is
+// because it is of too old a release.
+func (s *Shims) hinders(p *process, pid int, to program) (why string, tooOld bool) {
 	s.mu.Lock()
 	doubted := s.doubted
 	s.mu.Unlock()
 	old := p.speaks() < upgradeSince
 	switch {
 	case doubted != nil && os.SameFile(doubted, to.file):
-		return s.broken()
+		return s.broken(), false
 	case to.Protocol < upgradeSince:
-		return s.o.Binary + " is of a release that cannot take over from a running shim: it serves the pods to come"
+		return s.o.Binary + " is of a release that cannot take over from a running shim: it serves the pods to come", false
 	case old && !p.escrow.isOpen():
-		return "it is of a release that can neither be upgraded nor replaced: it stays as it is until its last pod ends"
+		return "it is of a release that can neither be upgraded nor replaced: it stays as it is until its last pod ends, and gets no more", true
 	case old && !to.tellsExits && parentOf(pid) != os.Getpid():
-		return "it is of a release that cannot be upgraded, and were it replaced, this kernel (before Linux 6.15) would not tell how its containers end: it stays as it is until its last pod ends"
+		return "it is of a release that cannot be upgraded, and were it replaced, this kernel (before Linux 6.15) would not tell how its containers end: it stays as it is until its last pod ends, and gets no more", true
 	}
-	return ""
+	return "", false
 }
 
 // upgrade has one shim execute the program, or replaces it. waitsFor says what has to end

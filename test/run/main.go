@@ -41,6 +41,7 @@ func phases() []phase {
 	return []phase{
 		{"unit", []string{"-race", "-count=1", "-p=1", "-timeout=10m"}, func(pkg string) bool { return own(pkg) || small(pkg) }},
 		{"recovery", []string{"-count=1", "-timeout=5m"}, is("test/recovery")},
+		{"upgrade", []string{"-count=1", "-timeout=10m"}, is("test/upgrade")},
 		{"crash", []string{"-count=1", "-timeout=5m"}, is("test/crash")},
 		{"powercut", []string{"-count=1", "-timeout=5m"}, is("test/powercut")},
 		{"contract", []string{"-count=1", "-p=1", "-timeout=15m"}, func(pkg string) bool {
