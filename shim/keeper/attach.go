@@ -71,6 +71,9 @@ func (a *audience) removeLocked(l *listener) {
 	l.f.Close()
 }
 
+// hasMembers says whether somebody is attached.
+func (a *audience) hasMembers() bool { return a.size.Load() > 0 }
+
 // send gives everybody a copy of p without waiting.
 func (a *audience) send(p []byte) {
 	if a.size.Load() == 0 {

@@ -13,6 +13,7 @@ import (
 	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/container"
+	"github.com/berthd/berth/shim/keeper/logfile"
 	"github.com/berthd/berth/shim/keeper/ociruntime"
 	"github.com/berthd/berth/shim/keeper/pidfd"
 	"github.com/berthd/berth/shim/keeper/scope"
@@ -138,7 +139,7 @@ func (k *Keeper) build(ctx context.Context, t *task) error {
 	if err != nil {
 		return err
 	}
-	if t.log, err = newLog(t.rec.LogPath); err != nil {
+	if t.log, err = k.openLog(t.rec); err != nil {
 		return err
 	}
 	if t.io, err = newStdio(t.rec.Terminal, t.rec.Stdin, t.rec.StdinOnce); err != nil {
@@ -175,6 +176,11 @@ func (k *Keeper) build(ctx context.Context, t *task) error {
 	return context.Cause(ctx) // who asked may have gone just then: nobody would know of it
 }
 
+// openLog opens a task's log, and goes on with it where a predecessor has stopped.
+func (k *Keeper) openLog(rec taskID) (*logfile.Log, error) {
+	return logfile.Open(logfile.Options{Path: rec.LogPath, Bundle: rec.Bundle}, k.pools.logs)
+}
+
 // adopt takes charge of a process that has just been started.
 func (k *Keeper) adopt(t *task, pid int) error {
 	h, err := pidfd.Open(pid)
@@ -195,7 +201,7 @@ func (k *Keeper) adopt(t *task, pid int) error {
 
 // attend logs what the task says and waits for its end.
 func (k *Keeper) attend(t *task) {
-	t.io.logTo(t.log, k.pools, t.ended)
+	t.io.logTo(t.log, t.ended)
 	go k.watch(t)
 }
 
@@ -260,7 +266,7 @@ func (k *Keeper) tearDown(ctx context.Context, t *task) error {
 		t.io.close()
 	}
 	if t.log != nil {
-		t.log.close()
+		t.log.Close()
 	}
 	if err := k.unsave(t); err != nil {
 		return err

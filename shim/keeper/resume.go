@@ -104,7 +104,7 @@ func (k *Keeper) resume(ctx context.Context, rec taskID, files map[string]*os.Fi
 	if h.File() == nil {
 		h = reopenPid(rec.Pid, rec.Began)
 	}
-	if t.log, err = newLog(rec.LogPath); err != nil {
+	if t.log, err = k.openLog(rec); err != nil {
 		return err
 	}
 	t.io = resumeStdio(rec, files)

@@ -66,10 +66,10 @@ func (s *keeperService) CancelExec(_ context.Context, req *api.CancelExecRequest
 	return &api.CancelExecResponse{}, nil
 }
 
-func (s *keeperService) ReopenLog(_ context.Context, req *api.ReopenLogRequest) (*api.ReopenLogResponse, error) {
+func (s *keeperService) ReopenLog(ctx context.Context, req *api.ReopenLogRequest) (*api.ReopenLogResponse, error) {
 	t, err := s.k.task(req.Id)
 	if err == nil {
-		err = t.reopenLog()
+		err = t.reopenLog(ctx)
 	}
 	if err != nil {
 		return nil, toStatus(err)

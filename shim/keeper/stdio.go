@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/shim/keeper/container"
+	"github.com/berthd/berth/shim/keeper/logfile"
 )
 
 // readSize is how much of a stream is moved at once, in bytes: what a pipe holds.
@@ -28,7 +29,7 @@ func closeFiles(s *container.Files) {
 }
 
 // A stdio is our side of a container's streams. What the container says goes
-// through one function per stream (copyLog), which is where attached clients get
+// through package logfile, which is where attached clients get
 // their copies.
 type stdio struct {
 	theirs    container.Files
@@ -46,7 +47,7 @@ type stdio struct {
 
 	outputs   []*os.File
 	audiences [2]audience // who is attached to stdout, which a terminal's output is, and stderr
-	copies    sync.WaitGroup
+	log       *logfile.Log
 }
 
 // newStdio makes the streams of a container.
@@ -103,57 +104,43 @@ func (s *stdio) adopt() error {
 }
 
 // logTo starts moving the output to l. ended is closed when the process has.
-func (s *stdio) logTo(l *logFile, pools *pools, ended <-chan struct{}) {
-	names := [...]string{"stdout", "stderr"}
+func (s *stdio) logTo(l *logfile.Log, ended <-chan struct{}) {
+	s.log = l
 	for i, f := range s.outputs {
-		w := newLineWriter(l, names[i], pools.lines)
-		s.copies.Go(func() { copyLog(w, &s.audiences[i], f, pools.reads, ended) })
+		to := &s.audiences[i]
+		l.Start(i, logfile.Source{File: f, Listening: to.hasMembers, Listen: to.send, End: to.end, Ended: ended})
 	}
 }
 
 // pools lend the memory that output moves through.
-type pools struct{ reads, lines *bufferPool }
-
-func newPools() *pools {
-	return &pools{reads: newBufferPool(readSize), lines: newBufferPool(2 * readSize)}
+type pools struct {
+	reads *bufferPool
+	logs  *logfile.Pools
 }
 
-// copyLog moves a stream to its log, and to who is attached, until the stream
-// ends or its deadline has passed. It never stops for either.
-func copyLog(w *lineWriter, to *audience, f *os.File, pool *bufferPool, ended <-chan struct{}) {
-	defer to.end()
-	defer w.end()
-	for {
-		buf, n, err := readReady(f, pool)
-		if n > 0 {
-			w.write((*buf)[:n])
-			to.send((*buf)[:n])
-		}
-		if buf != nil {
-			pool.put(buf)
-		}
-		switch {
-		case err == nil && n > 0:
-		case hangup(err): // nobody has the terminal open; while the process lives somebody may again
-			select {
-			case <-ended:
-				return
-			case <-time.After(100 * time.Millisecond):
-			}
-		default:
-			return
-		}
-	}
+func newPools() *pools { return &pools{reads: newBufferPool(readSize), logs: logfile.NewPools()} }
+
+// A bufferPool lends buffers of one size to whoever has something to move.
+type bufferPool struct{ pool sync.Pool }
+
+func newBufferPool(size int) *bufferPool {
+	return &bufferPool{sync.Pool{New: func() any { b := make([]byte, size); return &b }}}
 }
+
+func (p *bufferPool) get() *[]byte  { return p.pool.Get().(*[]byte) }
+func (p *bufferPool) put(b *[]byte) { p.pool.Put(b) }
 
 // drain waits until the output is all logged. The process and those it left
-// behind are dead; what keeps a stream open all the same is given drainLimit.
+// behind are dead; what keeps a stream open all the same is given drainLimit, and
+// a log whose disk hangs little more.
 func (s *stdio) drain() {
 	deadline := time.Now().Add(drainLimit)
 	for _, f := range s.outputs {
 		_ = f.SetReadDeadline(deadline) // a closed file needs none
 	}
-	s.copies.Wait()
+	if s.log != nil {
+		s.log.Wait(drainLimit + drainLimit/2)
+	}
 }
 
 // closeStdin ends the process's input. Attached clients are told through noStdin

@@ -74,10 +74,6 @@ func isExhausted(err error) bool {
 	return false
 }
 
-// hangup is what reading a terminal's master gives when nobody has its other
-// side open.
-func hangup(err error) bool { return errors.Is(err, unix.EIO) }
-
 // hasZombie reports whether some child has died and not been waited for.
 func hasZombie() bool {
 	var info unix.Siginfo
@@ -244,26 +240,6 @@ func widen(f *os.File, size int) {
 		return
 	}
 	_ = rc.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, size) })
-}
-
-// openLog opens a log file for appending and makes it if need be. It follows no
-// symbolic link and takes nothing but a regular file: the folder may be mounted
-// into a container.
-func openLog(path string) (*os.File, error) {
-	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o640)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		unix.Close(fd)
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	}
-	if err := unix.SetNonblock(fd, false); err != nil {
-		unix.Close(fd)
-		return nil, &os.PathError{Op: "fcntl", Path: path, Err: err}
-	}
-	return os.NewFile(uintptr(fd), path), nil
 }
 
 // consolePair makes the socket over which libcontainer sends a terminal's

@@ -14,6 +14,7 @@ import (
 	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/container"
+	"github.com/berthd/berth/shim/keeper/logfile"
 	"github.com/berthd/berth/shim/keeper/pidfd"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"k8s.io/klog/v2"
@@ -48,7 +49,7 @@ type task struct {
 	cg        cgroup
 	exitOf    func() (code int32, killed bool) // waits for the process, which has ended
 	io        *stdio
-	log       *logFile
+	log       *logfile.Log
 	oomBefore uint64    // kills for want of memory that are not its end; guarded by mu when it is created
 	oomAbove  uint64    // the same of the cgroup above; see oomKillsAbove
 	oomNotes  *oomNotes // nil where the counters stay
@@ -250,11 +251,11 @@ func (t *task) signal(sig int, all bool) error {
 
 // reopenLog moves a live task to a new log file. The log may be waiting for its
 // disk, so nothing that others need is held.
-func (t *task) reopenLog() error {
+func (t *task) reopenLog(ctx context.Context) error {
 	if t.snapshot().status != running {
 		return fmt.Errorf("container %s: %w", t.rec.ID, errNotRunning)
 	}
-	if err := t.log.reopen(); err != nil {
+	if err := t.log.Reopen(ctx); err != nil {
 		return fmt.Errorf("container %s: %w", t.rec.ID, err)
 	}
 	return nil
