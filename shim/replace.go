@@ -178,7 +178,7 @@ func (p *process) mourning() time.Duration {
 // pause waits, or returns the error when we are closed.
 func (s *Shims) pause(d time.Duration) error {
 	if d == 0 {
-		return nil
+		return context.Cause(s.ctx)
 	}
 	select {
 	case <-time.After(d):

@@ -484,11 +484,12 @@ func TestIncompatible(t *testing.T) {
 	if infos := h.List(); len(infos) != 1 || infos[0].Version != "v99" || infos[0].Problem == "" {
 		t.Errorf("shims = %+v", infos)
 	}
+	if err := h.Delete(t.Context(), "c1"); err != nil { // without it
+		t.Error(err)
+	}
 	if err := srv.Close(); err != nil {
 		t.Error(err)
 	}
 	<-served
-	if err := h.Delete(t.Context(), "c1"); err != nil {
-		t.Error(err)
-	}
+	h.reopen() // which finds it dead
 }

@@ -41,6 +41,29 @@ func TestPrevious(t *testing.T) {
 	s.Done(t)
 }
 
+// escrowed is the one commit whose shims hand out their descriptors and cannot execute another
+// program. Its log loses what a shim that is killed has just read.
+const escrowed = "0e05195247cd6068768aa6507df0c9c949b5b7f4"
+
+// TestReplaced has a shim killed that can be replaced and not upgraded.
+func TestReplaced(t *testing.T) {
+	s := open(t, "", func(w *node.World) release { return released(t, w, escrowed) })
+	lives := s.pod(t, "of-another")
+	for _, l := range lives {
+		l.lossy = true
+	}
+	before := pidsOf(s.programs(t))
+	s.install(t, current(t, s.World, "this"))
+	s.restart(t)
+	eventually(t, "the shim is replaced", func() bool { return s.isCurrent(t) && len(s.programs(t)) == 1 })
+	if after := pidsOf(s.programs(t)); slices.Equal(before, after) {
+		t.Errorf("shims are %v, and were", after)
+	}
+	s.undisturbed(t, lives)
+	s.end(t, lives)
+	s.Done(t)
+}
+
 // settled waits until each shim runs what is installed, or berthd has said why not.
 func (s *suite) settled(t *testing.T) {
 	t.Helper()
