@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/shim/api"
 	taskapi "github.com/berthd/berth/shim/api/task"
 	"github.com/berthd/berth/shim/keeper/pidfd"
@@ -243,6 +244,7 @@ func (s *Shims) upgrade(p *process, pid int, to program) (waitsFor string, err e
 		f.close()
 		return waitsFor, nil
 	}
+	crashpoint.At("upgrade", p.dir)
 	p.setFormer(f)
 	if old {
 		err = endProcess(pid)
@@ -251,7 +253,9 @@ func (s *Shims) upgrade(p *process, pid int, to program) (waitsFor string, err e
 	}
 	if err == nil && waitsFor == "" || errors.Is(err, errLost) {
 		s.lose(p, c)
+		crashpoint.At("executed", p.dir)
 		s.letGo(p)
+		crashpoint.At("upgraded", p.dir)
 		return "", s.judge(p, pid, to)
 	}
 	s.letGo(p)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/container"
 	"github.com/berthd/berth/shim/keeper/pidfd"
@@ -51,10 +52,12 @@ func (k *Keeper) Resume(ctx context.Context, h api.Handover) error {
 		if err == nil && st.Exit == nil && exit.Pid == rec.Pid { // else a former container's of that bundle
 			st.Exit = &exit
 		}
+		crashpoint.At("resume", rec.Bundle)
 		if err := k.resume(ctx, taskID(rec), inherit(h.Tasks[id]), st); err != nil {
 			klog.ErrorS(err, "A container is stopped, because it cannot be taken over", "container", id)
 			k.abandon(ctx, rec, st.Exit)
 		}
+		crashpoint.At("resumed", rec.Bundle)
 		delete(h.Tasks, id)
 		n++
 	}
