@@ -199,6 +199,10 @@ func upgrade(ctx context.Context, l *life) error {
 	if err != nil {
 		return err
 	}
+	before, err := l.Status(ctx, &runtimeapi.StatusRequest{Verbose: true})
+	if err != nil {
+		return err
+	}
 	if err := hangUp(l.node.node.PID()); err != nil {
 		return err
 	}
@@ -212,7 +216,7 @@ func upgrade(ctx context.Context, l *life) error {
 		switch said := resp.GetInfo()["shims"]; {
 		case err != nil:
 			return err
-		case strings.Contains(said, "ended at once"):
+		case strings.Contains(said, "ended at once") && !strings.Contains(said, "problem") && said != before.GetInfo()["shims"]:
 			return fmt.Errorf("not upgraded: %s", said)
 		case current && len(pids) > 0 && !strings.Contains(said, "problem"):
 			return nil
