@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: help build berthd shim setup tools test test-vm test-powercut test-crash test-exits test-abuse demo bench-pull bench-cold bench-restart clean
+.PHONY: help build berthd shim setup tools test test-vm test-powercut test-crash test-exits test-abuse soak demo bench-pull bench-cold bench-restart clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ test-crash: tools ## kill the daemon, the shim and both at every step and every 
 
 test-abuse: tools build ## misuse berthd a thousand times over and expect its memory, goroutines and descriptors to be as before; 15 min
 	@BERTH_ABUSE=1 go test -count=1 -v -timeout=60m ./test/abuse
+
+soak: tools build ## keep 110 pods in motion and in trouble for an hour; SOAK=-help lists the flags, SOAK="-docs docs" writes what it has seen
+	@go run ./test/soak $(SOAK)
 
 demo: tools build ## run a pod with a web server through crictl; DEMO_IMAGE=name runs another image
 	@go run ./test/demo

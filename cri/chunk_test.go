@@ -129,14 +129,14 @@ func drainPods(t *testing.T, c runtimeapi.RuntimeServiceClient) (int, error) {
 // TestLargeList refuses a unary list that no message can carry, says what to do,
 // and gives the whole of it as a stream.
 func TestLargeList(t *testing.T) {
-	s := &Server{}
+	s := &Server{ready: make(chan struct{})} // nothing waits for it
 	m := &manyPods{}
 	c := serveFake(t, s, m)
 
 	if _, err := drainPods(t, c); status.Code(err) != codes.Unavailable {
 		t.Errorf("a stream before the daemon is ready: %v", err)
 	}
-	s.ready.Store(true)
+	close(s.ready)
 	if n, err := drainPods(t, c); n != 0 || err != nil {
 		t.Errorf("a stream of nothing: %d items, %v", n, err)
 	}

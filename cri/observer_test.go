@@ -43,9 +43,10 @@ func (*lost) StopPodSandbox(context.Context, *runtimeapi.StopPodSandboxRequest) 
 func TestObserver(t *testing.T) {
 	d := &diary{}
 	s := New(Options{Observer: d})
+	s.hold = 0
 	c := serveFake(t, s, &lost{})
 	_, _ = c.StopPodSandbox(t.Context(), &runtimeapi.StopPodSandboxRequest{})
-	s.ready.Store(true)
+	close(s.ready)
 	_, _ = c.StopPodSandbox(t.Context(), &runtimeapi.StopPodSandboxRequest{})
 	if _, err := drainPods(t, c); err != nil {
 		t.Fatal(err)

@@ -50,7 +50,7 @@ func TestOperatorCodes(t *testing.T) {
 	s, operators := New(Options{}), &operator.Server{}
 	api.RegisterImagesServer(s.GRPC(), operators)
 	operators.Attach(images, func() map[string][]string { return nil })
-	s.ready.Store(true)
+	close(s.ready)
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s.sock"))
 	if err != nil {
 		t.Fatal(err)

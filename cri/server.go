@@ -28,24 +28,29 @@ type Options struct {
 	Streaming Streaming // where exec, attach and port-forward are served
 }
 
-// A Server answers the CRI. Until Attach, every call fails with Unavailable:
-// kubelet then waits, and a log that is followed goes on.
+// A Server answers the CRI. Until Attach, calls wait, and those that have waited for holdFor
+// fail with Unavailable: kubelet then asks again, and a log that is followed goes on.
 type Server struct {
 	opts    Options
 	grpc    *grpc.Server
 	runtime *runtimeService // filled before ready is set
 	images  *imageServer    // filled before ready is set
 	streams *stream.Server
-	ready   atomic.Bool
-	calls   atomic.Int64 // under way, streams among them
+	ready   chan struct{} // closed by Attach
+	hold    time.Duration // how long a call waits for that
+	calls   atomic.Int64  // under way, streams among them
 }
 
 // maxMessage bounds a request and an answer, in bytes: what kubelet accepts.
 const maxMessage = 16 << 20
 
-// New returns a server that answers Unavailable until Attach.
+// holdFor is how long a call waits for a daemon that is starting. Finding a hundred pods
+// takes a fraction of a second; kubelet's shortest deadline is two minutes.
+const holdFor = 10 * time.Second
+
+// New returns a server that lets no call in until Attach.
 func New(o Options) *Server {
-	s := &Server{opts: o, runtime: &runtimeService{}, images: &imageServer{}}
+	s := &Server{opts: o, runtime: &runtimeService{}, images: &imageServer{}, ready: make(chan struct{}), hold: holdFor}
 	s.grpc = grpc.NewServer(
 		grpc.UnaryInterceptor(s.intercept),
 		grpc.StreamInterceptor(s.interceptStream),
@@ -80,7 +85,7 @@ func (s *Server) Attach(n *sandbox.Node, images *imageservice.Service) {
 		updates:    updates{pods: n.Pods, containers: n.Containers},
 	}
 	*s.images = imageServer{images: images, handlers: s.opts.Handlers, stats: n.Stats}
-	s.ready.Store(true)
+	close(s.ready)
 }
 
 // runtimeService is the sum of small servers. What none of them has, rest

@@ -180,10 +180,21 @@ func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.S
 	return err
 }
 
-// gate is shut until Attach, and for a call whose caller has gone already:
-// nobody waits for its answer, so nothing is begun.
+// gate is shut until Attach, for which a call waits a while: over a restart nobody is turned
+// away. It is shut, too, for a call whose caller has gone already: nobody waits for its answer,
+// so nothing is begun.
 func (s *Server) gate(ctx context.Context) error {
-	if !s.ready.Load() {
+	select {
+	case <-s.ready:
+		return toStatus(ctx.Err())
+	default:
+	}
+	limit := time.NewTimer(s.hold)
+	defer limit.Stop()
+	select {
+	case <-s.ready:
+	case <-ctx.Done():
+	case <-limit.C:
 		return status.Error(codes.Unavailable, "berthd is starting; try again")
 	}
 	return toStatus(ctx.Err())

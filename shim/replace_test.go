@@ -145,3 +145,51 @@ func (b *box) wantLog(texts ...string) {
 		b.h.t.Errorf("log %q, not %q", got, texts)
 	}
 }
+
+// A container that a successor cannot take over is stopped, and its end is known, if not how it
+// came: the others are not held up by it.
+func TestShimKilledCannotTakeOver(t *testing.T) {
+	h := newHost(t)
+	bad, good := h.box("sleep 35131"), h.box("sleep 35132")
+	bad.start()
+	good.start()
+	if err := os.WriteFile(filepath.Join(bad.req.Bundle, "config.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.killShim()
+	if exit := bad.wait(); exit.Code != 255 {
+		t.Errorf("exit = %+v", exit)
+	}
+	bad.checkExecs("35131")
+	if st, err := h.State(t.Context(), good.id); err != nil || st.Status != shim.StatusRunning {
+		t.Errorf("state = %+v, %v", st, err)
+	}
+	if err := h.Delete(t.Context(), bad.id); err != nil {
+		t.Error(err)
+	}
+	if err := h.Kill(t.Context(), good.id, 9, false); err != nil {
+		t.Error(err)
+	}
+	if exit := good.wait(); exit.Code != 137 {
+		t.Errorf("exit = %+v", exit)
+	}
+}
+
+// A shim that dies while it kills may leave the processes frozen; they can be killed all the
+// same.
+func TestKillFrozen(t *testing.T) {
+	h := newHost(t)
+	b := h.box("sleep 35141")
+	b.start()
+	freezer := "/sys/fs/cgroup/freezer" + h.cgroup + "/" + b.id + "/freezer.state"
+	if err := os.WriteFile(freezer, []byte("FROZEN"), 0); err != nil {
+		t.Skip(err) // cgroup v2
+	}
+	h.killShim()
+	if err := h.Kill(t.Context(), b.id, 9, true); err != nil {
+		t.Error(err)
+	}
+	if exit := b.wait(); exit.Code != 137 {
+		t.Errorf("exit = %+v", exit)
+	}
+}

@@ -379,6 +379,35 @@ func TestUpgradeToNone(t *testing.T) {
 	h.upgrade()
 }
 
+// A container that the program could not go on with holds the upgrade up, and lives.
+func TestUpgradeCannotTakeOver(t *testing.T) {
+	h := newHost(t)
+	h.ownProgram()
+	b := h.box("sleep 35051")
+	pid := b.start()
+	record := shimapi.TaskPath(filepath.Dir(h.socket()), b.id)
+	whole, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(record, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.install(fixtureProgram(t))
+	h.Upgrade()
+	eventually(t, "nothing is said of it", func() bool { return strings.Contains(h.List()[0].Waits, b.id+" would not live") })
+	if st, err := h.State(t.Context(), b.id); err != nil || st.Status != shim.StatusRunning || st.Pid != pid {
+		t.Errorf("state = %+v, %v", st, err)
+	}
+	if err := os.WriteFile(record, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.upgrade()
+	if st, err := h.State(t.Context(), b.id); err != nil || st.Status != shim.StatusRunning || st.Pid != pid {
+		t.Errorf("state = %+v, %v", st, err)
+	}
+}
+
 // Beside upgrades containers are made, end and go, each shim for one pod or for all.
 func TestUpgradeBeside(t *testing.T) {
 	for _, pods := range []int{64, 1} {

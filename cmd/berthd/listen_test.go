@@ -38,10 +38,11 @@ func TestOthersAreNotServed(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	path, self := filepath.Join(dir, "s"), filepath.Join(dir, "test")
-	l, err := listen(t.Context(), path, "--socket")
+	inner, err := listen(t.Context(), path, "--socket")
 	if err != nil {
 		t.Fatal(err)
 	}
+	l := &rootListener{UnixListener: inner}
 	defer l.Close()
 	program, err := os.Executable()
 	if err != nil {

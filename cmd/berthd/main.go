@@ -21,6 +21,7 @@ var version = "0.1.0-dev"
 
 func main() {
 	if err := run(); err != nil {
+		forgetSockets(socketNames...)
 		fmt.Fprintln(os.Stderr, "berthd:", err)
 		os.Exit(1)
 	}

@@ -26,11 +26,11 @@ type scrapeListener struct {
 
 // openMetrics begins to count, and listens where metrics.address says; both are nil when it
 // says nothing. A scraper that connects before serve waits.
-func openMetrics(ctx context.Context, cfg config.Config) (*metrics.Metrics, *scrapeListener, error) {
+func openMetrics(ctx context.Context, cfg config.Config, sockets *sockets) (*metrics.Metrics, *scrapeListener, error) {
 	if cfg.Metrics.Address == "" {
 		return nil, nil, nil
 	}
-	l, err := listenMetrics(ctx, cfg.Metrics)
+	l, err := listenMetrics(ctx, cfg.Metrics, sockets)
 	if err != nil {
 		return nil, nil, fmt.Errorf("metrics.address: %w", err)
 	}
@@ -38,7 +38,7 @@ func openMetrics(ctx context.Context, cfg config.Config) (*metrics.Metrics, *scr
 	return s.figures, s, nil
 }
 
-func listenMetrics(ctx context.Context, m config.Metrics) (net.Listener, error) {
+func listenMetrics(ctx context.Context, m config.Metrics, sockets *sockets) (net.Listener, error) {
 	if path := m.Socket(); path != "" {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return nil, err
@@ -46,9 +46,9 @@ func listenMetrics(ctx context.Context, m config.Metrics) (net.Listener, error) 
 		if err := ownFolder(filepath.Dir(path)); err != nil {
 			return nil, err
 		}
-		return listen(ctx, path, "metrics.address")
+		return sockets.unix(ctx, "metrics", path, "metrics.address")
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", m.Address)
+	l, err := sockets.tcp(ctx, "metrics", m.Address)
 	if err != nil {
 		return nil, fmt.Errorf("%w: stop what listens there, or choose another address; \"\" is none", err)
 	}

@@ -15,7 +15,7 @@ import (
 func TestMetricsAddress(t *testing.T) {
 	dir := t.TempDir()
 	open := func(address string) (*scrapeListener, error) {
-		_, s, err := openMetrics(t.Context(), config.Config{Metrics: config.Metrics{Address: address}})
+		_, s, err := openMetrics(t.Context(), config.Config{Metrics: config.Metrics{Address: address}}, &sockets{})
 		return s, err
 	}
 	busy, err := net.Listen("tcp", "127.0.0.1:0")

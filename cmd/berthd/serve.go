@@ -48,11 +48,11 @@ func serve(ctx context.Context, cfg config.Config) error {
 	if err := reserve.GiveUp(); err != nil { // a start on a full disk needs some space
 		return fmt.Errorf("root: %w", err)
 	}
-	listener, err := listen(ctx, cfg.Socket, "--socket")
+	sockets, err := receiveSockets()
 	if err != nil {
 		return err
 	}
-	figures, scrapers, err := openMetrics(ctx, cfg)
+	listener, figures, scrapers, err := openSockets(ctx, cfg, sockets)
 	if err != nil {
 		return err
 	}
@@ -62,12 +62,12 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer network.Close()
-	server, operators, err := newServer(cfg, network, figures, dumps)
+	server, operators, err := newServer(cfg, network, figures, dumps, sockets)
 	if err != nil {
 		return err
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- server.GRPC().Serve(listener) }() // Unavailable until Attach
+	go func() { failed <- server.GRPC().Serve(listener) }() // calls wait for Attach
 
 	tell("", "Finding pods and containers")
 	policy, err := openSELinux(cfg)
@@ -107,6 +107,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer closeStreams(ctx, server)
+	sockets.dropOthers()
 	if err := reserve.Fill(); err != nil {
 		klog.FromContext(ctx).Error(err, "No space is kept for removals; the disk is full", "root", cfg.Root)
 	}
@@ -114,7 +115,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	server.Attach(node, images)
 	scrapers.serve(ctx, node, images, network)
 	upgradeShims(ctx, cfg, shims)
-	return answer(ctx, cfg, server, node, dumps, failed)
+	return answer(ctx, cfg, server, node, dumps, listener, failed)
 }
 
 // openNetwork opens the pods' network. Close it.
@@ -127,7 +128,7 @@ func openNetwork(ctx context.Context, cfg config.Config) (*netns.Network, error)
 
 // newServer is the CRI server and the operators' on the same socket. Their parts are
 // still to come.
-func newServer(cfg config.Config, network *netns.Network, figures *metrics.Metrics, dumps *dump.Keeper) (*cri.Server, *operator.Server, error) {
+func newServer(cfg config.Config, network *netns.Network, figures *metrics.Metrics, dumps *dump.Keeper, sockets *sockets) (*cri.Server, *operator.Server, error) {
 	systemd := cfg.SystemdCgroup()
 	if _, err := os.Stat("/run/systemd/system"); systemd && err != nil {
 		return nil, nil, errors.New("cgroup.driver: systemd does not run this machine; leave the key out, or set it to \"cgroupfs\"")
@@ -135,7 +136,12 @@ func newServer(cfg config.Config, network *netns.Network, figures *metrics.Metri
 	server := cri.New(cri.Options{
 		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,
 		Observer: figures, NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.JSON,
-		Streaming: cri.Streaming{Address: cfg.Streaming.Address, TLSCert: cfg.Streaming.TLSCert, TLSKey: cfg.Streaming.TLSKey},
+		Streaming: cri.Streaming{
+			Address: cfg.Streaming.Address, TLSCert: cfg.Streaming.TLSCert, TLSKey: cfg.Streaming.TLSKey,
+			Listen: func(ctx context.Context, address string) (net.Listener, error) {
+				return sockets.tcp(ctx, "streaming", address)
+			},
+		},
 	})
 	operators := &operator.Server{}
 	operatorapi.RegisterImagesServer(server.GRPC(), operators)
@@ -184,7 +190,7 @@ func upgradeShims(ctx context.Context, cfg config.Config, shims *shim.Shims) {
 
 // answer tells that berthd is ready, and waits until ctx ends or the socket fails. Then it
 // lets the calls under way end.
-func answer(ctx context.Context, cfg config.Config, server *cri.Server, node *sandbox.Node, dumps *dump.Keeper, failed <-chan error) error {
+func answer(ctx context.Context, cfg config.Config, server *cri.Server, node *sandbox.Node, dumps *dump.Keeper, listener *rootListener, failed <-chan error) error {
 	logger := klog.FromContext(ctx)
 	logger.Info("Serving the CRI", "socket", cfg.Socket, "version", version, "pods", len(node.Pods.List()))
 	text := func() string {
@@ -199,7 +205,7 @@ func answer(ctx context.Context, cfg config.Config, server *cri.Server, node *sa
 	}
 	tell(daemon.SdNotifyStopping, "Stopping; containers go on")
 	logger.Info("Stopping; containers go on")
-	drain(server, node)
+	drain(server, node, listener, failed)
 	return nil
 }
 
@@ -267,8 +273,11 @@ const flushLimit = 500 * time.Millisecond
 
 // drain lets calls under way end, for a while. Those that would never end by
 // themselves are ended, and a client that does not read its answers is not waited
-// for.
-func drain(s *cri.Server, n *sandbox.Node) {
+// for. Who connects from now on is left to the next daemon, where the socket is kept.
+func drain(s *cri.Server, n *sandbox.Node, l *rootListener, failed <-chan error) {
+	l.Close()
+	<-failed // Serve has returned: it takes no connection any more
+	l.begun.Wait()
 	n.Events.Close()
 	done := make(chan struct{})
 	go func() {
@@ -320,35 +329,6 @@ func override(cfg config.Config, root, state, socket string) (*config.Config, er
 		return nil, err
 	}
 	return &cfg, nil
-}
-
-// listen serves on the socket at path, which only root may use: not group 0 either,
-// which users have who are not root, and once a pod has a user namespace the state
-// folder lets all pass. A socket file that nobody answers on is a leftover. option is
-// what says where the socket is, for errors.
-func listen(ctx context.Context, path, option string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("socket: %w", err)
-	}
-	if err := heldNames(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("socket %s: %w %s", path, err, option)
-	}
-	if conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path); err == nil {
-		conn.Close()
-		return nil, fmt.Errorf("socket %s: another process serves on it; stop that one or choose another %s", path, option)
-	}
-	switch fi, err := os.Lstat(path); {
-	case errors.Is(err, os.ErrNotExist):
-	case err != nil:
-		return nil, fmt.Errorf("socket: %w", err)
-	case fi.Mode().Type() != os.ModeSocket:
-		return nil, fmt.Errorf("socket %s: there is something else, and not a socket; choose another %s", path, option)
-	default:
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("socket: %w", err)
-		}
-	}
-	return listenUnix(path, 0o600)
 }
 
 // claimFolders makes root and state and keeps other daemons out of them until

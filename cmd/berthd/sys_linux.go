@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -32,34 +33,46 @@ func lockFile(path string) (*os.File, error) {
 }
 
 // listenUnix makes a unix socket that has its mode from the start.
-func listenUnix(path string, mode uint32) (net.Listener, error) {
+func listenUnix(path string, mode uint32) (*net.UnixListener, error) {
 	old := unix.Umask(int(^mode & 0o777))
 	defer unix.Umask(old)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
-	return rootListener{l}, nil
+	return l, nil
 }
 
-// A rootListener asks who connects, and hangs up unless it is root: who can run containers
-// is root on the node, also when the socket's mode, or its folder's, has been changed.
-type rootListener struct{ *net.UnixListener }
-
-// Accept implements net.Listener.
-func (l rootListener) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.AcceptUnix()
-		if err != nil {
-			return nil, err
-		}
-		uid, err := peerUID(conn)
-		if err == nil && uid == 0 {
-			return conn, nil
-		}
-		klog.InfoS("Somebody else than root has connected, and is not served", "uid", uid, "err", err)
-		conn.Close()
+// waiting tells whether somebody has connected to l who is not accepted yet.
+func waiting(l *net.UnixListener) (bool, error) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return false, err
 	}
+	var n int
+	var perr error
+	err = raw.Control(func(fd uintptr) {
+		n, perr = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	})
+	return n > 0, errors.Join(err, perr)
+}
+
+// notifyWith sends a message to systemd with a descriptor, as sd_pid_notify_with_fds(3) does.
+func notifyWith(socket, message string, c syscall.Conn) error {
+	to, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(to)
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	err = raw.Control(func(fd uintptr) {
+		serr = unix.Sendmsg(to, []byte(message), unix.UnixRights(int(fd)), &unix.SockaddrUnix{Name: socket}, unix.MSG_NOSIGNAL)
+	})
+	return errors.Join(err, serr)
 }
 
 // peerUID is the user ID of who connected.

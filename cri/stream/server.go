@@ -20,6 +20,8 @@ type Options struct {
 	Address string // host:port; port 0 is a free one
 	// TLSCert and TLSKey are PEM files, read again when they change; "": no TLS.
 	TLSCert, TLSKey string
+	// Listen makes the listener, which the server closes; nil: net.Listen on TCP.
+	Listen func(ctx context.Context, address string) (net.Listener, error)
 }
 
 const (
@@ -84,8 +86,13 @@ var errStopping = errors.New("berthd is stopping")
 // Open listens and serves until Close. ctx carries the logger; its end does not
 // matter.
 func Open(ctx context.Context, o Options, b Backend) (*Server, error) {
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", o.Address)
+	listen := o.Listen
+	if listen == nil {
+		listen = func(ctx context.Context, address string) (net.Listener, error) {
+			return (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		}
+	}
+	ln, err := listen(ctx, o.Address)
 	if err != nil {
 		return nil, fmt.Errorf("streaming.address: %w", err)
 	}

@@ -115,6 +115,12 @@ func (g cgroup) frozen() bool {
 	return err == nil && strings.TrimSpace(string(data)) == frozen
 }
 
+// thaw lets the processes in g go on, and tells whether they were stopped. With cgroup v1 what
+// is frozen does not die; a shim that was killed in killOnce may have left it so.
+func (g cgroup) thaw() bool {
+	return g.controller == "freezer" && g.frozen() && g.set("freezer.state", "THAWED") == nil
+}
+
 func (g cgroup) set(file, value string) error {
 	return os.WriteFile(filepath.Join(g.dir, file), []byte(value), 0)
 }

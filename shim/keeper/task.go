@@ -234,9 +234,17 @@ func (t *task) signal(sig int, all bool) error {
 	if err != nil {
 		return fmt.Errorf("container %s: %w", t.rec.ID, err)
 	}
-	if !all {
-		return nil
+	if all {
+		err = t.signalOthers(sig)
 	}
+	if sig == sigkill && t.cg.thaw() {
+		t.state.paused = false
+	}
+	return err
+}
+
+// signalOthers sends sig to all processes of the task but its own first.
+func (t *task) signalOthers(sig int) error {
 	pids, err := t.cg.procs()
 	if err != nil {
 		return fmt.Errorf("container %s: %w", t.rec.ID, err)

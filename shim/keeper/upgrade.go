@@ -77,6 +77,9 @@ func (k *Keeper) handover() (api.Handover, []*os.File, error) {
 			h.States[t.rec.ID] = api.TaskHandover{Exit: &st.exit}
 			continue
 		}
+		if err := k.canTakeOver(t); err != nil {
+			return h, nil, fmt.Errorf("container %s would not live: %w", t.rec.ID, err)
+		}
 		h.States[t.rec.ID] = api.TaskHandover{Killed: killed}
 		names, files := t.descriptors()
 		h.Tasks[t.rec.ID] = map[string]int{}
@@ -93,6 +96,18 @@ func (k *Keeper) handover() (api.Handover, []*os.File, error) {
 		}
 	}
 	return h, all, nil
+}
+
+// canTakeOver reads what Resume will read of a task that lives.
+func (k *Keeper) canTakeOver(t *task) error {
+	if _, err := api.ReadTask(api.TaskPath(k.o.Dir, t.rec.ID)); err != nil {
+		return err
+	}
+	if _, err := load(api.RuncDir(k.o.State), t.rec.ID); err != nil || t.rec.Runtime != "" {
+		return err
+	}
+	_, err := readSpec(t.rec.Bundle)
+	return err
 }
 
 // ungated are the calls that change nothing, those that wait for something else than us, and

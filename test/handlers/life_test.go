@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -146,18 +147,32 @@ func (s *suite) noCommand(t *testing.T) {
 	}
 }
 
-// TestDeadShim: a container whose shim has died is removed all the same.
-func TestDeadShim(t *testing.T) {
+// TestKilledShim: a container whose shim is killed goes on with the next one.
+func TestKilledShim(t *testing.T) {
 	for _, path := range programs(t) {
 		t.Run(filepath.Base(path), func(t *testing.T) {
 			s := open(t, map[string]string{"other": path})
 			podID, id := s.start(t, "orphan", "other", "exec sleep 36102")
-			for _, pid := range shims(s.Node.State) {
+			killed := shims(s.Node.State)
+			for _, pid := range killed {
 				if err := kill(pid); err != nil {
 					t.Fatal(err)
 				}
 			}
-			s.ended(t, id)
+			eventually(t, "another shim", func() bool {
+				now := shims(s.Node.State)
+				return len(now) == len(killed) && !slices.ContainsFunc(now, func(pid int) bool { return slices.Contains(killed, pid) })
+			})
+			resp, err := s.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: []string{"echo", "here"}, Timeout: 20})
+			if err != nil || string(resp.GetStdout()) != "here\n" {
+				t.Errorf("exec: %v, %v", resp, err)
+			}
+			if _, err := s.StopContainer(t.Context(), &runtimeapi.StopContainerRequest{ContainerId: id}); err != nil {
+				t.Error(err)
+			}
+			if st := s.ended(t, id); st.GetExitCode() != 137 {
+				t.Errorf("code %d, %s", st.GetExitCode(), st.GetReason())
+			}
 			if err := s.RemovePod(t.Context(), podID); err != nil {
 				t.Error(err)
 			}

@@ -147,7 +147,7 @@ func TestInstall(t *testing.T) {
 	defer h.clear()
 
 	h.install("--now")
-	for property, want := range map[string]string{"ActiveState": "active", "UnitFileState": "enabled", "Slice": "berth.slice", "Type": "notify", "WatchdogUSec": "1min", "KillMode": "process", "Delegate": "yes"} {
+	for property, want := range map[string]string{"ActiveState": "active", "UnitFileState": "enabled", "Slice": "berth.slice", "Type": "notify", "WatchdogUSec": "1min", "KillMode": "process", "Delegate": "yes", "FileDescriptorStoreMax": "8"} {
 		if got := h.unit(property); got != want {
 			t.Errorf("berthd.service: %s=%s, want %s", property, got, want)
 		}
@@ -168,6 +168,7 @@ func TestInstall(t *testing.T) {
 		h.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "berthd")
 		h.startedAgain("NRestarts", "1")
 	})
+	h.neverRefused()
 	p.runsThrough("the watchdog", h.hang)
 	p.runsThrough("systemctl daemon-reload and daemon-reexec", func() { h.run("systemctl", "daemon-reload"); h.run("systemctl", "daemon-reexec") })
 
@@ -200,6 +201,47 @@ func (h *host) clear() {
 		}
 	}
 	_, _ = h.try("systemctl", "daemon-reload")
+}
+
+// neverRefused restarts and kills the daemon under a client that calls without a pause: it is
+// answered each time, but for a call that a kill cuts.
+func (h *host) neverRefused() {
+	h.t.Helper()
+	c, err := (&node.Node{Socket: "/run/berth/berth.sock"}).Client()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, stop := context.WithCancel(h.t.Context())
+	var failed []error
+	calls := 0
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			if _, err := c.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{}); err == nil {
+				calls++
+			} else if ctx.Err() == nil {
+				failed = append(failed, err)
+			}
+		}
+	}()
+	const rounds = 5
+	for range rounds {
+		h.run("systemctl", "restart", "berthd")
+		if got := h.unit("NFileDescriptorStore"); got != "2" {
+			h.t.Errorf("systemd keeps %s sockets, want those of the CRI and of the streaming server", got)
+		}
+		was := h.unit("NRestarts")
+		h.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "berthd")
+		h.until("berthd is started again", func() bool { return h.unit("NRestarts") != was && h.unit("ActiveState") == "active" })
+	}
+	stop()
+	<-done
+	h.t.Logf("%d calls answered, %d cut", calls, len(failed))
+	if len(failed) > rounds || calls < 2*rounds || strings.Contains(fmt.Sprint(failed), "refused") || strings.Contains(fmt.Sprint(failed), "starting") {
+		h.t.Errorf("%d calls were answered, and in %d kills failed: %v", calls, rounds, failed)
+	}
 }
 
 // startedAgain waits until systemd has started the daemon anew.

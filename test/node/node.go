@@ -33,6 +33,8 @@ type Node struct {
 
 	// Wrap changes the daemon's command line; nil: it is as Command says.
 	Wrap func(command []string) []string
+	// Manager, unless nil, is the service manager that starts the daemon.
+	Manager *Manager
 
 	fresh leaks.Snapshot
 
@@ -145,6 +147,7 @@ func (n *Node) Start(ctx context.Context) error {
 	cmd.Stdout, cmd.Stderr = n.log, n.log
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(n.World.Bin("runc"))+":"+os.Getenv("PATH"))
+	n.Manager.prepare(cmd)
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("%s: %w", n.Name, err)
 	}

@@ -133,6 +133,13 @@ type suite struct {
 // open starts a fresh daemon with the tick image. The test's end removes it.
 func open(t *testing.T) *suite {
 	t.Helper()
+	return openWith(t, "", nil)
+}
+
+// openWith is open with more settings, and with prepare called before the daemon is started;
+// it is given a folder that lasts as long.
+func openWith(t *testing.T, settings string, prepare func(n *node.Node, dir string)) *suite {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("long, and needs root")
 	}
@@ -147,7 +154,7 @@ func open(t *testing.T) *suite {
 			t.Error(err)
 		}
 	})
-	n, err := w.Berth("berth", "")
+	n, err := w.Berth("berth", settings)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,6 +164,9 @@ func open(t *testing.T) *suite {
 		}
 	})
 	s := &suite{world: w, node: n, logs: filepath.Join(w.Dir, "logs")}
+	if prepare != nil {
+		prepare(n, w.Dir)
+	}
 	if err := n.StartFresh(ctx); err != nil {
 		t.Fatal(err)
 	}

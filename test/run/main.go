@@ -44,6 +44,7 @@ func phases() []phase {
 		{"upgrade", []string{"-count=1", "-timeout=10m"}, is("test/upgrade")},
 		{"crash", []string{"-count=1", "-timeout=5m"}, is("test/crash")},
 		{"powercut", []string{"-count=1", "-timeout=5m"}, is("test/powercut")},
+		{"soak", []string{"-count=1", "-timeout=10m"}, is("test/soak")},
 		{"contract", []string{"-count=1", "-p=1", "-timeout=15m"}, func(pkg string) bool {
 			return slices.Contains([]string{"test/contract", "test/handlers", "test/kubeletclient", "test/crictl", "test/operator", "test/resources", "test/security", "test/snapshotters", "test/stats", "test/streaming", "test/volumes"}, pkg)
 		}},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,13 +113,15 @@ func (h host) boot(ctx context.Context, data, profile string) (*machine.Machine,
 	return m, err
 }
 
-// suiteWithin is how long one suite may take.
+// suiteWithin is how long one suite may take that says nothing of it.
 const suiteWithin = 20 * time.Minute
+
+func (s suite) limit() time.Duration { return cmp.Or(s.within, suiteWithin) }
 
 // runSuite runs a suite in the machine and counts its tests. What it printed goes
 // to .cache/vm/logs.
 func (h host) runSuite(ctx context.Context, m *machine.Machine, s suite) (total tally.Tally, err error) {
-	ctx, cancel := context.WithTimeout(ctx, suiteWithin)
+	ctx, cancel := context.WithTimeout(ctx, s.limit())
 	defer cancel()
 	logs := filepath.Join(h.cache, "logs")
 	if err := os.MkdirAll(logs, 0o755); err != nil {
@@ -166,7 +169,7 @@ func runTests(ctx context.Context, m *machine.Machine, s suite, run string, log 
 	}
 	ran := make(chan error, 1)
 	go func() {
-		args := []string{"test/in", s.pkg, "-test.v=test2json", "-test.timeout=" + suiteWithin.String()}
+		args := []string{"test/in", s.pkg, "-test.v=test2json", "-test.timeout=" + s.limit().String()}
 		if run != "" {
 			args = append(args, "-test.run", run)
 		}

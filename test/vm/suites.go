@@ -1,5 +1,7 @@
 package main
 
+import "time"
+
 // A suite is the tests of one package in one kind of machine.
 type suite struct {
 	name    string
@@ -10,7 +12,8 @@ type suite struct {
 	short   bool // .ci/run runs it
 	byName  bool // it runs when it is named, or short ones are asked for, and not with all
 	doc     string
-	legs    []leg // what is done after it; each counts like the suite's own tests
+	within  time.Duration // how long it may take; 0: suiteWithin
+	legs    []leg         // what is done after it; each counts like the suite's own tests
 }
 
 // A leg is tests of the suite's package that follow a reboot of the machine.
@@ -36,6 +39,9 @@ func suites() []suite {
 		{name: "reboot", profile: "apparmor", pkg: "test/install", run: "TestBeforeReboot", env: []string{"BERTH_REBOOTS=/share"}, legs: []leg{
 			{"systemctl reboot", "TestAfterReboot$"}, {"echo b >/proc/sysrq-trigger", "TestAfterReboot$"}, {"", "TestAfterReboots"},
 		}, doc: "a node with kubelet and its pods, rebooted in good order and by force"},
+		{name: "reboot-hundred", profile: "apparmor", pkg: "test/install", run: "TestBeforeHundred$", env: []string{"BERTH_REBOOTS=/share"}, byName: true, within: time.Hour, legs: []leg{
+			{"echo b >/proc/sysrq-trigger", "TestAfterHundred$"}, {"systemctl reboot", "TestAfterHundred$"}, {"", "TestAfterHundreds"},
+		}, doc: "a node with a hundred pods, rebooted by force and in good order"},
 		{name: "kubelet", profile: "apparmor", pkg: "test/kubelet", doc: "kubelet's static pods through all of a pod's life"},
 		{name: "shim", profile: "apparmor", pkg: "shim", byName: true, doc: "the shim's own contract"},
 		{name: "keeper", profile: "apparmor", pkg: "shim/keeper", byName: true, doc: "the keeper's parts"},

@@ -151,7 +151,7 @@ func (n *node) removeData() error {
 
 // What the daemon has in root and in state.
 var (
-	inRoot  = []string{"berthd.lock", "images", "snapshots", "pods", "cni-cache", "self-test"}
+	inRoot  = []string{"berthd.lock", "images", "snapshots", "pods", "cni-cache", "reserve", "self-test"}
 	inState = []string{"berthd.lock", "containers", "netns", "pods", "runc", "shims", "berth.sock", "self-test"}
 )
 
