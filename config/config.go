@@ -40,10 +40,12 @@ type Config struct {
 	ProxyPlugins map[string]ProxyPlugin `toml:"proxy_plugins" comment:"Proxy snapshotters (stargz, nydus, SOCI) that snapshot.driver may name, as tables [proxy_plugins.NAME].\nIn each, address is the unix socket on which its process serves containerd's snapshots API, as in address = \"/run/containerd-stargz-grpc/containerd-stargz-grpc.sock\"."`
 }
 
-// Log says how much is logged, and how.
+// Log says how much is logged, and how, by berthd and by containers.
 type Log struct {
 	Verbosity int    `toml:"verbosity" comment:"0 to 10: klog's -v."`
 	Format    string `toml:"format" comment:"\"text\" or \"json\"."`
+	RateLimit int64  `toml:"rate_limit" comment:"Bytes per second that go into a container's log; 0 = no limit. What is more is left out, and the log says how much, where it is missing.\nThe container never waits for it. A change is for containers that are created then."`
+	RateBurst int64  `toml:"rate_burst" comment:"Bytes that a container may say at once beyond rate_limit. 0 = what rate_limit allows in a second."`
 }
 
 // Network says where CNI lives.

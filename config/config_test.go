@@ -82,6 +82,8 @@ socket = "/s.sock"
 [log]
 verbosity = 4
 format = "json"
+rate_limit = 1000
+rate_burst = 5000
 [network]
 conf_dir = "/c"
 bin_dirs = ["/b"]
@@ -97,6 +99,7 @@ pinned = ["registry.k8s.io/pause:3.10"]
 [shim]
 binary = "/shim"
 pods_per_process = 1
+upgrade = "never"
 [snapshot]
 driver = "lazy"
 writable_limit = 0
@@ -116,8 +119,8 @@ tls_key = "/tls.key"
 address = "localhost:9477"
 `, func(c *Config) {
 			*c = Config{
-				Root: "/r", State: "/s", Socket: "/s.sock", Log: Log{4, "json"}, Network: Network{"/c", []string{"/b"}, true},
-				Image: Image{"/certs", "/registries.conf", "/config.json", 8, 2, 6, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1, UpgradeAuto}, Snapshot: Snapshot{"lazy", 0},
+				Root: "/r", State: "/s", Socket: "/s.sock", Log: Log{4, "json", 1000, 5000}, Network: Network{"/c", []string{"/b"}, true},
+				Image: Image{"/certs", "/registries.conf", "/config.json", 8, 2, 6, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1, UpgradeNever}, Snapshot: Snapshot{"lazy", 0},
 				Cgroup: Cgroup{"cgroupfs"}, CDI: CDI{[]string{"/cdi"}}, Streaming: Streaming{"[::1]:10010", "/tls.crt", "/tls.key"}, Metrics: Metrics{"localhost:9477"}, Handlers: map[string]Handler{},
 				ProxyPlugins: map[string]ProxyPlugin{"lazy": {"/lazy.sock"}},
 			}
@@ -168,8 +171,8 @@ func TestReadRefuses(t *testing.T) {
 			[]string{`root: "r" is not an absolute path`, `state: "s"`, `socket: "x"`, `network.conf_dir: "c"`, `network.bin_dirs: "b"`, `image.certs_dir: ""`, `image.registries_conf: "r.conf"`, `image.auth_file: "c.json"`, `shim.binary: "berth-shim"`}},
 		{"one folder for both", "root = \"/x\"\nstate = \"/x/\"", []string{"state: must differ from root"}},
 		{"a socket that is too long", "socket = \"/" + strings.Repeat("x", 107) + "\"", []string{"socket: ", "107 bytes"}},
-		{"numbers out of range", "[log]\nverbosity = -1\n[image]\nparallel_layers = 0\n[shim]\npods_per_process = 5000",
-			[]string{"log.verbosity: -1 is not between 0 and 10", "image.parallel_layers: 0", "shim.pods_per_process: 5000"}},
+		{"numbers out of range", "[log]\nverbosity = -1\nrate_limit = -2\nrate_burst = -3\n[image]\nparallel_layers = 0\n[shim]\npods_per_process = 5000",
+			[]string{"log.verbosity: -1 is not between 0 and 10", "log.rate_limit: -2", "log.rate_burst: -3", "image.parallel_layers: 0", "shim.pods_per_process: 5000"}},
 		{"streaming", "[streaming]\naddress = \"localhost:1\"\ntls_key = \"k\"",
 			[]string{`streaming.address: "localhost:1" is not IP:PORT`, `streaming.tls_key: "k" is not an absolute path`, `streaming.tls_cert: and streaming.tls_key go together`}},
 		{"metrics, nowhere", "[metrics]\naddress = \"localhost\"", []string{`metrics.address: "localhost" is neither HOST:PORT`}},

@@ -46,6 +46,12 @@ func (c Config) Validate() error {
 	}
 	p.number("log.verbosity", c.Log.Verbosity, 0, maxVerbosity)
 	p.choice("log.format", c.Log.Format, "text", "json")
+	if c.Log.RateLimit < 0 {
+		p.add("log.rate_limit", "%d is negative: 0 is no limit", c.Log.RateLimit)
+	}
+	if c.Log.RateBurst < 0 {
+		p.add("log.rate_burst", "%d is negative", c.Log.RateBurst)
+	}
 	if len(c.Network.BinDirs) == 0 {
 		p.add("network.bin_dirs", "at least one folder is needed")
 	}

@@ -60,6 +60,8 @@ type Options struct {
 	Binary         string // the berth-shim binary
 	State          string // the state directory; its parts are made as needed
 	PodsPerProcess int    // 0 means 64; 1 gives each pod a shim of its own
+	LogRate        int64  // bytes per second of a container's output that are logged; 0 is no limit
+	LogBurst       int64  // bytes that may come at once all the same; 0 is a second's
 	Verbosity      int    // of the shims' logs
 }
 

@@ -147,6 +147,7 @@ const undoLimit = 30 * time.Second
 func (s *Shims) Create(ctx context.Context, req CreateRequest) (pid int, err error) {
 	opts, err := anypb.New(&api.CreateOptions{
 		PodId: req.PodID, LogPath: req.LogPath, Stdin: req.Stdin, StdinOnce: req.StdinOnce, SystemdCgroup: req.SystemdCgroup, Runtime: req.Runtime,
+		LogRate: s.o.LogRate, LogBurst: s.o.LogBurst,
 	})
 	if err != nil {
 		return 0, err

@@ -165,7 +165,8 @@ func openShims(ctx context.Context, cfg config.Config) (*shim.Shims, string, err
 	if err != nil {
 		return nil, "", err
 	}
-	shims, err := shim.Open(ctx, shim.Options{Binary: binary, State: cfg.State, PodsPerProcess: cfg.Shim.PodsPerProcess, Verbosity: cfg.Log.Verbosity})
+	shims, err := shim.Open(ctx, shim.Options{Binary: binary, State: cfg.State, PodsPerProcess: cfg.Shim.PodsPerProcess, Verbosity: cfg.Log.Verbosity,
+		LogRate: cfg.Log.RateLimit, LogBurst: cfg.Log.RateBurst})
 	return shims, binary, err
 }
 

@@ -8,9 +8,12 @@ import (
 	"os"
 )
 
-// FilePidfd is, beside the descriptors of a SessionReply, one of an EscrowEvent: the
-// container's first process.
-const FilePidfd = "pidfd"
+// What the descriptors of an EscrowEvent are, beside those of a SessionReply.
+const (
+	FilePidfd    = "pidfd"     // the container's first process
+	FileFerryIn  = "ferry-in"  // the pipe that its terminal's output passes on the way to the log: where it comes in
+	FileFerryOut = "ferry-out" // and where it goes out
+)
 
 // An EscrowEvent is what a shim says of a container's descriptors on an escrow's connection.
 // The daemon keeps them: should the shim die, its successor gets them back, and the

@@ -86,7 +86,12 @@ type CreateOptions struct {
 	SystemdCgroup bool `protobuf:"varint,5,opt,name=systemd_cgroup,json=systemdCgroup,proto3" json:"systemd_cgroup,omitempty"`
 	// runtime is the path of the OCI runtime program that runs the container.
 	// Empty: the shim does it itself.
-	Runtime       string `protobuf:"bytes,6,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	Runtime string `protobuf:"bytes,6,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	// log_rate is how many bytes of output per second go into the log, and log_burst
+	// how many may come at once all the same. What is more is counted in the log.
+	// 0 is no limit; a burst of 0 is a second's.
+	LogRate       int64 `protobuf:"varint,7,opt,name=log_rate,json=logRate,proto3" json:"log_rate,omitempty"`
+	LogBurst      int64 `protobuf:"varint,8,opt,name=log_burst,json=logBurst,proto3" json:"log_burst,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -161,6 +166,20 @@ func (x *CreateOptions) GetRuntime() string {
 		return x.Runtime
 	}
 	return ""
+}
+
+func (x *CreateOptions) GetLogRate() int64 {
+	if x != nil {
+		return x.LogRate
+	}
+	return 0
+}
+
+func (x *CreateOptions) GetLogBurst() int64 {
+	if x != nil {
+		return x.LogBurst
+	}
+	return 0
 }
 
 type Exit struct {
@@ -876,7 +895,7 @@ var File_keeper_proto protoreflect.FileDescriptor
 
 const file_keeper_proto_rawDesc = "" +
 	"\n" +
-	"\fkeeper.proto\x12\rberth.shim.v1\"\xb7\x01\n" +
+	"\fkeeper.proto\x12\rberth.shim.v1\"\xef\x01\n" +
 	"\rCreateOptions\x12\x15\n" +
 	"\x06pod_id\x18\x01 \x01(\tR\x05podId\x12\x19\n" +
 	"\blog_path\x18\x02 \x01(\tR\alogPath\x12\x14\n" +
@@ -884,7 +903,9 @@ const file_keeper_proto_rawDesc = "" +
 	"\n" +
 	"stdin_once\x18\x04 \x01(\bR\tstdinOnce\x12%\n" +
 	"\x0esystemd_cgroup\x18\x05 \x01(\bR\rsystemdCgroup\x12\x18\n" +
-	"\aruntime\x18\x06 \x01(\tR\aruntime\"[\n" +
+	"\aruntime\x18\x06 \x01(\tR\aruntime\x12\x19\n" +
+	"\blog_rate\x18\a \x01(\x03R\alogRate\x12\x1b\n" +
+	"\tlog_burst\x18\b \x01(\x03R\blogBurst\"[\n" +
 	"\x04Exit\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12 \n" +
 	"\fat_unix_nano\x18\x02 \x01(\x03R\n" +

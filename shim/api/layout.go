@@ -72,6 +72,8 @@ type TaskRecord struct {
 	SystemdCgroup bool   `json:"systemdCgroup,omitempty"`
 	Runtime       string `json:"runtime,omitempty"` // the program that runs it; "" is the shim
 	LogPath       string `json:"logPath,omitempty"`
+	LogRate       int64  `json:"logRate,omitempty"` // as in CreateOptions, like LogBurst
+	LogBurst      int64  `json:"logBurst,omitempty"`
 	Terminal      bool   `json:"terminal,omitempty"`
 	Stdin         bool   `json:"stdin,omitempty"`
 	StdinOnce     bool   `json:"stdinOnce,omitempty"`

@@ -109,6 +109,10 @@ func (t *task) descriptors() (names []string, files []*os.File) {
 	add(api.FileStdin, t.io.stdin)
 	if t.rec.Terminal {
 		add(api.FileTerminal, t.io.master)
+		if t.io.ferry != nil {
+			add(api.FileFerryIn, t.io.ferry.W)
+			add(api.FileFerryOut, t.io.ferry.R)
+		}
 		return names, files
 	}
 	for i, name := range [...]string{api.FileStdout, api.FileStderr} {

@@ -178,7 +178,8 @@ func (k *Keeper) build(ctx context.Context, t *task) error {
 
 // openLog opens a task's log, and goes on with it where a predecessor has stopped.
 func (k *Keeper) openLog(rec taskID) (*logfile.Log, error) {
-	return logfile.Open(logfile.Options{Path: rec.LogPath, Bundle: rec.Bundle}, k.pools.logs)
+	o := logfile.Options{Path: rec.LogPath, Bundle: rec.Bundle, Rate: rec.LogRate, Burst: rec.LogBurst, Going: rec.Pid != 0}
+	return logfile.Open(o, k.pools.logs)
 }
 
 // adopt takes charge of a process that has just been started.

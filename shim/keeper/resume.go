@@ -13,6 +13,7 @@ import (
 	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/container"
+	"github.com/berthd/berth/shim/keeper/logfile"
 	"github.com/berthd/berth/shim/keeper/pidfd"
 	"k8s.io/klog/v2"
 )
@@ -110,7 +111,9 @@ func (k *Keeper) resume(ctx context.Context, rec taskID, files map[string]*os.Fi
 	if t.log, err = k.openLog(rec); err != nil {
 		return err
 	}
-	t.io = resumeStdio(rec, files)
+	if t.io, err = resumeStdio(rec, files); err != nil {
+		return err
+	}
 	t.io.onStdinClosed = func() { k.escrow.dropFile(rec.ID, api.FileStdin) }
 	t.oomBefore, t.oomAbove, t.oomNotes = rec.OOMBefore, rec.OOMAbove, t.cg.noteOOM()
 	t.exitOf = func() (int32, bool) { return t.lastWord(h) }
@@ -260,7 +263,7 @@ func sweepExecs(ctx context.Context, t *task) {
 
 // resumeStdio is newStdio of a task whose process runs. What did not come over is looked for
 // where the process has it; a stream that is not found has ended.
-func resumeStdio(rec taskID, files map[string]*os.File) *stdio {
+func resumeStdio(rec taskID, files map[string]*os.File) (*stdio, error) {
 	s := &stdio{stdinOnce: rec.StdinOnce, noStdin: make(chan struct{}), pipes: rec.Pipes}
 	s.stdin = files[api.FileStdin]
 	if s.stdin == nil {
@@ -270,7 +273,13 @@ func resumeStdio(rec taskID, files map[string]*os.File) *stdio {
 		if s.master = files[api.FileTerminal]; s.master != nil {
 			s.outputs = append(s.outputs, s.master)
 		}
-		return s
+		if in, out := files[api.FileFerryIn], files[api.FileFerryOut]; in != nil && out != nil {
+			s.ferry = &logfile.Ferry{R: out, W: in}
+			return s, nil
+		}
+		var err error
+		s.ferry, err = newFerry()
+		return s, err
 	}
 	for i, name := range [...]string{api.FileStdout, api.FileStderr} {
 		f := files[name]
@@ -279,7 +288,7 @@ func resumeStdio(rec taskID, files map[string]*os.File) *stdio {
 		}
 		s.outputs = append(s.outputs, f)
 	}
-	return s
+	return s, nil
 }
 
 func closeAll(files map[string]*os.File) (err error) {

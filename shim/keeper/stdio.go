@@ -41,9 +41,10 @@ type stdio struct {
 	onStdinClosed func()
 
 	mu      sync.Mutex
-	stdin   *os.File      // nil when there is none, or it was closed
-	noStdin chan struct{} // closed with stdin
-	master  *os.File      // the terminal
+	stdin   *os.File       // nil when there is none, or it was closed
+	noStdin chan struct{}  // closed with stdin
+	master  *os.File       // the terminal
+	ferry   *logfile.Ferry // of the terminal's output
 
 	outputs   []*os.File
 	audiences [2]audience // who is attached to stdout, which a terminal's output is, and stderr
@@ -96,11 +97,20 @@ func (s *stdio) adopt() error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.master = master
-	s.mu.Unlock()
 	s.outputs = append(s.outputs, master)
-	return nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.master = master
+	s.ferry, err = newFerry()
+	return err
+}
+
+func newFerry() (*logfile.Ferry, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	return &logfile.Ferry{R: r, W: w}, nil
 }
 
 // logTo starts moving the output to l. ended is closed when the process has.
@@ -108,7 +118,7 @@ func (s *stdio) logTo(l *logfile.Log, ended <-chan struct{}) {
 	s.log = l
 	for i, f := range s.outputs {
 		to := &s.audiences[i]
-		l.Start(i, logfile.Source{File: f, Listening: to.hasMembers, Listen: to.send, End: to.end, Ended: ended})
+		l.Start(i, logfile.Source{File: f, Ferry: s.ferry, Listening: to.hasMembers, Listen: to.send, End: to.end, Ended: ended})
 	}
 }
 
@@ -179,6 +189,10 @@ func (s *stdio) close() {
 		s.console = nil
 	}
 	s.mu.Lock()
+	if s.ferry != nil {
+		s.ferry.R.Close()
+		s.ferry.W.Close()
+	}
 	s.master = nil
 	s.mu.Unlock()
 	for _, f := range s.outputs {

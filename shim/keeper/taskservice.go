@@ -31,7 +31,7 @@ func (s *taskService) Create(ctx context.Context, req *taskapi.CreateTaskRequest
 	}
 	pid, err := s.k.create(ctx, taskID{
 		ID: req.Id, PodID: o.PodId, Bundle: req.Bundle, SystemdCgroup: o.SystemdCgroup, Runtime: o.Runtime,
-		LogPath: o.LogPath, Terminal: req.Terminal, Stdin: o.Stdin, StdinOnce: o.StdinOnce,
+		LogPath: o.LogPath, LogRate: o.LogRate, LogBurst: o.LogBurst, Terminal: req.Terminal, Stdin: o.Stdin, StdinOnce: o.StdinOnce,
 	})
 	if err != nil {
 		return nil, toStatus(err)

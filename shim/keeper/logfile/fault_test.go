@@ -279,3 +279,35 @@ func TestTerminal(t *testing.T) {
 		t.Error("it was not spliced")
 	}
 }
+
+// A log that cannot be opened when a successor goes on with it is written when it can.
+func TestOpenedLater(t *testing.T) {
+	r := newRig(t)
+	dir := filepath.Join(t.TempDir(), "pod")
+	r.o.Path = filepath.Join(dir, "log")
+	r.open()
+	r.sayLines(0, 10)
+	r.end()
+	r.l.Close()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(r.o, NewPools()); err == nil {
+		t.Fatal("a new container's log was opened in what is no folder")
+	}
+	r.o.Going = true
+	r.open()
+	r.sayLines(0, 100)
+	if err := r.l.Reopen(t.Context()); err == nil {
+		t.Error("reopened in what is no folder")
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	r.end()
+	numbers(t, r.read(), 100, "")
+	r.l.Close()
+}

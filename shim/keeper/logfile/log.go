@@ -23,6 +23,7 @@ type Options struct {
 	Bundle string // the folder of spools and ledger
 	Rate   int64  // bytes of output per second that are logged; 0 is no limit
 	Burst  int64  // bytes that may come at once all the same
+	Going  bool   // a process that has died had it open: if it cannot be opened now, it is tried again
 }
 
 // A Log is a container's log, shared by its two streams. It is safe for concurrent use.
@@ -34,8 +35,8 @@ type Log struct {
 
 	mu      sync.Mutex
 	ledger  *ledger
-	state   state // what the ledger has
-	f       *os.File
+	state   state    // what the ledger has
+	f       *os.File // nil: not to be had, so far
 	streams [2]*stream
 	bucket  bucket
 	err     error // of the last write
@@ -60,7 +61,11 @@ func Open(o Options, pools *Pools) (*Log, error) {
 		l.Close()
 		return nil, err
 	}
-	if err := l.openFile(); err != nil {
+	err := l.openFile()
+	switch {
+	case err != nil && o.Going:
+		l.note(err)
+	case err != nil:
 		l.Close()
 		return nil, err
 	}
@@ -96,10 +101,12 @@ func (l *Log) openState() (err error) {
 	return nil
 }
 
-// openFile finds the log that was written to, or begins one.
+// openFile finds the log that was written to, or begins one. After an error there is none yet.
 func (l *Log) openFile() error {
 	if l.state.File != (fileID{}) {
 		if f, err := find(l.path, l.state.File); err == nil {
+			l.mu.Lock()
+			defer l.mu.Unlock()
 			l.f = f
 			return nil
 		}
@@ -108,6 +115,8 @@ func (l *Log) openFile() error {
 	if err != nil {
 		return err
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.f = f
 	l.state.File, l.state.Prev, l.state.Write.Before = st.id, fileID{}, st.size
 	l.ledger.save(&l.state)
@@ -170,14 +179,16 @@ func (l *Log) rotate() error {
 	l.f = f
 	l.mu.Unlock()
 	crashpoint.At("rotated", l.path)
-	old.Close()
+	if old != nil {
+		old.Close()
+	}
 	return nil
 }
 
 // endFile has the file end with a whole record when a write to it has failed half-way.
 func (l *Log) endFile() {
 	w := l.state.Write
-	if w.Kind == nothing {
+	if w.Kind == nothing || l.f == nil { // what was written of it is not to be found: it is written anew
 		return
 	}
 	if err := l.resume(); err == nil {

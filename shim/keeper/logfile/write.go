@@ -102,6 +102,11 @@ func (l *Log) retryInLocked(d time.Duration) {
 
 // checkFile finds another file when the log has been removed.
 func (l *Log) checkFile() error {
+	if l.f == nil {
+		if err := l.openFile(); err != nil {
+			return err
+		}
+	}
 	st, err := inspect(l.f)
 	if err != nil {
 		return err
