@@ -19,12 +19,22 @@ type gate struct {
 	emptied chan struct{}  // closed when nothing is inside of a gate that is shut
 }
 
+// A passage is what goes through a gate.
+type passage int
+
+const (
+	aCall passage = iota
+	aStream
+	anEnd // of a container: who is inside may wait for it, so it comes in until all are out
+)
+
 // enter waits while the gate is shut. The caller calls leave, which may be repeated.
-func (g *gate) enter(ctx context.Context, what string, stream bool) (leave func(), err error) {
+func (g *gate) enter(ctx context.Context, what string, kind passage) (leave func(), err error) {
+	stream := kind == aStream
 	for {
 		g.mu.Lock()
 		barrier := g.barrier
-		if barrier == nil {
+		if barrier == nil || kind == anEnd && len(g.inside) > 0 {
 			break
 		}
 		g.mu.Unlock()

@@ -9,15 +9,15 @@ import (
 
 func TestGate(t *testing.T) {
 	var g gate
-	enter := func(what string, stream bool) func() {
+	enter := func(what string, kind passage) func() {
 		t.Helper()
-		leave, err := g.enter(t.Context(), what, stream)
+		leave, err := g.enter(t.Context(), what, kind)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return leave
 	}
-	one, other, exec := enter("Create", false), enter("Create", false), enter("exec", true)
+	one, other, exec := enter("Create", aCall), enter("Create", aCall), enter("exec", aStream)
 	if n := g.streaming(); n != 1 {
 		t.Errorf("%d streams", n)
 	}
@@ -29,7 +29,7 @@ func TestGate(t *testing.T) {
 	if waits := g.shut(t.Context(), time.Nanosecond); waits != "Create (2)" {
 		t.Errorf("waits for %q", waits)
 	}
-	enter("Kill", false)() // it is open
+	enter("Kill", aCall)() // it is open
 	one()
 	shut := make(chan string)
 	go func() { shut <- g.shut(t.Context(), time.Hour) }()
@@ -40,19 +40,24 @@ func TestGate(t *testing.T) {
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := g.enter(ended, "Kill", false); !errors.Is(err, context.Canceled) {
+	if _, err := g.enter(ended, "Kill", aCall); !errors.Is(err, context.Canceled) {
 		t.Errorf("enter = %v", err)
 	}
 	if waits := g.shut(t.Context(), time.Hour); waits != "another upgrade" {
 		t.Errorf("waits for %q", waits)
 	}
+	end := enter("an end", anEnd) // which the call waits for
 	other()
+	end()
 	if waits := <-shut; waits != "" {
 		t.Errorf("waits for %q", waits)
 	}
+	if _, err := g.enter(ended, "an end", anEnd); !errors.Is(err, context.Canceled) { // all are out
+		t.Errorf("enter = %v", err)
+	}
 	late := make(chan func())
 	go func() {
-		leave, _ := g.enter(t.Context(), "Kill", false)
+		leave, _ := g.enter(t.Context(), "Kill", aCall)
 		late <- leave
 	}()
 	g.open()

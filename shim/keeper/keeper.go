@@ -215,7 +215,7 @@ const killLimit = 10 * time.Second
 func (k *Keeper) watch(t *task) {
 	t.pidfd.WaitEnd()
 	at := time.Now()
-	leave, err := k.gate.enter(k.ctx, "the end of a container", false)
+	leave, err := k.gate.enter(k.ctx, "the end of a container", anEnd)
 	if err != nil {
 		return // never: the context has no end
 	}
