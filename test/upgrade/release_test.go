@@ -7,14 +7,26 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/berthd/berth/test/node"
 )
 
 // A release is a folder with berthd and berth-shim.
 type release struct{ dir string }
 
 func (r release) shim() string { return filepath.Join(r.dir, "berth-shim") }
+
+// TestBuild builds the releases of before, which later runs then find: make tools does, for they
+// may need modules that this tree does not.
+func TestBuild(t *testing.T) {
+	repo, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, commit := range []string{previousCommit(t, repo), escrowed} {
+		if _, err := os.Stat(released(t, repo, commit).shim()); err != nil {
+			t.Error(err)
+		}
+	}
+}
 
 // git runs git in the repository.
 func git(t *testing.T, repo string, args ...string) (string, error) {
@@ -59,15 +71,15 @@ func commitOf(t *testing.T, path string) string {
 }
 
 // released builds the programs of a commit, unless that was done before.
-func released(t *testing.T, w *node.World, commit string) release {
+func released(t *testing.T, repo, commit string) release {
 	t.Helper()
-	r := release{filepath.Join(w.Repo, ".cache", "upgrade", commit)}
+	r := release{filepath.Join(repo, ".cache", "upgrade", commit)}
 	if _, err := os.Stat(r.shim()); err == nil {
 		return r
 	}
 	source := t.TempDir()
 	archive := filepath.Join(source, "source.tar")
-	if out, err := git(t, w.Repo, "archive", "--output", archive, commit); err != nil {
+	if out, err := git(t, repo, "archive", "--output", archive, commit); err != nil {
 		t.Fatalf("git archive: %v\n%s", err, out)
 	}
 	run(t, source, "", "tar", "-xf", archive)
@@ -79,16 +91,16 @@ func released(t *testing.T, w *node.World, commit string) release {
 var built = map[string]bool{}
 
 // current builds the programs of this tree, as a release of that name.
-func current(t *testing.T, w *node.World, name string) release {
+func current(t *testing.T, repo, name string) release {
 	t.Helper()
-	r := release{filepath.Join(w.Repo, ".cache", "upgrade", name)}
+	r := release{filepath.Join(repo, ".cache", "upgrade", name)}
 	if built[name] {
 		return r
 	}
 	if err := os.RemoveAll(r.dir); err != nil {
 		t.Fatal(err)
 	}
-	build(t, w.Repo, r, name)
+	build(t, repo, r, name)
 	built[name] = true
 	return r
 }

@@ -15,10 +15,10 @@ import (
 func TestPrevious(t *testing.T) {
 	var old release
 	s := open(t, "", func(w *node.World) release {
-		old = released(t, w, previousCommit(t, w.Repo))
+		old = released(t, w.Repo, previousCommit(t, w.Repo))
 		return old
 	})
-	now := current(t, s.World, "this")
+	now := current(t, s.World.Repo, "this")
 	lives := s.pod(t, "of-the-previous")
 	shims := s.programs(t)
 	for i, to := range []release{now, old, now} {
@@ -47,13 +47,13 @@ const escrowed = "0e05195247cd6068768aa6507df0c9c949b5b7f4"
 
 // TestReplaced has a shim killed that can be replaced and not upgraded.
 func TestReplaced(t *testing.T) {
-	s := open(t, "", func(w *node.World) release { return released(t, w, escrowed) })
+	s := open(t, "", func(w *node.World) release { return released(t, w.Repo, escrowed) })
 	lives := s.pod(t, "of-another")
 	for _, l := range lives {
 		l.lossy = true
 	}
 	before := pidsOf(s.programs(t))
-	s.install(t, current(t, s.World, "this"))
+	s.install(t, current(t, s.World.Repo, "this"))
 	s.restart(t)
 	eventually(t, "the shim is replaced", func() bool { return s.isCurrent(t) && len(s.programs(t)) == 1 })
 	if after := pidsOf(s.programs(t)); slices.Equal(before, after) {
@@ -94,7 +94,7 @@ func TestExec(t *testing.T) {
 func execute(t *testing.T, extra string) {
 	var here, next release
 	s := open(t, extra, func(w *node.World) release {
-		here, next = current(t, w, "this"), current(t, w, "next")
+		here, next = current(t, w.Repo, "this"), current(t, w.Repo, "next")
 		return here
 	})
 	lives := append(s.pod(t, "one"), s.pod(t, "two")...)
