@@ -269,13 +269,13 @@ func TestUpgradeFails(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, %v", program, resp, err)
 		}
+		for fd, flags := range flagsOf(t, shims[0].pid) { // before the exec, which sets them all
+			if fd > 2 && flags&unix.O_CLOEXEC == 0 {
+				t.Errorf("%s: descriptor %d would be a child's too", program, fd)
+			}
+		}
 		if res, err := b.exec("echo hello; ls /proc/self/fd"); err != nil || string(res.Stdout) != "hello\n0\n1\n2\n3\n" {
 			t.Errorf("exec = %+v, %v", res, err)
-		}
-	}
-	for fd, flags := range flagsOf(t, shims[0].pid) {
-		if fd > 2 && flags&unix.O_CLOEXEC == 0 {
-			t.Errorf("descriptor %d would be a child's too", fd)
 		}
 	}
 	if now := limitsOf(t, shims[0].pid); now != before {
