@@ -28,6 +28,7 @@ tools: setup
 	@test/cni/build.sh >/dev/null
 	@test/critest/tools/build.sh
 	@test/snapshotters/tools/build.sh
+	@go test -count=1 -run '^TestBuild$$' ./test/upgrade
 
 test: tools build ## vet, unit tests (race detector), kernel tests as root, recovery, the contract, events and retries, bad input, critest, kubelet, and some of it in a virtual machine
 	@go run ./test/run

@@ -70,7 +70,14 @@ type Image struct {
 type Shim struct {
 	Binary         string `toml:"binary" comment:"The berth-shim program. Empty: beside berthd, else in $PATH."`
 	PodsPerProcess int    `toml:"pods_per_process" comment:"Pods that share one shim process. 1 gives every pod its own."`
+	Upgrade        string `toml:"upgrade" comment:"When berthd starts, and at each SIGHUP, shims that run another program than binary names now: \"auto\" has them execute that one, one after the other;\ncontainers and their logs go on, and commands and attachments under way are waited for. \"never\": they stay as they are until their last pod ends."`
 }
+
+// What Shim.Upgrade can be.
+const (
+	UpgradeAuto  = "auto"
+	UpgradeNever = "never"
+)
 
 // Snapshot is about root filesystems.
 type Snapshot struct {
@@ -138,7 +145,7 @@ func Default() Config {
 		Log:          Log{Format: "text"},
 		Network:      Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin"}},
 		Image:        Image{CertsDir: "/etc/berth/certs.d", ParallelLayers: 3, LayerConnections: 4, Connections: 12, Pinned: []string{}},
-		Shim:         Shim{PodsPerProcess: 64},
+		Shim:         Shim{PodsPerProcess: 64, Upgrade: UpgradeAuto},
 		Streaming:    Streaming{Address: "127.0.0.1:0"},
 		Snapshot:     Snapshot{},
 		SELinux:      SELinux{Enable: true},

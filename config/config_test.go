@@ -99,6 +99,7 @@ pinned = ["registry.k8s.io/pause:3.10"]
 [shim]
 binary = "/shim"
 pods_per_process = 1
+upgrade = "never"
 [snapshot]
 driver = "lazy"
 writable_limit = 0
@@ -119,7 +120,7 @@ address = "localhost:9477"
 `, func(c *Config) {
 			*c = Config{
 				Root: "/r", State: "/s", Socket: "/s.sock", Log: Log{4, "json", 1000, 5000}, Network: Network{"/c", []string{"/b"}, true},
-				Image: Image{"/certs", "/registries.conf", "/config.json", 8, 2, 6, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1}, Snapshot: Snapshot{"lazy", 0},
+				Image: Image{"/certs", "/registries.conf", "/config.json", 8, 2, 6, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1, UpgradeNever}, Snapshot: Snapshot{"lazy", 0},
 				Cgroup: Cgroup{"cgroupfs"}, CDI: CDI{[]string{"/cdi"}}, Streaming: Streaming{"[::1]:10010", "/tls.crt", "/tls.key"}, Metrics: Metrics{"localhost:9477"}, Handlers: map[string]Handler{},
 				ProxyPlugins: map[string]ProxyPlugin{"lazy": {"/lazy.sock"}},
 			}

@@ -70,6 +70,7 @@ func (c Config) Validate() error {
 		}
 	}
 	p.number("shim.pods_per_process", c.Shim.PodsPerProcess, 1, maxPodsShared)
+	p.choice("shim.upgrade", c.Shim.Upgrade, UpgradeAuto, UpgradeNever)
 	p.snapshots(c)
 	if c.Cgroup.Driver != "" {
 		p.choice("cgroup.driver", c.Cgroup.Driver, "cgroupfs", "systemd")

@@ -123,6 +123,12 @@ func (n node) info() (map[string]string, error) {
 		}
 		info["handlersBroken"] = string(data)
 	}
+	if shims := n.node.Shims(); len(shims) > 0 {
+		if data, err = json.Marshal(shims); err != nil {
+			return nil, fmt.Errorf("status: %w", err)
+		}
+		info["shims"] = string(data)
+	}
 	if skipped := errors.Join(n.opts.NetworkSkipped()...); skipped != nil {
 		info["networkSkipped"] = skipped.Error()
 	}

@@ -169,6 +169,14 @@ func (n *Node) Handlers() []HandlerStatus {
 	return list
 }
 
+// Shims tells what processes keep containers alive. It waits for nothing.
+func (n *Node) Shims() []shim.Info {
+	if n.Pods.opts.Shims == nil {
+		return nil
+	}
+	return n.Pods.opts.Shims()
+}
+
 // checkHandler refuses a pod whose handler is unknown, does not work, or cannot do
 // what the pod needs.
 func (ps *Pods) checkHandler(ctx context.Context, s PodSpec) error {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/berthd/berth/sandbox/apparmor"
 	"github.com/berthd/berth/sandbox/selinux"
+	"github.com/berthd/berth/shim"
 )
 
 // Options are what Open needs. Every field is required unless it says otherwise.
@@ -40,6 +41,8 @@ type Options struct {
 
 	// CheckShim tells whether the next pod would get a shim; nil: it is not asked.
 	CheckShim func(context.Context) error
+	// Shims tells what keeps containers alive, without waiting; nil: nobody knows.
+	Shims func() []shim.Info
 
 	appArmor   *apparmor.Default           // nil: nobody loads it; made by Open
 	noSelfTest bool                        // nothing is tried out; false in use

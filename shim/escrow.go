@@ -19,6 +19,7 @@ type escrow struct {
 	conn  *api.SessionConn
 	ended chan struct{} // closed when conn has ended and all that came over it is here
 	kept  map[string]map[string]*os.File
+	told  map[string]uint32 // how processes have ended, by container: told again to who takes over
 }
 
 // keep has a shim that answers send its descriptors. One of an earlier release has no such
@@ -62,6 +63,9 @@ func (e *escrow) open(ctx context.Context, dir string) error {
 		e.kept = map[string]map[string]*os.File{}
 	}
 	e.conn, e.ended = conn, ended
+	for id, status := range e.told {
+		_ = conn.Send(api.SessionEvent{Ended: id, Status: status})
+	}
 	go e.listen(conn, ended)
 	return nil
 }
@@ -118,6 +122,7 @@ func (e *escrow) dropLocked(id string) {
 		f.Close()
 	}
 	delete(e.kept, id)
+	delete(e.told, id)
 }
 
 // tell tells the shim how a container's process has ended. A shim that does not hear it has
@@ -125,6 +130,10 @@ func (e *escrow) dropLocked(id string) {
 func (e *escrow) tell(id string, status uint32) {
 	e.mu.Lock()
 	conn := e.conn
+	if e.told == nil {
+		e.told = map[string]uint32{}
+	}
+	e.told[id] = status
 	e.mu.Unlock()
 	_ = conn.Send(api.SessionEvent{Ended: id, Status: status})
 }

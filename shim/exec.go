@@ -39,10 +39,11 @@ func (s *Shims) ExecSync(ctx context.Context, req ExecRequest) (ExecResult, erro
 	if err != nil {
 		return ExecResult{}, err
 	}
-	c, err := e.p.client(ctx)
+	c, err := e.p.client(ctx, &e.p.usage.streams)
 	if err != nil {
 		return ExecResult{}, fmt.Errorf("container %s: %w", req.ID, err)
 	}
+	defer e.p.leave(&e.p.usage.streams)
 	k := api.NewKeeperClient(c)
 	process, err := json.Marshal(req.Process)
 	if err != nil {

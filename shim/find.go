@@ -69,22 +69,25 @@ func (s *Shims) find(ctx, limited context.Context, shimID string) {
 		if rerr != nil {
 			klog.ErrorS(rerr, "Records of a shim", "shim", p.id)
 		}
-		klog.ErrorS(err, "A shim does not answer", "shim", p.id, "containers", n)
+		klog.ErrorS(err, "A shim cannot be asked", "shim", p.id, "containers", n)
 		s.work.Go(func() { s.pursue(p) })
 	}
 }
 
 // inquire asks a shim for its tasks, over a new connection if there is none.
 func (s *Shims) inquire(ctx context.Context, p *process) ([]*api.TaskInfo, error) {
-	c, _, _ := p.connection()
+	c, _, _ := p.connection(nil)
 	if c == nil {
 		var err error
 		if c, err = s.connect(ctx, p); err != nil {
 			return nil, err
 		}
 	}
-	infos, err := listOver(ctx, c, "")
-	return infos, fromWire(err)
+	infos, err := p.hello(ctx, c)
+	if errors.Is(err, errIncompatible) {
+		p.drop()
+	}
+	return infos, err
 }
 
 // isDeath tells the errors that only a dead shim gives from a slow one's and from
@@ -144,6 +147,7 @@ func (s *Shims) meet(p *process, infos []*api.TaskInfo) {
 	}
 	p.deleted = nil
 	close(p.answered)
+	s.lookForUpgrades()
 	if !p.escrow.isOpen() {
 		s.work.Go(func() { s.keep(s.ctx, p) })
 	}

@@ -31,12 +31,20 @@ type process struct {
 	escrow escrow
 
 	mu     sync.Mutex
+	usage  usage         // guarded by mu, as is all that follows
 	conn   *ttrpc.Client // nil: dead, once it has answered, or away
 	away   chan struct{} // not nil while it is lost and looked for; closed when that is over
 	mute   bool          // a question is without an answer
 	closed bool          // by us
 	deaths []time.Time   // the last ones
 	err    error         // why it never was alive
+
+	info    *api.ShimInfo // what it has said of itself last; nil before that, and when it says nothing
+	refusal error         // why we do not speak to it
+	former  *former       // nil but around an upgrade
+	waits   string        // why its program is not the one on disk, if that is known
+	busy    bool          // and that it is because of what is under way
+	old     bool          // and that it never will be: it gets no more pods
 }
 
 func newProcess(s *Shims, id string) *process {
@@ -63,7 +71,7 @@ func (s *Shims) place(ctx context.Context, podID string) (*process, error) {
 			s.unplace(p, podID)
 			continue
 		}
-		if _, err := p.client(ctx); err != nil {
+		if _, err := p.client(ctx, nil); err != nil {
 			s.unplace(p, podID)
 			return nil, err
 		}
@@ -100,7 +108,7 @@ func (s *Shims) pick(podID string) (best *process, untried bool) {
 
 // mayTakeLocked reports whether a shim that is not dead may get a new pod.
 func (s *Shims) mayTakeLocked(p *process) bool {
-	return !p.isSilent() && !p.isAway() && !p.isMute() && len(p.pods) < s.o.PodsPerProcess
+	return !p.isSilent() && !p.isAway() && !p.isOutdated() && !p.isMute() && len(p.pods) < s.o.PodsPerProcess
 }
 
 // unplace counts a container out again.
@@ -109,6 +117,9 @@ func (s *Shims) unplace(p *process, podID string) {
 	p.countOut(podID)
 	var spare *process // one empty shim stays, for the next pod
 	if len(p.pods) == 0 && !p.isDead() && !p.isSilent() {
+		if p.isOutdated() {
+			spare = p
+		}
 		for _, o := range s.procs {
 			if o != p && len(o.pods) == 0 && !o.isDead() && !o.isSilent() {
 				spare = p
@@ -151,6 +162,7 @@ func (s *Shims) launch(p *process) {
 		err = s.first(p)
 	}
 	if err != nil {
+		p.drop()
 		err = fmt.Errorf("start a shim: %w", err)
 		klog.ErrorS(err, "No shim", "shim", p.id)
 		p.mu.Lock()
@@ -185,8 +197,9 @@ func (s *Shims) spawn(p *process, h *heritage) error {
 	}
 	defer log.Close()
 
-	cmd := exec.Command(s.o.Binary, "serve", "--state", s.o.State, "--dir", p.dir, "--v", strconv.Itoa(s.o.Verbosity))
-	cmd.Dir = "/"
+	program, argv0 := s.programFor(p)
+	cmd := exec.Command(program, "serve", "--state", s.o.State, "--dir", p.dir, "--v", strconv.Itoa(s.o.Verbosity))
+	cmd.Args[0], cmd.Dir = argv0, "/"
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{ln}
@@ -276,7 +289,25 @@ func (p *process) isSilent() bool {
 func (p *process) isAway() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.away != nil
+	return p.away != nil && !p.usage.held
+}
+
+// isOutdated reports whether the shim keeps what it has, and a new one gets what is to come.
+func (p *process) isOutdated() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.old
+}
+
+// drop closes a connection that is of no use.
+func (p *process) drop() {
+	p.mu.Lock()
+	c := p.conn
+	p.conn = nil
+	p.mu.Unlock()
+	if c != nil {
+		c.Close()
+	}
 }
 
 // close drops the connection for good.
@@ -284,6 +315,8 @@ func (p *process) close() {
 	p.mu.Lock()
 	c := p.conn
 	p.closed = true
+	p.former.close()
+	p.former = nil
 	p.mu.Unlock()
 	if c != nil {
 		c.Close()
@@ -298,19 +331,26 @@ func (p *process) isDead() bool {
 	default:
 		return false // being started
 	}
-	_, away, err := p.connection()
+	_, away, err := p.connection(nil)
 	return away == nil && errors.Is(err, ErrUnavailable)
 }
 
-// connection returns the connection of a live shim. When it is away, that channel is closed
-// when it is to be asked again.
-func (p *process) connection() (*ttrpc.Client, <-chan struct{}, error) {
+// connection returns the connection of a live shim, and counts in that it is used as count,
+// unless that is nil. When it is away, that channel is closed when it is to be asked again.
+func (p *process) connection(count *int) (*ttrpc.Client, <-chan struct{}, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
+	case p.away != nil && p.usage.held:
+		return nil, p.away, fmt.Errorf("shim %s is being upgraded: %w", p.id, ErrNoAnswer)
 	case p.away != nil: // also when it is connected: it does not serve sessions yet
 		return nil, p.away, fmt.Errorf("shim %s has died and is being replaced: %w", p.id, ErrNoAnswer)
+	case p.refusal != nil:
+		return nil, nil, fmt.Errorf("shim %s: %w: %w", p.id, ErrNoAnswer, p.refusal)
 	case p.conn != nil:
+		if count != nil {
+			*count++
+		}
 		return p.conn, nil, nil
 	case p.err != nil:
 		return nil, nil, fmt.Errorf("%w: %w", ErrUnavailable, p.err)
@@ -326,12 +366,13 @@ func (p *process) connection() (*ttrpc.Client, <-chan struct{}, error) {
 // awayLimit is how long a call waits for a shim that is being replaced.
 const awayLimit = 10 * time.Second
 
-// client returns the connection of a live shim. One that is being replaced is waited for.
-func (p *process) client(ctx context.Context) (*ttrpc.Client, error) {
+// client returns the connection of a live shim, counted in as count, unless that is nil: see
+// usage. One that is being replaced is waited for.
+func (p *process) client(ctx context.Context, count *int) (*ttrpc.Client, error) {
 	limit := time.NewTimer(awayLimit)
 	defer limit.Stop()
 	for {
-		c, away, err := p.connection()
+		c, away, err := p.connection(count)
 		if away == nil {
 			return c, err
 		}
@@ -348,12 +389,18 @@ func (p *process) client(ctx context.Context) (*ttrpc.Client, error) {
 // call makes a call that may be made again, for as long as the connection is lost under it
 // and there is a new one.
 func (p *process) call(ctx context.Context, do func(*ttrpc.Client) error) error {
+	return p.callAs(ctx, &p.usage.calls, do)
+}
+
+// callAs is call that is counted as that, unless it is nil.
+func (p *process) callAs(ctx context.Context, count *int, do func(*ttrpc.Client) error) error {
 	for {
-		c, err := p.client(ctx)
+		c, err := p.client(ctx, count)
 		if err != nil {
 			return err
 		}
 		err = fromWire(do(c))
+		p.leave(count)
 		if !errors.Is(err, errLost) || ctx.Err() != nil {
 			return err
 		}
@@ -363,20 +410,12 @@ func (p *process) call(ctx context.Context, do func(*ttrpc.Client) error) error 
 	}
 }
 
-// list asks for one task, or for all.
+// list asks for one task, or for all. It changes nothing, and so is not counted.
 func (p *process) list(ctx context.Context, id string) (infos []*api.TaskInfo, err error) {
-	err = p.call(ctx, func(c *ttrpc.Client) (err error) {
-		infos, err = listOver(ctx, c, id)
+	err = p.callAs(ctx, nil, func(c *ttrpc.Client) error {
+		resp, err := api.NewKeeperClient(c).List(ctx, &api.ListRequest{Id: id})
+		infos = resp.GetTasks()
 		return err
 	})
 	return infos, err
-}
-
-// listOver is list over that connection alone. The error is ttrpc's.
-func listOver(ctx context.Context, c *ttrpc.Client, id string) ([]*api.TaskInfo, error) {
-	resp, err := api.NewKeeperClient(c).List(ctx, &api.ListRequest{Id: id})
-	if err != nil {
-		return nil, err
-	}
-	return resp.Tasks, nil
 }

@@ -95,9 +95,9 @@ func (s *Shims) regain(p *process) error {
 func (s *Shims) greet(p *process, c *ttrpc.Client) ([]*api.TaskInfo, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, replaceLimit)
 	defer cancel()
-	infos, err := listOver(ctx, c, "")
+	infos, err := p.hello(ctx, c)
 	if err != nil {
-		return nil, fromWire(err)
+		return nil, err
 	}
 	s.keep(ctx, p)
 	return infos, nil
@@ -178,7 +178,7 @@ func (p *process) mourning() time.Duration {
 // pause waits, or returns the error when we are closed.
 func (s *Shims) pause(d time.Duration) error {
 	if d == 0 {
-		return nil
+		return context.Cause(s.ctx)
 	}
 	select {
 	case <-time.After(d):

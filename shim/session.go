@@ -41,7 +41,8 @@ const (
 // command of which the session is closed, or whose daemon has died, is killed
 // with all that it started.
 type Session struct {
-	conn *api.SessionConn
+	conn  *api.SessionConn
+	leave func() // the shim's usage
 
 	mu       sync.Mutex // guards stdin's and terminal's ends
 	stdin    *os.File   // nil: there is none, or it was closed
@@ -70,7 +71,7 @@ func (s *Shims) OpenSession(ctx context.Context, req SessionRequest) (*Session, 
 			return nil, err
 		}
 	}
-	conn, err := e.p.dialSession(ctx)
+	conn, err := e.p.dialSession(ctx) // counted as a stream then
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil, fmt.Errorf("container %s: its shim was started by an earlier release, which has no sessions; start the pod anew: %w", req.ID, ErrUnimplemented)
@@ -78,6 +79,7 @@ func (s *Shims) OpenSession(ctx context.Context, req SessionRequest) (*Session, 
 		return nil, fmt.Errorf("container %s: %w", req.ID, err)
 	}
 	x := &Session{conn: api.NewSessionConn(conn.(*net.UnixConn)), ended: make(chan struct{})}
+	x.leave = sync.OnceFunc(func() { e.p.leave(&e.p.usage.streams) })
 	if err := x.begin(ctx, wire); err != nil {
 		return nil, errors.Join(err, x.Close())
 	}
@@ -85,15 +87,19 @@ func (s *Shims) OpenSession(ctx context.Context, req SessionRequest) (*Session, 
 	return x, nil
 }
 
-// dialSession connects to the shim, or to its successor.
+// dialSession connects to the shim, or to its successor, and counts the connection as a
+// stream.
 func (p *process) dialSession(ctx context.Context) (net.Conn, error) {
 	for {
-		c, err := p.client(ctx)
+		c, err := p.client(ctx, &p.usage.streams)
 		if err != nil {
 			return nil, err
 		}
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, "unix", api.SessionPath(p.dir))
+		if err != nil {
+			p.leave(&p.usage.streams)
+		}
 		if err == nil || !isRefusal(err) || errors.Is(err, os.ErrNotExist) {
 			return conn, err
 		}
@@ -228,6 +234,7 @@ func (x *Session) Result() (int32, error) {
 // Close ends the session. It may be repeated.
 func (x *Session) Close() error {
 	err := x.conn.Close()
+	x.leave()
 	for _, f := range x.files {
 		f.Close()
 	}

@@ -111,12 +111,16 @@ type Shims struct {
 	// deletes holds a token for each "berth-shim delete" that runs.
 	deletes chan struct{}
 
-	orphans sync.Once // starts reapOrphans
+	orphans  sync.Once     // starts reapOrphans
+	upgrades sync.Once     // starts keepCurrent
+	look     chan struct{} // tells keepCurrent that there may be something to do
 
 	mu    sync.Mutex
 	procs map[string]*process // by shim ID
 	tasks map[string]*entry   // by container ID
 	heirs map[int]bool        // processes that dead shims have left, and that are waited for
+
+	doubted os.FileInfo // a program that did not go on with containers
 }
 
 // Open finds the shims of o.State. Those that are dead are swept, except for the
@@ -138,7 +142,7 @@ func Open(ctx context.Context, o Options) (*Shims, error) {
 			return nil, fmt.Errorf("shims: %w", err)
 		}
 	}
-	s := &Shims{o: o, deletes: make(chan struct{}, maxDeletes), procs: map[string]*process{}, tasks: map[string]*entry{}, heirs: map[int]bool{}}
+	s := &Shims{o: o, deletes: make(chan struct{}, maxDeletes), procs: map[string]*process{}, tasks: map[string]*entry{}, heirs: map[int]bool{}, look: make(chan struct{}, 1)}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	dirs, err := os.ReadDir(api.ShimsDir(o.State))
 	if err != nil {

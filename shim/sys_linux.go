@@ -3,7 +3,10 @@ package shim
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"syscall"
+
+	"github.com/berthd/berth/shim/keeper/pidfd"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,6 +58,32 @@ func pending(f *os.File) int {
 
 // sigchld says that a child has died.
 const sigchld = unix.SIGCHLD
+
+// sigkill is the signal that no process can refuse.
+const sigkill = int(unix.SIGKILL)
+
+// watchChild has cmd's process opened when it is started. The result is called then, and its
+// handle is the caller's.
+func watchChild(cmd *exec.Cmd) (child func() pidfd.Handle) {
+	fd := -1
+	cmd.SysProcAttr = &syscall.SysProcAttr{PidFD: &fd}
+	return func() pidfd.Handle {
+		if fd < 0 {
+			return pidfd.Handle{}
+		}
+		return pidfd.Take(os.NewFile(uintptr(fd), "pidfd"))
+	}
+}
+
+// descriptorOf is a file's descriptor, the file's own.
+func descriptorOf(f *os.File) (int, error) {
+	n := -1
+	rc, err := f.SyscallConn()
+	if err == nil {
+		err = rc.Control(func(fd uintptr) { n = int(fd) })
+	}
+	return n, err
+}
 
 // becomeReaper makes what a dead child leaves our children.
 func becomeReaper() error {

@@ -76,7 +76,7 @@ func (e *entry) await(ctx context.Context) (Exit, error) {
 			return Exit{}, fmt.Errorf("container %s: %w", e.id, context.Cause(ctx))
 		}
 	}
-	err := e.p.call(ctx, func(c *ttrpc.Client) error {
+	err := e.p.callAs(ctx, nil, func(c *ttrpc.Client) error { // for as long as the container runs
 		_, err := taskapi.NewTaskClient(c).Wait(ctx, &taskapi.WaitRequest{Id: e.id})
 		return err
 	})
@@ -168,9 +168,10 @@ func (s *Shims) Create(ctx context.Context, req CreateRequest) (pid int, err err
 	s.mu.Unlock()
 
 	var resp *taskapi.CreateTaskResponse
-	c, err := p.client(ctx)
+	c, err := p.client(ctx, &p.usage.calls)
 	if err == nil {
 		resp, err = taskapi.NewTaskClient(c).Create(ctx, &taskapi.CreateTaskRequest{Id: req.ID, Bundle: req.Bundle, Terminal: req.Terminal, Options: opts})
+		p.leave(&p.usage.calls)
 		if err = fromWire(err); errors.Is(err, errLost) {
 			s.lose(p, c)
 		}
@@ -194,11 +195,12 @@ func (s *Shims) Start(ctx context.Context, id string) error {
 		return err
 	}
 	for {
-		c, err := e.p.client(ctx)
+		c, err := e.p.client(ctx, &e.p.usage.calls)
 		if err != nil {
 			return fmt.Errorf("container %s: %w", id, err)
 		}
 		_, err = taskapi.NewTaskClient(c).Start(ctx, &taskapi.StartRequest{Id: id})
+		e.p.leave(&e.p.usage.calls)
 		if err = fromWire(err); !errors.Is(err, errLost) || ctx.Err() != nil {
 			return err
 		}

@@ -7,17 +7,20 @@
 //	berth-shim init                          the first steps of a container's process (libcontainer)
 //	berth-shim filter                        compiles a seccomp profile, for "serve"
 //	berth-shim pause, or called "pause"      the holder of a shared PID namespace
-//	berth-shim version
+//	berth-shim version                       the release; --json: and the protocols that it speaks
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"net"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/berthd/berth/shim/api"
@@ -59,10 +62,19 @@ func main() {
 	case "pause":
 		pause()
 	case "version":
-		fmt.Println("berth-shim", version)
+		fail(tellVersion(args))
 	default:
 		fail(fmt.Errorf("unknown command %q", os.Args[1]))
 	}
+}
+
+// tellVersion prints what this program is. One of an earlier release knows no --json.
+func tellVersion(args []string) error {
+	if !slices.Contains(args, "--json") {
+		fmt.Println("berth-shim", version)
+		return nil
+	}
+	return json.NewEncoder(os.Stdout).Encode(api.ProgramOf(version))
 }
 
 func fail(err error) {
@@ -88,12 +100,13 @@ func serve(ctx context.Context, args []string) error {
 	}
 	// A shim is idle nearly always and its heap is small: collect early.
 	debug.SetGCPercent(25)
-	f := os.NewFile(3, "listener")
-	ln, err := net.FileListener(f)
+	syscall.CloseOnExec(listenerFD) // it stays open for a program that takes over
+	o.Listener = os.NewFile(listenerFD, "listener")
+	ln, err := net.FileListener(o.Listener)
 	if err != nil {
-		return fmt.Errorf("file descriptor 3 is not a listening socket: %w", err)
+		return fmt.Errorf("file descriptor %d is not a listening socket: %w", listenerFD, err)
 	}
-	f.Close()
+	o.Version, o.Args = version, heirArgs(fs)
 	k, err := keeper.New(ctx, o)
 	if err != nil {
 		return err
@@ -104,6 +117,20 @@ func serve(ctx context.Context, args []string) error {
 		}
 	}
 	return k.Serve(ctx, ln)
+}
+
+// listenerFD is the listening socket.
+const listenerFD = 3
+
+// heirArgs are the arguments of a program that takes over from this one, without its handover.
+func heirArgs(fs *flag.FlagSet) []string {
+	args := []string{"serve"}
+	fs.Visit(func(f *flag.Flag) {
+		if f.Name != "handover" {
+			args = append(args, "--"+f.Name+"="+f.Value.String())
+		}
+	})
+	return args
 }
 
 // resume takes over what a predecessor had.

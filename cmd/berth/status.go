@@ -22,6 +22,7 @@ type nodeStatus struct {
 	Handlers   []string        `json:"handlers"` // "" is the default one
 	AppArmor   string          `json:"apparmor,omitempty"`
 	UnderWay   []operation     `json:"under_way"` // what takes long
+	Shims      []aShim         `json:"shims"`     // what keeps containers alive
 	Pulls      []aPull         `json:"pulls"`     // under way
 }
 
@@ -72,6 +73,7 @@ func (c *client) status(ctx context.Context) (nodeStatus, error) {
 	s := nodeStatus{
 		Socket: c.socket, Version: v.GetRuntimeName() + " " + v.GetRuntimeVersion(), API: v.GetRuntimeApiVersion(),
 		Ready: true, Conditions: []nodeCondition{}, Handlers: []string{}, AppArmor: resp.GetInfo()["apparmor"],
+		Shims: shimsOf(resp.GetInfo()["shims"]),
 	}
 	seen := map[string]bool{}
 	for _, cond := range resp.GetStatus().GetConditions() {
@@ -118,6 +120,7 @@ func (s nodeStatus) print(out io.Writer, asJSON bool) error {
 		fmt.Fprint(w, clean(h))
 	}
 	fmt.Fprintln(w)
+	printShims(w, s.Shims)
 	if s.AppArmor != "" {
 		fmt.Fprintf(w, "AppArmor\t%s\n", clean(s.AppArmor))
 	}

@@ -76,6 +76,13 @@ func (s *scrapeListener) serve(ctx context.Context, node *sandbox.Node, images *
 			}
 			return states
 		},
+		Shims: func() map[string]int {
+			versions := map[string]int{}
+			for _, s := range node.Shims() {
+				versions[s.Version]++
+			}
+			return versions
+		},
 		Owed: func() int { return len(node.Pods.Owed()) },
 		Ready: func() map[string]bool {
 			return map[string]bool{"RuntimeReady": node.Readiness.Problem() == nil, "NetworkReady": network.Ready() == nil}

@@ -97,7 +97,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 		Root: cfg.Root, State: cfg.State, Handlers: handlersOf(cfg),
 		SystemdCgroup: cfg.SystemdCgroup(), PauseBinary: binary, CDIDirs: cfg.CDI.SpecDirs, OwnDevices: cfg.Devices.Ownership,
 		Namespaces: netns.OpenNamespaces(cfg.State, binary), Network: network, Roots: layers,
-		Images: images, Tasks: shims, Processes: shims, Runtimes: &shim.Runtimes{}, CheckShim: shims.Check, Stages: figures,
+		Images: images, Tasks: shims, Processes: shims, Runtimes: &shim.Runtimes{}, CheckShim: shims.Check, Shims: shims.List, Stages: figures,
 	})
 	if err != nil {
 		return err
@@ -114,6 +114,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	operators.Attach(images, func() map[string][]string { return imageUsers(node.Containers.List()) })
 	server.Attach(node, images)
 	scrapers.serve(ctx, node, images, network)
+	upgradeShims(ctx, cfg, shims)
 	return answer(ctx, cfg, server, node, dumps, listener, failed)
 }
 
@@ -167,6 +168,25 @@ func openShims(ctx context.Context, cfg config.Config) (*shim.Shims, string, err
 	shims, err := shim.Open(ctx, shim.Options{Binary: binary, State: cfg.State, PodsPerProcess: cfg.Shim.PodsPerProcess, Verbosity: cfg.Log.Verbosity,
 		LogRate: cfg.Log.RateLimit, LogBurst: cfg.Log.RateBurst})
 	return shims, binary, err
+}
+
+// upgradeShims has shims execute the program that is on disk now, and at each SIGHUP.
+func upgradeShims(ctx context.Context, cfg config.Config, shims *shim.Shims) {
+	if cfg.Shim.Upgrade == config.UpgradeNever {
+		return
+	}
+	shims.Upgrade()
+	asked := hangups()
+	go func() {
+		for {
+			select {
+			case <-asked:
+				shims.Upgrade()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
 }
 
 // answer tells that berthd is ready, and waits until ctx ends or the socket fails. Then it

@@ -145,5 +145,12 @@ func heldNames(dir string) error {
 // quitSignal asks for a dump.
 const quitSignal = unix.SIGQUIT
 
+// hangups asks for the SIGHUPs that come.
+func hangups() <-chan os.Signal {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, unix.SIGHUP)
+	return c
+}
+
 // ignoreHangup lets a closed terminal or a habit of reloading do no harm.
 func ignoreHangup() { signal.Ignore(unix.SIGHUP) }

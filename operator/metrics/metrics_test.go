@@ -54,7 +54,7 @@ func newBench(t *testing.T) *bench {
 	}
 	t.Cleanup(b.images.Close)
 	b.Attach(Sources{
-		Images: b.images, Owed: func() int { return 3 },
+		Images: b.images, Owed: func() int { return 3 }, Shims: func() map[string]int { return map[string]int{"v1": 2} },
 		Pods:       func() map[string]int { return map[string]int{"ready": 2, "notready": 0} },
 		Containers: func() map[string]int { return map[string]int{"running": 5} },
 		Ready:      func() map[string]bool { return map[string]bool{"RuntimeReady": true, "NetworkReady": false} },
@@ -220,6 +220,7 @@ func TestPulls(t *testing.T) {
 		"berth_pods state notready":                             0,
 		"berth_containers state running":                        5,
 		"berth_addresses_owed":                                  3,
+		"berth_shims version v1":                                2,
 	})
 	first := f.value("berth_pull_seconds_since_bytes", "image", name)
 	if later := b.scrape(t).value("berth_pull_seconds_since_bytes", "image", name); first < 0 || later <= first {

@@ -16,6 +16,7 @@ type Sources struct {
 	Containers func() map[string]int  // the same
 	Owed       func() int             // addresses that CNI plugins have not taken back
 	Ready      func() map[string]bool // by condition
+	Shims      func() map[string]int  // processes that keep containers, by the version of their release
 }
 
 // Attach has the figures tell of s too. It is called once.
@@ -34,6 +35,7 @@ var (
 	podsDesc       = describe("berth_pods", "Pods that are listed.", "state")
 	containersDesc = describe("berth_containers", "Containers that are listed.", "state")
 	owedDesc       = describe("berth_addresses_owed", "Addresses of pods that a CNI plugin has not taken back yet.")
+	shimsDesc      = describe("berth_shims", "Processes that keep containers. Another version than berthd's has yet to be upgraded; \"\" does not say.", "version")
 	readyDesc      = describe("berth_ready", "1 when kubelet is told that the condition holds, else 0.", "condition")
 	imagesDesc     = describe("berth_images", "Images that are here.")
 	imageBytesDesc = describe("berth_image_bytes", "Disk space of images, layers and documents together, when it was measured after the last pull or removal.")
@@ -49,7 +51,7 @@ type nodeCollector struct {
 
 // Describe implements prometheus.Collector.
 func (c *nodeCollector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{podsDesc, containersDesc, owedDesc, readyDesc, imagesDesc, imageBytesDesc, downloadsDesc, receivedDesc} {
+	for _, d := range []*prometheus.Desc{podsDesc, containersDesc, owedDesc, shimsDesc, readyDesc, imagesDesc, imageBytesDesc, downloadsDesc, receivedDesc} {
 		to <- d
 	}
 }
@@ -71,6 +73,9 @@ func (c *nodeCollector) Collect(to chan<- prometheus.Metric) {
 			v = 1
 		}
 		gauge(readyDesc, v, condition)
+	}
+	for version, n := range c.sources.Shims() {
+		gauge(shimsDesc, float64(n), version)
 	}
 	gauge(owedDesc, float64(c.sources.Owed()))
 	images := c.sources.Images

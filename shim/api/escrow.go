@@ -31,6 +31,15 @@ type EscrowEvent struct {
 // content of a file that the shim inherits too.
 type Handover struct {
 	Tasks map[string]map[string]int `json:"tasks"`
+
+	// States is what is not on record; when another shim has died nobody knows.
+	States map[string]TaskHandover `json:"states,omitempty"`
+}
+
+// A TaskHandover is what a shim says of a task to the program that takes over from it.
+type TaskHandover struct {
+	Exit   *ExitRecord `json:"exit,omitempty"`   // how it has ended, also when that could not be put on record
+	Killed bool        `json:"killed,omitempty"` // its first process was sent SIGKILL while it lived
 }
 
 // maxHandover is more than any handover needs, in bytes.
@@ -41,6 +50,9 @@ func NewHandover(h Handover) (*os.File, error) {
 	data, err := json.Marshal(h)
 	if err != nil {
 		return nil, err
+	}
+	if len(data) > maxHandover {
+		return nil, fmt.Errorf("handover: %d bytes are more than the %d that are read", len(data), maxHandover)
 	}
 	f, err := memoryFile("handover")
 	if err != nil {

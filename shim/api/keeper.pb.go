@@ -373,6 +373,7 @@ func (x *ListRequest) GetId() string {
 type ListResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tasks         []*TaskInfo            `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	Shim          *ShimInfo              `protobuf:"bytes,2,opt,name=shim,proto3" json:"shim,omitempty"` // since protocol 2
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -414,6 +415,178 @@ func (x *ListResponse) GetTasks() []*TaskInfo {
 	return nil
 }
 
+func (x *ListResponse) GetShim() *ShimInfo {
+	if x != nil {
+		return x.Shim
+	}
+	return nil
+}
+
+// ShimInfo is what a shim says of itself.
+type ShimInfo struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Protocol       uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`                                   // the newest that it speaks; 0 is 1
+	OldestProtocol uint32                 `protobuf:"varint,2,opt,name=oldest_protocol,json=oldestProtocol,proto3" json:"oldest_protocol,omitempty"` // the oldest; 0 is 1
+	Version        string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`                                      // of its release
+	Pid            uint32                 `protobuf:"varint,4,opt,name=pid,proto3" json:"pid,omitempty"`
+	Streams        uint32                 `protobuf:"varint,5,opt,name=streams,proto3" json:"streams,omitempty"` // commands and attachments under way, which an upgrade waits for
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ShimInfo) Reset() {
+	*x = ShimInfo{}
+	mi := &file_keeper_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShimInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShimInfo) ProtoMessage() {}
+
+func (x *ShimInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_keeper_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShimInfo.ProtoReflect.Descriptor instead.
+func (*ShimInfo) Descriptor() ([]byte, []int) {
+	return file_keeper_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ShimInfo) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *ShimInfo) GetOldestProtocol() uint32 {
+	if x != nil {
+		return x.OldestProtocol
+	}
+	return 0
+}
+
+func (x *ShimInfo) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ShimInfo) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *ShimInfo) GetStreams() uint32 {
+	if x != nil {
+		return x.Streams
+	}
+	return 0
+}
+
+type UpgradeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Program       string                 `protobuf:"bytes,1,opt,name=program,proto3" json:"program,omitempty"` // its path
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeRequest) Reset() {
+	*x = UpgradeRequest{}
+	mi := &file_keeper_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeRequest) ProtoMessage() {}
+
+func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_keeper_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
+func (*UpgradeRequest) Descriptor() ([]byte, []int) {
+	return file_keeper_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *UpgradeRequest) GetProgram() string {
+	if x != nil {
+		return x.Program
+	}
+	return ""
+}
+
+type UpgradeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WaitsFor      string                 `protobuf:"bytes,1,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"` // what is under way
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeResponse) Reset() {
+	*x = UpgradeResponse{}
+	mi := &file_keeper_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeResponse) ProtoMessage() {}
+
+func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_keeper_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeResponse.ProtoReflect.Descriptor instead.
+func (*UpgradeResponse) Descriptor() ([]byte, []int) {
+	return file_keeper_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *UpgradeResponse) GetWaitsFor() string {
+	if x != nil {
+		return x.WaitsFor
+	}
+	return ""
+}
+
 type ExecSyncRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -427,7 +600,7 @@ type ExecSyncRequest struct {
 
 func (x *ExecSyncRequest) Reset() {
 	*x = ExecSyncRequest{}
-	mi := &file_keeper_proto_msgTypes[5]
+	mi := &file_keeper_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +612,7 @@ func (x *ExecSyncRequest) String() string {
 func (*ExecSyncRequest) ProtoMessage() {}
 
 func (x *ExecSyncRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[5]
+	mi := &file_keeper_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +625,7 @@ func (x *ExecSyncRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecSyncRequest.ProtoReflect.Descriptor instead.
 func (*ExecSyncRequest) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{5}
+	return file_keeper_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExecSyncRequest) GetId() string {
@@ -502,7 +675,7 @@ type ExecSyncChunk struct {
 
 func (x *ExecSyncChunk) Reset() {
 	*x = ExecSyncChunk{}
-	mi := &file_keeper_proto_msgTypes[6]
+	mi := &file_keeper_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +687,7 @@ func (x *ExecSyncChunk) String() string {
 func (*ExecSyncChunk) ProtoMessage() {}
 
 func (x *ExecSyncChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[6]
+	mi := &file_keeper_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +700,7 @@ func (x *ExecSyncChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecSyncChunk.ProtoReflect.Descriptor instead.
 func (*ExecSyncChunk) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{6}
+	return file_keeper_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExecSyncChunk) GetStdout() []byte {
@@ -567,7 +740,7 @@ type CancelExecRequest struct {
 
 func (x *CancelExecRequest) Reset() {
 	*x = CancelExecRequest{}
-	mi := &file_keeper_proto_msgTypes[7]
+	mi := &file_keeper_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +752,7 @@ func (x *CancelExecRequest) String() string {
 func (*CancelExecRequest) ProtoMessage() {}
 
 func (x *CancelExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[7]
+	mi := &file_keeper_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +765,7 @@ func (x *CancelExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelExecRequest.ProtoReflect.Descriptor instead.
 func (*CancelExecRequest) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{7}
+	return file_keeper_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CancelExecRequest) GetExecId() string {
@@ -610,7 +783,7 @@ type CancelExecResponse struct {
 
 func (x *CancelExecResponse) Reset() {
 	*x = CancelExecResponse{}
-	mi := &file_keeper_proto_msgTypes[8]
+	mi := &file_keeper_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +795,7 @@ func (x *CancelExecResponse) String() string {
 func (*CancelExecResponse) ProtoMessage() {}
 
 func (x *CancelExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[8]
+	mi := &file_keeper_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +808,7 @@ func (x *CancelExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelExecResponse.ProtoReflect.Descriptor instead.
 func (*CancelExecResponse) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{8}
+	return file_keeper_proto_rawDescGZIP(), []int{11}
 }
 
 type ReopenLogRequest struct {
@@ -647,7 +820,7 @@ type ReopenLogRequest struct {
 
 func (x *ReopenLogRequest) Reset() {
 	*x = ReopenLogRequest{}
-	mi := &file_keeper_proto_msgTypes[9]
+	mi := &file_keeper_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +832,7 @@ func (x *ReopenLogRequest) String() string {
 func (*ReopenLogRequest) ProtoMessage() {}
 
 func (x *ReopenLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[9]
+	mi := &file_keeper_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +845,7 @@ func (x *ReopenLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReopenLogRequest.ProtoReflect.Descriptor instead.
 func (*ReopenLogRequest) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{9}
+	return file_keeper_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReopenLogRequest) GetId() string {
@@ -690,7 +863,7 @@ type ReopenLogResponse struct {
 
 func (x *ReopenLogResponse) Reset() {
 	*x = ReopenLogResponse{}
-	mi := &file_keeper_proto_msgTypes[10]
+	mi := &file_keeper_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +875,7 @@ func (x *ReopenLogResponse) String() string {
 func (*ReopenLogResponse) ProtoMessage() {}
 
 func (x *ReopenLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[10]
+	mi := &file_keeper_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +888,7 @@ func (x *ReopenLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReopenLogResponse.ProtoReflect.Descriptor instead.
 func (*ReopenLogResponse) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{10}
+	return file_keeper_proto_rawDescGZIP(), []int{13}
 }
 
 var File_keeper_proto protoreflect.FileDescriptor
@@ -747,9 +920,20 @@ const file_keeper_proto_rawDesc = "" +
 	"\x03pid\x18\x05 \x01(\rR\x03pid\x12'\n" +
 	"\x04exit\x18\x06 \x01(\v2\x13.berth.shim.v1.ExitR\x04exit\"\x1d\n" +
 	"\vListRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"=\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"j\n" +
 	"\fListResponse\x12-\n" +
-	"\x05tasks\x18\x01 \x03(\v2\x17.berth.shim.v1.TaskInfoR\x05tasks\"\x8d\x01\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x17.berth.shim.v1.TaskInfoR\x05tasks\x12+\n" +
+	"\x04shim\x18\x02 \x01(\v2\x17.berth.shim.v1.ShimInfoR\x04shim\"\x95\x01\n" +
+	"\bShimInfo\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12'\n" +
+	"\x0foldest_protocol\x18\x02 \x01(\rR\x0eoldestProtocol\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12\x10\n" +
+	"\x03pid\x18\x04 \x01(\rR\x03pid\x12\x18\n" +
+	"\astreams\x18\x05 \x01(\rR\astreams\"*\n" +
+	"\x0eUpgradeRequest\x12\x18\n" +
+	"\aprogram\x18\x01 \x01(\tR\aprogram\".\n" +
+	"\x0fUpgradeResponse\x12\x1b\n" +
+	"\twaits_for\x18\x01 \x01(\tR\bwaitsFor\"\x8d\x01\n" +
 	"\x0fExecSyncRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\aexec_id\x18\x02 \x01(\tR\x06execId\x12\x18\n" +
@@ -772,13 +956,14 @@ const file_keeper_proto_rawDesc = "" +
 	"\aCREATED\x10\x01\x12\v\n" +
 	"\aRUNNING\x10\x02\x12\n" +
 	"\n" +
-	"\x06EXITED\x10\x032\xb8\x02\n" +
+	"\x06EXITED\x10\x032\x82\x03\n" +
 	"\x06Keeper\x12?\n" +
 	"\x04List\x12\x1a.berth.shim.v1.ListRequest\x1a\x1b.berth.shim.v1.ListResponse\x12J\n" +
 	"\bExecSync\x12\x1e.berth.shim.v1.ExecSyncRequest\x1a\x1c.berth.shim.v1.ExecSyncChunk0\x01\x12Q\n" +
 	"\n" +
 	"CancelExec\x12 .berth.shim.v1.CancelExecRequest\x1a!.berth.shim.v1.CancelExecResponse\x12N\n" +
-	"\tReopenLog\x12\x1f.berth.shim.v1.ReopenLogRequest\x1a .berth.shim.v1.ReopenLogResponseB&Z$github.com/berthd/berth/shim/api;apib\x06proto3"
+	"\tReopenLog\x12\x1f.berth.shim.v1.ReopenLogRequest\x1a .berth.shim.v1.ReopenLogResponse\x12H\n" +
+	"\aUpgrade\x12\x1d.berth.shim.v1.UpgradeRequest\x1a\x1e.berth.shim.v1.UpgradeResponseB&Z$github.com/berthd/berth/shim/api;apib\x06proto3"
 
 var (
 	file_keeper_proto_rawDescOnce sync.Once
@@ -793,7 +978,7 @@ func file_keeper_proto_rawDescGZIP() []byte {
 }
 
 var file_keeper_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_keeper_proto_goTypes = []any{
 	(Status)(0),                // 0: berth.shim.v1.Status
 	(*CreateOptions)(nil),      // 1: berth.shim.v1.CreateOptions
@@ -801,30 +986,36 @@ var file_keeper_proto_goTypes = []any{
 	(*TaskInfo)(nil),           // 3: berth.shim.v1.TaskInfo
 	(*ListRequest)(nil),        // 4: berth.shim.v1.ListRequest
 	(*ListResponse)(nil),       // 5: berth.shim.v1.ListResponse
-	(*ExecSyncRequest)(nil),    // 6: berth.shim.v1.ExecSyncRequest
-	(*ExecSyncChunk)(nil),      // 7: berth.shim.v1.ExecSyncChunk
-	(*CancelExecRequest)(nil),  // 8: berth.shim.v1.CancelExecRequest
-	(*CancelExecResponse)(nil), // 9: berth.shim.v1.CancelExecResponse
-	(*ReopenLogRequest)(nil),   // 10: berth.shim.v1.ReopenLogRequest
-	(*ReopenLogResponse)(nil),  // 11: berth.shim.v1.ReopenLogResponse
+	(*ShimInfo)(nil),           // 6: berth.shim.v1.ShimInfo
+	(*UpgradeRequest)(nil),     // 7: berth.shim.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),    // 8: berth.shim.v1.UpgradeResponse
+	(*ExecSyncRequest)(nil),    // 9: berth.shim.v1.ExecSyncRequest
+	(*ExecSyncChunk)(nil),      // 10: berth.shim.v1.ExecSyncChunk
+	(*CancelExecRequest)(nil),  // 11: berth.shim.v1.CancelExecRequest
+	(*CancelExecResponse)(nil), // 12: berth.shim.v1.CancelExecResponse
+	(*ReopenLogRequest)(nil),   // 13: berth.shim.v1.ReopenLogRequest
+	(*ReopenLogResponse)(nil),  // 14: berth.shim.v1.ReopenLogResponse
 }
 var file_keeper_proto_depIdxs = []int32{
 	0,  // 0: berth.shim.v1.TaskInfo.status:type_name -> berth.shim.v1.Status
 	2,  // 1: berth.shim.v1.TaskInfo.exit:type_name -> berth.shim.v1.Exit
 	3,  // 2: berth.shim.v1.ListResponse.tasks:type_name -> berth.shim.v1.TaskInfo
-	4,  // 3: berth.shim.v1.Keeper.List:input_type -> berth.shim.v1.ListRequest
-	6,  // 4: berth.shim.v1.Keeper.ExecSync:input_type -> berth.shim.v1.ExecSyncRequest
-	8,  // 5: berth.shim.v1.Keeper.CancelExec:input_type -> berth.shim.v1.CancelExecRequest
-	10, // 6: berth.shim.v1.Keeper.ReopenLog:input_type -> berth.shim.v1.ReopenLogRequest
-	5,  // 7: berth.shim.v1.Keeper.List:output_type -> berth.shim.v1.ListResponse
-	7,  // 8: berth.shim.v1.Keeper.ExecSync:output_type -> berth.shim.v1.ExecSyncChunk
-	9,  // 9: berth.shim.v1.Keeper.CancelExec:output_type -> berth.shim.v1.CancelExecResponse
-	11, // 10: berth.shim.v1.Keeper.ReopenLog:output_type -> berth.shim.v1.ReopenLogResponse
-	7,  // [7:11] is the sub-list for method output_type
-	3,  // [3:7] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	6,  // 3: berth.shim.v1.ListResponse.shim:type_name -> berth.shim.v1.ShimInfo
+	4,  // 4: berth.shim.v1.Keeper.List:input_type -> berth.shim.v1.ListRequest
+	9,  // 5: berth.shim.v1.Keeper.ExecSync:input_type -> berth.shim.v1.ExecSyncRequest
+	11, // 6: berth.shim.v1.Keeper.CancelExec:input_type -> berth.shim.v1.CancelExecRequest
+	13, // 7: berth.shim.v1.Keeper.ReopenLog:input_type -> berth.shim.v1.ReopenLogRequest
+	7,  // 8: berth.shim.v1.Keeper.Upgrade:input_type -> berth.shim.v1.UpgradeRequest
+	5,  // 9: berth.shim.v1.Keeper.List:output_type -> berth.shim.v1.ListResponse
+	10, // 10: berth.shim.v1.Keeper.ExecSync:output_type -> berth.shim.v1.ExecSyncChunk
+	12, // 11: berth.shim.v1.Keeper.CancelExec:output_type -> berth.shim.v1.CancelExecResponse
+	14, // 12: berth.shim.v1.Keeper.ReopenLog:output_type -> berth.shim.v1.ReopenLogResponse
+	8,  // 13: berth.shim.v1.Keeper.Upgrade:output_type -> berth.shim.v1.UpgradeResponse
+	9,  // [9:14] is the sub-list for method output_type
+	4,  // [4:9] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_keeper_proto_init() }
@@ -838,7 +1029,7 @@ func file_keeper_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keeper_proto_rawDesc), len(file_keeper_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -12,6 +12,7 @@ type KeeperService interface {
 	ExecSync(context.Context, *ExecSyncRequest, Keeper_ExecSyncServer) error
 	CancelExec(context.Context, *CancelExecRequest) (*CancelExecResponse, error)
 	ReopenLog(context.Context, *ReopenLogRequest) (*ReopenLogResponse, error)
+	Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error)
 }
 
 type Keeper_ExecSyncServer interface {
@@ -51,6 +52,13 @@ func RegisterKeeperService(srv *ttrpc.Server, svc KeeperService) {
 				}
 				return svc.ReopenLog(ctx, &req)
 			},
+			"Upgrade": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req UpgradeRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Upgrade(ctx, &req)
+			},
 		},
 		Streams: map[string]ttrpc.Stream{
 			"ExecSync": {
@@ -73,6 +81,7 @@ type KeeperClient interface {
 	ExecSync(context.Context, *ExecSyncRequest) (Keeper_ExecSyncClient, error)
 	CancelExec(context.Context, *CancelExecRequest) (*CancelExecResponse, error)
 	ReopenLog(context.Context, *ReopenLogRequest) (*ReopenLogResponse, error)
+	Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error)
 }
 
 type keeperClient struct {
@@ -133,6 +142,14 @@ func (c *keeperClient) CancelExec(ctx context.Context, req *CancelExecRequest) (
 func (c *keeperClient) ReopenLog(ctx context.Context, req *ReopenLogRequest) (*ReopenLogResponse, error) {
 	var resp ReopenLogResponse
 	if err := c.client.Call(ctx, "berth.shim.v1.Keeper", "ReopenLog", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *keeperClient) Upgrade(ctx context.Context, req *UpgradeRequest) (*UpgradeResponse, error) {
+	var resp UpgradeResponse
+	if err := c.client.Call(ctx, "berth.shim.v1.Keeper", "Upgrade", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -58,12 +58,14 @@ type ExitRecord struct {
 	At        time.Time `json:"at"`
 	OOMKilled bool      `json:"oomKilled"`
 	Pid       int       `json:"pid"`
+	Version   int       `json:"version,omitempty"` // RecordVersion; 0 is 1
 }
 
 // A TaskRecord says that a shim set out to create a task, and what a successor of the shim
 // needs to take the task over. It is written before anything of the task exists, once more
 // when its process does, and removed when nothing of it does.
 type TaskRecord struct {
+	Version       int    `json:"version,omitempty"` // RecordVersion; 0 is 1
 	ID            string `json:"id"`
 	PodID         string `json:"podID"`
 	Bundle        string `json:"bundle"`

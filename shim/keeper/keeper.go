@@ -21,8 +21,14 @@ import (
 
 // Options say where a Keeper lives.
 type Options struct {
-	State string // the daemon's state directory
-	Dir   string // the shim's own folder in it
+	State   string // the daemon's state directory
+	Dir     string // the shim's own folder in it
+	Version string // of the release, for who asks
+
+	// For an upgrade: the arguments of a program that takes over, and the listening socket,
+	// as which it gets the same descriptor.
+	Args     []string
+	Listener *os.File
 }
 
 // A Keeper has the tasks of one shim process. It is safe for concurrent use.
@@ -35,6 +41,8 @@ type Keeper struct {
 	systemd  scope.Systemd
 	pools    *pools
 	escrow   escrow
+	gate     gate
+	heed     func()        // asks for the signals that we listen to
 	idle     chan struct{} // closed when there is nothing left to live for
 	retired  chan struct{} // closed when no container runs after a SIGTERM
 
@@ -207,6 +215,11 @@ const killLimit = 10 * time.Second
 func (k *Keeper) watch(t *task) {
 	t.pidfd.WaitEnd()
 	at := time.Now()
+	leave, err := k.gate.enter(k.ctx, "the end of a container", anEnd)
+	if err != nil {
+		return // never: the context has no end
+	}
+	defer leave()
 	close(t.ended)
 	t.joining.Lock()
 	code, killed := t.exitOf()

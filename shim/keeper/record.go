@@ -16,6 +16,7 @@ func (k *Keeper) save(t *task) error {
 		return nil
 	}
 	rec := api.TaskRecord(t.rec)
+	rec.Version = api.RecordVersion
 	t.mu.Lock()
 	rec.Pid, rec.Began, rec.OOMBefore, rec.OOMAbove = t.state.pid, t.began, t.oomBefore, t.oomAbove
 	t.mu.Unlock()

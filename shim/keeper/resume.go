@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/container"
 	"github.com/berthd/berth/shim/keeper/logfile"
@@ -47,11 +48,22 @@ func (k *Keeper) Resume(ctx context.Context, h api.Handover) error {
 			klog.ErrorS(err, "Record of a container that cannot be read", "file", f.Name())
 			continue
 		}
-		if err := k.resume(ctx, taskID(rec), inherit(h.Tasks[id])); err != nil {
-			klog.ErrorS(err, "A container is stopped, because it cannot be taken over", "container", id)
-			k.abandon(ctx, rec)
+		st := h.States[id]
+		exit, err := api.ReadExit(rec.Bundle)
+		if err == nil && st.Exit == nil && exit.Pid == rec.Pid { // else a former container's of that bundle
+			st.Exit = &exit
 		}
+		crashpoint.At("resume", rec.Bundle)
+		if err := k.resume(ctx, taskID(rec), inherit(h.Tasks[id]), st); err != nil {
+			klog.ErrorS(err, "A container is stopped, because it cannot be taken over", "container", id)
+			k.abandon(ctx, rec, st.Exit)
+		}
+		crashpoint.At("resumed", rec.Bundle)
+		delete(h.Tasks, id)
 		n++
+	}
+	for _, fds := range h.Tasks { // of what is not on record
+		_ = closeAll(inherit(fds))
 	}
 	klog.InfoS("Took over from another shim", "containers", n)
 	return nil
@@ -68,9 +80,9 @@ func inherit(fds map[string]int) map[string]*os.File {
 	return files
 }
 
-// resume takes over one task. The descriptors are the task's then; after an error they are
-// closed.
-func (k *Keeper) resume(ctx context.Context, rec taskID, files map[string]*os.File) (err error) {
+// resume takes over one task, of which st is known. The descriptors are the task's then; after
+// an error they are closed.
+func (k *Keeper) resume(ctx context.Context, rec taskID, files map[string]*os.File, st api.TaskHandover) (err error) {
 	defer func() {
 		if err != nil {
 			for _, f := range files {
@@ -83,13 +95,13 @@ func (k *Keeper) resume(ctx context.Context, rec taskID, files map[string]*os.Fi
 		return errors.Join(err, closeAll(files))
 	}
 	t := newTask(rec)
-	t.began = rec.Began
+	t.began, t.killed = rec.Began, st.Killed
 	if t.c, err = k.reload(ctx, rec); err != nil {
 		return err
 	}
 	t.cg = newCgroup(t.c.Cgroups())
-	if exit, rerr := api.ReadExit(rec.Bundle); rerr == nil {
-		k.enterExited(t, exit)
+	if st.Exit != nil {
+		k.enterExited(t, *st.Exit)
 		return closeAll(files)
 	}
 	h := pidfd.Take(files[api.FilePidfd])
@@ -150,13 +162,18 @@ func (k *Keeper) enterExited(t *task, exit api.ExitRecord) {
 	k.enter(t)
 }
 
-// abandon stops what cannot be taken over, and records that it has ended.
-func (k *Keeper) abandon(ctx context.Context, rec api.TaskRecord) {
+// abandon stops what cannot be taken over, and records that it has ended, unless it had: then
+// known is how.
+func (k *Keeper) abandon(ctx context.Context, rec api.TaskRecord, known *api.ExitRecord) {
 	if err := Delete(ctx, k.o.State, rec); err != nil {
 		klog.ErrorS(err, "Stopping a container that cannot be taken over", "container", rec.ID)
 		return // its record stays, and the daemon goes on with it
 	}
-	exit := api.ExitRecord{Code: unknownExit, At: time.Now().UTC(), Pid: rec.Pid}
+	if known != nil {
+		k.enterExited(newTask(taskID(rec)), *known)
+		return
+	}
+	exit := api.ExitRecord{Code: unknownExit, At: time.Now().UTC(), Pid: rec.Pid, Version: api.RecordVersion}
 	if err := api.WriteRecord(api.ExitPath(rec.Bundle), exit); err != nil && !errors.Is(err, os.ErrNotExist) {
 		klog.ErrorS(err, "Exit record not written", "container", rec.ID)
 	}

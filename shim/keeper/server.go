@@ -21,10 +21,11 @@ const firstCall = time.Minute
 // removes the shim's folder; after a SIGTERM until no container runs. It makes this process the subreaper of its
 // containers; only one Keeper may serve in a process.
 func (k *Keeper) Serve(ctx context.Context, ln net.Listener) error {
-	died, asked, err := becomeReaper()
+	died, asked, heed, err := becomeReaper()
 	if err != nil {
 		return err
 	}
+	k.heed = heed
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go k.nursery.run(ctx, died)
@@ -44,7 +45,7 @@ func (k *Keeper) Serve(ctx context.Context, ln net.Listener) error {
 	defer sessions.Close() // the folder, 0700, keeps others than root out
 	go k.serveSessions(ctx, sessions)
 
-	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(handshaker{k, came}))
+	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(handshaker{k, came}), ttrpc.WithUnaryServerInterceptor(k.gated))
 	if err != nil {
 		return err
 	}

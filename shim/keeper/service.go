@@ -11,7 +11,7 @@ import (
 type keeperService struct{ k *Keeper }
 
 func (s *keeperService) List(_ context.Context, req *api.ListRequest) (*api.ListResponse, error) {
-	resp := &api.ListResponse{}
+	resp := &api.ListResponse{Shim: s.k.info()}
 	for _, t := range s.k.list() {
 		if req.Id != "" && req.Id != t.rec.ID {
 			continue
@@ -45,7 +45,20 @@ func (t *task) info() *api.TaskInfo {
 }
 
 func (s *keeperService) ExecSync(ctx context.Context, req *api.ExecSyncRequest, out api.Keeper_ExecSyncServer) error {
+	leave, err := s.k.gate.enter(ctx, "ExecSync", aStream)
+	if err != nil {
+		return toStatus(err)
+	}
+	defer leave()
 	return toStatus(s.k.execSync(ctx, req, out.Send))
+}
+
+func (s *keeperService) Upgrade(ctx context.Context, req *api.UpgradeRequest) (*api.UpgradeResponse, error) {
+	waitsFor, err := s.k.upgrade(ctx, req.Program)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &api.UpgradeResponse{WaitsFor: waitsFor}, nil
 }
 
 func (s *keeperService) CancelExec(_ context.Context, req *api.CancelExecRequest) (*api.CancelExecResponse, error) {

@@ -66,16 +66,29 @@ func (k *Keeper) serveSession(ctx context.Context, conn *net.UnixConn) {
 	}
 	_ = conn.SetReadDeadline(time.Time{})
 	go s.listen()
-	serve := s.attach
-	switch {
-	case req.Escrow:
-		serve = func(*api.SessionRequest) error { return k.keepEscrow(s) }
-	case req.Process != nil:
-		serve = func(req *api.SessionRequest) error { return s.exec(ctx, req) }
-	}
-	if err := serve(&req); err != nil { // a client that has an answer does not look for another
+	if err := s.serve(ctx, &req); err != nil { // a client that has an answer does not look for another
 		_ = s.conn.Send(api.SessionReply{Code: uint32(codeOf(err)), Error: err.Error()})
 	}
+}
+
+// serve does what the client wants.
+func (s *session) serve(ctx context.Context, req *api.SessionRequest) error {
+	if req.Escrow {
+		return s.k.keepEscrow(s)
+	}
+	what := "attach"
+	if req.Process != nil {
+		what = "exec"
+	}
+	leave, err := s.k.gate.enter(ctx, what, aStream)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if req.Process != nil {
+		return s.exec(ctx, req)
+	}
+	return s.attach(req)
 }
 
 // listen hears what the client says until it goes.

@@ -120,18 +120,20 @@ func reapChild(pid int) {
 // becomeReaper makes orphans of containers our children, and gives this process
 // signal handlers, which unlike ignored signals are not inherited by the
 // containers, for the signals that must not end it. died tells of dead children,
-// asked of a SIGTERM.
-func becomeReaper() (died, asked chan os.Signal, err error) {
+// asked of a SIGTERM. heed asks for the handlers again, after others were set.
+func becomeReaper() (died, asked chan os.Signal, heed func(), err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return nil, nil, os.NewSyscallError("prctl(PR_SET_CHILD_SUBREAPER)", err)
+		return nil, nil, nil, os.NewSyscallError("prctl(PR_SET_CHILD_SUBREAPER)", err)
 	}
-	died = make(chan os.Signal, 1)
-	signal.Notify(died, unix.SIGCHLD)
-	asked = make(chan os.Signal, 1)
-	signal.Notify(asked, unix.SIGTERM)
+	died, asked = make(chan os.Signal, 1), make(chan os.Signal, 1)
 	unheard := make(chan os.Signal, 1)
-	signal.Notify(unheard, unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
-	return died, asked, nil
+	heed = func() {
+		signal.Notify(died, unix.SIGCHLD)
+		signal.Notify(asked, unix.SIGTERM)
+		signal.Notify(unheard, unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
+	}
+	heed()
+	return died, asked, heed, nil
 }
 
 // readReady reads f into a buffer of pool's, which it takes only when there is

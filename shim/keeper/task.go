@@ -178,7 +178,7 @@ func (t *task) finish(ctx context.Context, code int32, killed bool, at time.Time
 	t.io.drain()
 	crashpoint.At("drained", t.rec.Bundle)
 	t.mu.Lock()
-	rec := api.ExitRecord{Code: code, At: at.UTC(), OOMKilled: oom, Pid: t.state.pid}
+	rec := api.ExitRecord{Code: code, At: at.UTC(), OOMKilled: oom, Pid: t.state.pid, Version: api.RecordVersion}
 	t.mu.Unlock()
 	if err := api.WriteRecord(api.ExitPath(t.rec.Bundle), rec); err != nil && !errors.Is(err, os.ErrNotExist) {
 		klog.ErrorS(err, "Exit record not written", "container", t.rec.ID)

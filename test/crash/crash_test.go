@@ -214,6 +214,7 @@ func (s *suite) begin() (l *life, err error) {
 		return nil, err
 	}
 	l = newLife(s.logs, s.parent)
+	l.node = s
 	l.Client, err = s.node.Client()
 	return l, err
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
+	"strings"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -27,6 +29,7 @@ type life struct {
 	imageID   string
 	podID     string
 	container string
+	node      *suite
 }
 
 // What there is when a request is sent.
@@ -55,6 +58,7 @@ var requests = []request{
 	{"ExecSync", execute, aProcess},
 	{"UpdateContainerResources", update, aProcess},
 	{"ReopenContainerLog", reopen, aProcess},
+	{"an upgrade", upgrade, aProcess},
 	{"StopContainer", stop, anEnd},
 	{"RemoveContainer", remove, anEnd},
 	{"StopPodSandbox", stopPod, anEnd},
@@ -182,6 +186,47 @@ func reopen(ctx context.Context, l *life) error {
 	}
 	_, err := os.Stat(log)
 	return err
+}
+
+// upgrade puts another file in place of the shim's program, and waits until berthd has had the
+// shims execute it.
+func upgrade(ctx context.Context, l *life) error {
+	program := filepath.Join(l.node.bin, "berth-shim")
+	if out, err := exec.CommandContext(ctx, "sh", "-c", "cp "+program+" "+program+".new && mv "+program+".new "+program).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	want, err := os.Stat(program)
+	if err != nil {
+		return err
+	}
+	before, err := l.Status(ctx, &runtimeapi.StatusRequest{Verbose: true})
+	if err != nil {
+		return err
+	}
+	if err := hangUp(l.node.node.PID()); err != nil {
+		return err
+	}
+	for {
+		pids, current := running(program, "serve"), true
+		for _, pid := range pids {
+			is, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid))
+			current = current && err == nil && os.SameFile(is, want)
+		}
+		resp, err := l.Status(ctx, &runtimeapi.StatusRequest{Verbose: true})
+		switch said := resp.GetInfo()["shims"]; {
+		case err != nil:
+			return err
+		case strings.Contains(said, "ended at once") && !strings.Contains(said, "problem") && said != before.GetInfo()["shims"]:
+			return fmt.Errorf("not upgraded: %s", said)
+		case current && len(pids) > 0 && !strings.Contains(said, "problem"):
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("shims %v do not execute the program: %w", pids, context.Cause(ctx))
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 func stop(ctx context.Context, l *life) error {

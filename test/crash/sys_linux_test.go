@@ -56,6 +56,9 @@ rmdir "$keep"`).CombinedOutput()
 	return nil
 }
 
+// hangUp sends SIGHUP to a process.
+func hangUp(pid int) error { return syscall.Kill(pid, syscall.SIGHUP) }
+
 // killPID ends a process.
 func killPID(pid int) error {
 	err := syscall.Kill(pid, syscall.SIGKILL)
@@ -70,7 +73,7 @@ func running(path, arg string) (pids []int) {
 	dirs, _ := os.ReadDir("/proc")
 	for _, d := range dirs {
 		exe, err := os.Readlink("/proc/" + d.Name() + "/exe")
-		if err != nil || exe != path {
+		if err != nil || strings.TrimSuffix(exe, " (deleted)") != path { // another may have taken its place
 			continue
 		}
 		line, err := os.ReadFile("/proc/" + d.Name() + "/cmdline")

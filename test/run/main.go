@@ -41,6 +41,7 @@ func phases() []phase {
 	return []phase{
 		{"unit", []string{"-race", "-count=1", "-p=1", "-timeout=10m"}, func(pkg string) bool { return own(pkg) || small(pkg) }},
 		{"recovery", []string{"-count=1", "-timeout=5m"}, is("test/recovery")},
+		{"upgrade", []string{"-count=1", "-timeout=10m"}, is("test/upgrade")},
 		{"crash", []string{"-count=1", "-timeout=5m"}, is("test/crash")},
 		{"faults", []string{"-count=1", "-timeout=5m", "-parallel=4"}, func(pkg string) bool { return pkg == "test/faults" || pkg == "test/faults/lazyfs" }},
 		{"logs", []string{"-count=1", "-timeout=5m"}, is("test/logs")},
