@@ -149,6 +149,9 @@ func (b *box) wantLog(texts ...string) {
 // A container that a successor cannot take over is stopped, and its end is known, if not how it
 // came: the others are not held up by it.
 func TestShimKilledCannotTakeOver(t *testing.T) {
+	if os.Getenv(runtimeEnv) != "" {
+		t.Skip("a container of another runtime has a configuration of its own, and is taken over")
+	}
 	h := newHost(t)
 	bad, good := h.box("sleep 35131"), h.box("sleep 35132")
 	bad.start()
