@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Orders are what the file beside the program says.
@@ -34,6 +35,7 @@ type Passed struct {
 	Program string `json:"program"` // "berthd", or "berth-shim" and what it was told to be
 	Point   string `json:"point"`
 	Site    string `json:"site"` // the function, without closures
+	Run     int64  `json:"run"`  // one execution of the program: its passings are counted by themselves
 }
 
 // points are those of this process.
@@ -42,6 +44,7 @@ var points struct {
 	read    bool
 	orders  Orders
 	program string
+	run     int64
 	passed  map[string]int
 }
 
@@ -76,13 +79,13 @@ func reached(point string) bool {
 	points.Lock()
 	defer points.Unlock()
 	if !points.read {
-		points.read, points.passed = true, map[string]int{}
+		points.read, points.passed, points.run = true, map[string]int{}, time.Now().UnixNano()
 		read()
 	}
 	points.passed[point]++
 	o := points.orders
 	if o.Log != "" {
-		note(o.Log, Passed{points.program, point, site()})
+		note(o.Log, Passed{points.program, point, site(), points.run})
 	}
 	if o.Point != point || o.Program != points.program || o.Passing != points.passed[point] {
 		return false

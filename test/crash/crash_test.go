@@ -69,9 +69,10 @@ type seen struct{ names, sites map[string]bool }
 // take adds what a life has passed, and returns the points that are new, once for each time
 // that they were passed.
 func (s *seen) take(all []passed) (points []point) {
+	known := map[point]bool{}
 	for i, p := range number(all) {
-		if !s.names[all[i].Point] {
-			points = append(points, p)
+		if !s.names[all[i].Point] && !known[p] {
+			points, known[p] = append(points, p), true
 		}
 	}
 	for _, p := range all {

@@ -18,7 +18,10 @@ import (
 )
 
 // A passed is a line that package crashpoint writes.
-type passed struct{ Program, Point, Site string }
+type passed struct {
+	Program, Point, Site string
+	Run                  int64 // a shim that executes another program counts anew
+}
 
 // orders are what package crashpoint reads.
 type orders struct {
@@ -55,13 +58,13 @@ func readLog(path string) (all []passed, err error) {
 	return all, nil
 }
 
-// number gives each passing its number.
+// number gives each passing its number, as the process counts that passes it.
 func number(all []passed) (points []point) {
-	times := map[point]int{}
+	times := map[passed]int{}
 	for _, p := range all {
-		pt := point{program: p.Program, name: p.Point}
-		times[pt]++
-		pt.passing = times[pt]
+		of := passed{Program: p.Program, Point: p.Point, Run: p.Run}
+		times[of]++
+		pt := point{program: p.Program, name: p.Point, passing: times[of]}
 		points = append(points, pt)
 	}
 	return points
