@@ -44,8 +44,11 @@ func (s *taskService) Start(ctx context.Context, req *taskapi.StartRequest) (*ta
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	pid, err := t.run(ctx)
-	if err != nil {
+	var pid int
+	if err = s.k.nursery.wait(func() (err error) { // another runtime's program is a child
+		pid, err = t.run(ctx)
+		return err
+	}); err != nil {
 		return nil, toStatus(err)
 	}
 	return &taskapi.StartResponse{Pid: uint32(pid)}, nil
@@ -128,7 +131,7 @@ func (s *taskService) Pids(_ context.Context, req *taskapi.PidsRequest) (*taskap
 func (s *taskService) Pause(ctx context.Context, req *taskapi.PauseRequest) (*emptypb.Empty, error) {
 	t, err := s.find(req.Id, "")
 	if err == nil {
-		err = t.freeze(ctx, true)
+		err = s.k.nursery.wait(func() error { return t.freeze(ctx, true) })
 	}
 	return empty(err)
 }
@@ -136,7 +139,7 @@ func (s *taskService) Pause(ctx context.Context, req *taskapi.PauseRequest) (*em
 func (s *taskService) Resume(ctx context.Context, req *taskapi.ResumeRequest) (*emptypb.Empty, error) {
 	t, err := s.find(req.Id, "")
 	if err == nil {
-		err = t.freeze(ctx, false)
+		err = s.k.nursery.wait(func() error { return t.freeze(ctx, false) })
 	}
 	return empty(err)
 }
