@@ -27,6 +27,19 @@ import (
 // runs the containers, or "" for the shim itself (runtime_test.go).
 var fixture struct{ binary, rootfs, runtime string }
 
+// inheritable are the descriptors of this process that its children get without being given them.
+func inheritable() map[int]string {
+	found := map[int]string{}
+	fds, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range fds {
+		fd, _ := strconv.Atoi(e.Name())
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 && fd > 2 {
+			found[fd], _ = os.Readlink("/proc/self/fd/" + e.Name())
+		}
+	}
+	return found
+}
+
 func TestMain(m *testing.M) {
 	if path := os.Getenv(peerEnv); path != "" {
 		beClient(path)
@@ -50,7 +63,14 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		fmt.Println("FAIL:", err)
 	} else {
+		before := inheritable()
 		code = m.Run()
+		for fd, is := range inheritable() {
+			if before[fd] == "" {
+				fmt.Printf("FAIL: descriptor %d, %s, is one that every child of this process gets\n", fd, is)
+				code = 1
+			}
+		}
 		if err := goleak.Find(); code == 0 && err != nil {
 			fmt.Println("FAIL: goroutines left:", err)
 			code = 1

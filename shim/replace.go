@@ -121,6 +121,7 @@ func (s *Shims) replace(p *process) ([]*api.TaskInfo, error) {
 		var infos []*api.TaskInfo
 		if infos, err = s.succeed(p); err == nil {
 			klog.InfoS("A shim has died and was replaced", "shim", p.id, "containers", len(infos))
+			s.lookForUpgrades() // who has just looked may have seen the dead one
 			return infos, nil
 		}
 		klog.ErrorS(err, "Replacing a shim", "shim", p.id)
