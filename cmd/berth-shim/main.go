@@ -20,7 +20,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/berthd/berth/shim/api"
@@ -100,7 +99,9 @@ func serve(ctx context.Context, args []string) error {
 	}
 	// A shim is idle nearly always and its heap is small: collect early.
 	debug.SetGCPercent(25)
-	syscall.CloseOnExec(listenerFD) // it stays open for a program that takes over
+	if err := keeper.KeepDescriptors(); err != nil { // they stay open for a program that takes over
+		return err
+	}
 	o.Listener = os.NewFile(listenerFD, "listener")
 	ln, err := net.FileListener(o.Listener)
 	if err != nil {

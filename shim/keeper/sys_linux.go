@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -340,6 +341,16 @@ func writeOnce(path, text string) error {
 	defer unix.Close(fd)
 	if _, err := unix.Write(fd, []byte(text)); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// KeepDescriptors has no child of this process get a descriptor, from the third on, that it is
+// not given: not those either that whoever started this process let through (CVE-2024-21626
+// began with one). It is called once, at the start.
+func KeepDescriptors() error {
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("closing descriptors on exec: %w", err)
 	}
 	return nil
 }
