@@ -33,7 +33,7 @@ func (h *host) socket() string {
 }
 
 // dial speaks to the host's only shim as any client of the shim API would.
-func (h *host) dial(t *testing.T) taskapi.TaskService {
+func (h *host) dial(t testing.TB) taskapi.TaskService {
 	t.Helper()
 	conn, err := net.Dial("unix", h.socket())
 	if err != nil {

@@ -135,6 +135,9 @@ func (e *escrow) tell(id string, status uint32) {
 	}
 	e.told[id] = status
 	e.mu.Unlock()
+	if conn == nil {
+		return // it has never taken part; keep has said so
+	}
 	_ = conn.Send(api.SessionEvent{Ended: id, Status: status})
 }
 
@@ -195,7 +198,7 @@ const heritageFD = 4
 // A heritage is what a successor inherits: the handover's file, and what that names.
 type heritage struct{ files []*os.File }
 
-// heritage duplicates what is kept, for a successor.
+// heritage names what is kept, for a successor, which gets duplicates. The files stay ours.
 func (e *escrow) heritage() (*heritage, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -3,6 +3,8 @@ package shim
 import (
 	"fmt"
 	"os"
+
+	"github.com/berthd/berth/shim/keeper/successor"
 )
 
 // A former is the program that a shim executed before it was to execute another one, which
@@ -51,7 +53,7 @@ func (s *Shims) programFor(p *process) (path, name string) {
 	if now, err := os.Stat(s.o.Binary); err == nil && !os.SameFile(now, p.former.next) {
 		return s.o.Binary, s.o.Binary // there is a new one
 	}
-	fd, err := descriptorOf(p.former.file)
+	fd, err := successor.Number(p.former.file)
 	if err != nil {
 		return s.o.Binary, s.o.Binary
 	}

@@ -5,13 +5,12 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/pidfd"
+	"github.com/berthd/berth/shim/keeper/procstat"
 )
 
 // This process is a subreaper: when a shim dies that it has started, what that shim had
@@ -23,7 +22,7 @@ import (
 // mind waits for the first processes of a dead shim's containers.
 func (s *Shims) mind(p *process, infos []*api.TaskInfo) {
 	for _, info := range infos {
-		if info.Status == api.Status_EXITED || parentOf(int(info.Pid)) != os.Getpid() {
+		if info.Status == api.Status_EXITED || procstat.Read(int(info.Pid)).Parent != os.Getpid() {
 			continue
 		}
 		h, err := pidfd.Open(int(info.Pid)) // our child, which nobody else waits for
@@ -71,12 +70,12 @@ func (s *Shims) reapOrphans() {
 		if err != nil {
 			continue
 		}
-		for _, pid := range children() {
+		for _, pid := range procstat.Children() {
 			s.mu.Lock()
 			awaited := s.heirs[pid]
 			s.mu.Unlock()
 			if !awaited && isOrphan(pid, own) {
-				reap(pid)
+				procstat.Reap(pid)
 			}
 		}
 		select {
@@ -89,44 +88,9 @@ func (s *Shims) reapOrphans() {
 // isOrphan tells a dead process of a container from our own children: those are in our
 // cgroups.
 func isOrphan(pid int, own []byte) bool {
-	stat := statOf(pid)
-	if len(stat) == 0 || stat[0] != "Z" {
+	if !procstat.Read(pid).IsZombie() {
 		return false
 	}
 	cgroups, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
 	return err == nil && !bytes.Equal(cgroups, own)
-}
-
-// children lists our children.
-func children() []int {
-	lists, _ := filepath.Glob("/proc/self/task/*/children")
-	var pids []int
-	for _, list := range lists {
-		data, _ := os.ReadFile(list) // of a thread that has gone, they are another's now
-		for f := range strings.FieldsSeq(string(data)) {
-			if pid, err := strconv.Atoi(f); err == nil {
-				pids = append(pids, pid)
-			}
-		}
-	}
-	return pids
-}
-
-// statOf is what proc_pid_stat(5) has behind the command, none when there is no such process.
-func statOf(pid int) []string {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return nil
-	}
-	return strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-}
-
-// parentOf is a process's parent, 0 when there is no such process.
-func parentOf(pid int) int {
-	stat := statOf(pid)
-	if len(stat) < 2 {
-		return 0
-	}
-	ppid, _ := strconv.Atoi(stat[1])
-	return ppid
 }

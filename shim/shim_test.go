@@ -302,7 +302,7 @@ func TestPodsPerProcess(t *testing.T) {
 
 func alive(pid int) bool { return unix.Kill(pid, 0) == nil }
 
-func fifo(t *testing.T, dir, name string) {
+func fifo(t testing.TB, dir, name string) {
 	t.Helper()
 	if err := unix.Mkfifo(filepath.Join(dir, name), 0o666); err != nil {
 		t.Fatal(err)

@@ -75,23 +75,7 @@ func watchChild(cmd *exec.Cmd) (child func() pidfd.Handle) {
 	}
 }
 
-// descriptorOf is a file's descriptor, the file's own.
-func descriptorOf(f *os.File) (int, error) {
-	n := -1
-	rc, err := f.SyscallConn()
-	if err == nil {
-		err = rc.Control(func(fd uintptr) { n = int(fd) })
-	}
-	return n, err
-}
-
 // becomeReaper makes what a dead child leaves our children.
 func becomeReaper() error {
 	return os.NewSyscallError("prctl(PR_SET_CHILD_SUBREAPER)", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
-}
-
-// reap takes away a dead child. How it ended is nobody's business.
-func reap(pid int) {
-	var ws unix.WaitStatus
-	_, _ = unix.Wait4(pid, &ws, unix.WNOHANG, nil)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/berthd/berth/shim/api"
 	taskapi "github.com/berthd/berth/shim/api/task"
 	"github.com/berthd/berth/shim/keeper/pidfd"
+	"github.com/berthd/berth/shim/keeper/procstat"
 	"github.com/containerd/ttrpc"
 	"k8s.io/klog/v2"
 )
@@ -224,7 +225,7 @@ func (s *Shims) hinders(p *process, pid int, to program) (why string, tooOld boo
 		return s.o.Binary + " is of a release that cannot take over from a running shim: it serves the pods to come", false
 	case old && !p.escrow.isOpen():
 		return "it is of a release that can neither be upgraded nor replaced: it stays as it is until its last pod ends, and gets no more", true
-	case old && !to.tellsExits && parentOf(pid) != os.Getpid():
+	case old && !to.tellsExits && procstat.Read(pid).Parent != os.Getpid():
 		return "it is of a release that cannot be upgraded, and were it replaced, this kernel (before Linux 6.15) would not tell how its containers end: it stays as it is until its last pod ends, and gets no more", true
 	}
 	return "", false

@@ -2,8 +2,6 @@ package shim_test
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,7 +15,6 @@ import (
 
 	"github.com/berthd/berth/shim"
 	shimapi "github.com/berthd/berth/shim/api"
-	taskapi "github.com/berthd/berth/shim/api/task"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 )
@@ -97,97 +94,31 @@ func (h *host) pidSet() string {
 func TestUpgrade(t *testing.T) {
 	h := newHost(t)
 	h.ownProgram()
-	done, run, shared := h.box("exit 4"), h.box(countTo(600)), h.box("busybox sleep 35012 & read _ < /test/go; exit 9").withoutPIDs()
-	made, reader, paused := h.box("echo made; exit 3"), h.box("read a; echo got $a; read b; echo got $b"), h.box("sleep 35014; exit 2")
-	reader.req.Stdin = true
 	tty := h.box("echo first; read a; echo $a; stty size; exit 6")
 	tty.spec.Process.Terminal, tty.req.Terminal = true, true
-	dir := shared.share()
-	fifo(t, dir, "go")
-	done.run()
-	boxes := []*box{run, shared, reader, paused, tty}
-	pids := map[*box]int{}
-	for _, b := range boxes {
-		pids[b] = b.start()
-	}
-	if _, err := h.dial(t).Pause(t.Context(), &taskapi.PauseRequest{Id: paused.id}); err != nil {
-		t.Fatal(err)
-	}
-	pid, err := made.create()
-	if err != nil {
-		t.Fatal(err)
-	}
-	pids[made] = pid
-
+	c := newCast(h, 600, tty)
 	h.upgrade()
-	for _, b := range append(boxes, made) {
-		want := shim.StatusRunning
-		if b == made {
-			want = shim.StatusCreated
-		}
-		if st, err := h.State(t.Context(), b.id); err != nil || st.Status != want || st.Pid != pids[b] {
-			t.Errorf("%s: state = %+v, %v", b.id, st, err)
-		}
-	}
-	if exit := done.wait(); exit.Code != 4 {
-		t.Errorf("exit = %+v", exit)
-	}
-	if res, err := run.exec("echo hello"); err != nil || string(res.Stdout) != "hello\n" {
-		t.Errorf("exec = %+v, %v", res, err)
-	}
-	said := func(b *box, text string) {
-		eventually(t, b.id+" has not said "+text, func() bool { return strings.Contains(fmt.Sprint(b.log()), text) })
-	}
+	c.wantAll()
 	say := func(b *box, text string) {
 		x := b.open(shim.SessionRequest{Stdin: true})
 		x.Resize(90, 40)
 		if _, err := io.WriteString(x, text); err != nil {
 			t.Error(err)
 		}
-		said(b, strings.TrimSpace(text))
-		x.Close()
+		said := strings.TrimSpace(text)
+		eventually(t, b.id+" has not said "+said, func() bool { return strings.Contains(fmt.Sprint(b.log()), said) })
+		x.Close() // an upgrade waits for who is attached
 	}
-	say(reader, "one\n")
+	say(c.reader, "one\n")
 	h.upgrade()
 	h.upgrade()
-	say(reader, "two\n")
-	if exit := reader.wait(); exit.Code != 0 {
-		t.Errorf("exit = %+v", exit)
-	}
-	reader.wantLog("got one", "got two")
+	say(c.reader, "two\n")
+	c.wantCode(c.reader, 0)
+	c.reader.wantLog("got one", "got two")
 	say(tty, "typed\n")
-	if exit := tty.wait(); exit.Code != 6 {
-		t.Errorf("exit = %+v", exit)
-	}
+	c.wantCode(tty, 6)
 	tty.wantLog("first\r", "typed\r", "typed\r", "40 90\r")
-
-	if err := h.Start(t.Context(), made.id); err != nil {
-		t.Error(err)
-	}
-	if exit := made.wait(); exit.Code != 3 {
-		t.Errorf("exit = %+v", exit)
-	}
-	made.wantLog("made")
-	if _, err := h.dial(t).Resume(t.Context(), &taskapi.ResumeRequest{Id: paused.id}); err != nil {
-		t.Error(err)
-	}
-	if err := h.Kill(t.Context(), paused.id, 9, false); err != nil {
-		t.Error(err)
-	}
-	if exit := paused.wait(); exit.Code != 137 || exit.OOMKilled {
-		t.Errorf("exit = %+v", exit)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "go"), []byte("\n"), 0); err != nil {
-		t.Error(err)
-	}
-	if exit := shared.wait(); exit.Code != 9 {
-		t.Errorf("exit = %+v", exit)
-	}
-	shared.checkExecs("35012")
-	if exit := run.wait(); exit.Code != 5 {
-		t.Errorf("exit = %+v", exit)
-	}
-	run.wantCount(600)
+	c.end()
 	if infos := h.List(); len(infos) != 1 || infos[0].Protocol != shimapi.Protocol || infos[0].Waits != "" || infos[0].Problem != "" {
 		t.Errorf("shims = %+v", infos)
 	}
@@ -464,61 +395,4 @@ func upgradeBeside(t *testing.T, pods int) {
 	if st, err := h.State(t.Context(), keep.id); err != nil || st.Status != shim.StatusRunning || st.Pid != pid {
 		t.Errorf("state = %+v, %v", st, err)
 	}
-}
-
-// otherShim is a shim of another release.
-type otherShim struct {
-	shimapi.KeeperService
-	info *shimapi.ShimInfo
-}
-
-func (o otherShim) List(_ context.Context, _ *shimapi.ListRequest) (*shimapi.ListResponse, error) {
-	return &shimapi.ListResponse{Shim: o.info}, nil
-}
-
-// A shim that we do not speak to keeps its containers, and is told of.
-func TestIncompatible(t *testing.T) {
-	h := newHost(t)
-	dir := shimapi.ShimDir(h.state, "other")
-	if err := os.MkdirAll(shimapi.TaskDir(dir), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	rec := shimapi.TaskRecord{Version: 99, ID: "c1", PodID: "p1", Bundle: filepath.Join(h.state, "containers", "c1"), Pid: 1}
-	if err := shimapi.WriteRecord(shimapi.TaskPath(dir, "c1"), rec); err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("unix", shimapi.SocketPath(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv, err := ttrpc.NewServer()
-	if err != nil {
-		t.Fatal(err)
-	}
-	shimapi.RegisterKeeperService(srv, otherShim{info: &shimapi.ShimInfo{Protocol: 99, OldestProtocol: 98, Version: "v99"}})
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = srv.Serve(t.Context(), ln)
-	}()
-	h.reopen()
-	_, err = h.State(t.Context(), "c1")
-	if !errors.Is(err, shim.ErrNoAnswer) {
-		t.Errorf("state = %v", err)
-	}
-	err = h.Kill(t.Context(), "c1", 9, false)
-	if !errors.Is(err, shim.ErrNoAnswer) || !strings.Contains(err.Error(), "from 98 on") || !strings.Contains(err.Error(), "install the release") {
-		t.Errorf("kill = %v", err)
-	}
-	if infos := h.List(); len(infos) != 1 || infos[0].Version != "v99" || infos[0].Problem == "" {
-		t.Errorf("shims = %+v", infos)
-	}
-	if err := h.Delete(t.Context(), "c1"); err != nil { // without it
-		t.Error(err)
-	}
-	if err := srv.Close(); err != nil {
-		t.Error(err)
-	}
-	<-served
-	h.reopen() // which finds it dead
 }

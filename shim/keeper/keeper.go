@@ -16,6 +16,7 @@ import (
 	"github.com/berthd/berth/shim/keeper/logfile"
 	"github.com/berthd/berth/shim/keeper/ociruntime"
 	"github.com/berthd/berth/shim/keeper/pidfd"
+	"github.com/berthd/berth/shim/keeper/procstat"
 	"github.com/berthd/berth/shim/keeper/scope"
 )
 
@@ -190,7 +191,7 @@ func (k *Keeper) adopt(t *task, pid int) error {
 	}
 	t.oomBefore, t.oomAbove, t.oomNotes = t.cg.oomKills(), t.cg.oomKillsAbove(), t.cg.noteOOM()
 	t.io.onStdinClosed = func() { k.escrow.dropFile(t.rec.ID, api.FileStdin) }
-	t.began = beginning(pid)
+	t.began = procstat.Read(pid).Began
 	t.begin(pid, h)
 	if err == nil {
 		err = k.save(t)

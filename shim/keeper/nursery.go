@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/shim/keeper/container"
-	"k8s.io/klog/v2"
+	"github.com/berthd/berth/shim/keeper/procstat"
 )
 
 // A nursery tells this process's children apart. Most have somebody who waits
@@ -92,17 +92,12 @@ func (n *nursery) reap() bool {
 		return false
 	}
 	defer n.starts.Unlock()
-	pids, err := zombies()
-	if err != nil {
-		klog.ErrorS(err, "Listing dead children")
-		return true
-	}
-	for _, pid := range pids {
+	for _, pid := range procstat.Children() {
 		n.mu.Lock()
 		known := n.known[pid]
 		n.mu.Unlock()
-		if !known {
-			reapChild(pid)
+		if !known && procstat.Read(pid).IsZombie() {
+			procstat.Reap(pid)
 		}
 	}
 	return true

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/shim/keeper/oomevent"
+	"github.com/berthd/berth/shim/keeper/procstat"
 )
 
 // oomKilled tells whether want of memory has ended the task: the kernel's counter
@@ -87,7 +88,7 @@ func (o *oomNotes) close() {
 // was the init's.
 func (t *task) killedBeside(code int32, before uint64) {
 	kills := t.cg.oomKills()
-	if code != 128+int32(sigkill) || kills <= before || isExiting(t.snapshot().pid) {
+	if code != 128+int32(sigkill) || kills <= before || procstat.Read(t.snapshot().pid).IsExiting() {
 		return
 	}
 	t.mu.Lock()
@@ -96,27 +97,6 @@ func (t *task) killedBeside(code int32, before uint64) {
 		t.oomBefore++
 		t.oomAbove++
 	}
-}
-
-// pfExiting is the flag of a process that is ending (PF_EXITING), in its stat file,
-// and flagsField the place of the flags behind the command (proc_pid_stat(5)).
-const (
-	pfExiting  = 0x4
-	flagsField = 6
-)
-
-// isExiting tells whether a process is ending or has ended.
-func isExiting(pid int) bool {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return true
-	}
-	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	if len(fields) <= flagsField {
-		return true
-	}
-	flags, err := strconv.ParseUint(fields[flagsField], 10, 64)
-	return err != nil || flags&pfExiting != 0
 }
 
 // signalInitLocked sends sig to the init. The caller holds t.mu. The init may have

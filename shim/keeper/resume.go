@@ -15,6 +15,7 @@ import (
 	"github.com/berthd/berth/shim/keeper/container"
 	"github.com/berthd/berth/shim/keeper/logfile"
 	"github.com/berthd/berth/shim/keeper/pidfd"
+	"github.com/berthd/berth/shim/keeper/procstat"
 	"k8s.io/klog/v2"
 )
 
@@ -219,28 +220,11 @@ func reopenPid(pid int, began uint64) pidfd.Handle {
 	if err != nil {
 		return pidfd.Handle{}
 	}
-	if began == 0 || beginning(pid) != began {
+	if began == 0 || procstat.Read(pid).Began != began {
 		h.Close()
 		return pidfd.Handle{}
 	}
 	return h
-}
-
-// startField is the place of a process's begin behind the command (proc_pid_stat(5)).
-const startField = 19
-
-// beginning is when a process began, in clock ticks since the boot; 0 when there is none.
-func beginning(pid int) uint64 {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	if len(fields) <= startField {
-		return 0
-	}
-	n, _ := strconv.ParseUint(fields[startField], 10, 64)
-	return n
 }
 
 // sweepExecs kills the commands that the predecessor ran beside the container's own: their

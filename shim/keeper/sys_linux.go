@@ -8,9 +8,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -80,42 +77,6 @@ func hasZombie() bool {
 	var info unix.Siginfo
 	err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 	return err == nil && info.Signo != 0
-}
-
-// zombies lists the children that have died and not been waited for.
-func zombies() ([]int, error) {
-	lists, err := filepath.Glob("/proc/self/task/*/children")
-	if err != nil {
-		return nil, err
-	}
-	var pids []int
-	for _, list := range lists {
-		data, err := os.ReadFile(list)
-		if err != nil {
-			continue // the thread has gone; its children are another's now
-		}
-		for f := range strings.FieldsSeq(string(data)) {
-			if pid, err := strconv.Atoi(f); err == nil && isZombie(pid) {
-				pids = append(pids, pid)
-			}
-		}
-	}
-	return pids, nil
-}
-
-func isZombie(pid int) bool {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return false
-	}
-	_, rest, ok := strings.Cut(string(data[strings.LastIndexByte(string(data), ')')+1:]), " ")
-	return ok && strings.HasPrefix(rest, "Z")
-}
-
-// reapChild takes away a dead child. Its exit code is nobody's business.
-func reapChild(pid int) {
-	var ws unix.WaitStatus
-	_, _ = unix.Wait4(pid, &ws, unix.WNOHANG, nil)
 }
 
 // becomeReaper makes orphans of containers our children, and gives this process

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berthd/berth/shim/keeper/procstat"
 )
 
 // A Container is one container of a program. Its methods may be called concurrently,
@@ -188,7 +190,7 @@ func (c *Container) spawn(ctx context.Context, s Streams, terminal *os.File, com
 func (c *Container) adopt(pidFile string) (*Process, error) {
 	said := readSome(pidFile)
 	pid, err := strconv.Atoi(string(bytes.TrimSpace(said)))
-	if err != nil || pid <= 1 || parent(pid) != os.Getpid() {
+	if err != nil || pid <= 1 || procstat.Read(pid).Parent != os.Getpid() {
 		return nil, fmt.Errorf("%w: %s: %q is not the ID of a process that it has started", ErrBroken, c.rec.Runtime, quote(said))
 	}
 	proc, err := os.FindProcess(pid)
@@ -196,20 +198,6 @@ func (c *Container) adopt(pidFile string) (*Process, error) {
 		return nil, err
 	}
 	return &Process{proc}, nil
-}
-
-// parent is a process's parent, 0 when it cannot be told (proc_pid_stat(5)).
-func parent(pid int) int {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	var state byte
-	var ppid int
-	if _, err := fmt.Sscanf(string(data[bytes.LastIndexByte(data, ')')+1:]), " %c %d", &state, &ppid); err != nil {
-		return 0
-	}
-	return ppid
 }
 
 // A Process is one that a program has started and left to us.
