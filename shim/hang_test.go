@@ -174,6 +174,26 @@ func TestDeleteHung(t *testing.T) {
 	}
 }
 
+// A shim that is stopped is not waited for: a new pod has another one at once.
+func TestStoppedNotWaitedFor(t *testing.T) {
+	h := newHost(t)
+	h.SetMuteAfter(time.Hour)
+	h.box("sleep 35195").start()
+	hung := h.stop()
+	defer unix.Close(hung.fd)
+	defer h.signal(hung, unix.SIGCONT)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	other := h.box("sleep 35196")
+	other.write()
+	if _, err := h.Create(ctx, other.req); err != nil {
+		t.Error(err)
+	}
+	if n := len(h.shimPids()); n != 2 {
+		t.Errorf("%d shims", n)
+	}
+}
+
 // A shim that hangs gets no new pod, and is no reason to say that none can be made. When it goes
 // on it gets new pods again.
 func TestNoNewPodForHung(t *testing.T) {

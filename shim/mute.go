@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/berthd/berth/shim/keeper/procstat"
 	"k8s.io/klog/v2"
 )
 
@@ -13,7 +14,8 @@ import (
 const muteAfter = 250 * time.Millisecond
 
 // answers asks a shim for nothing and reports whether it answers within muteAfter. One that does
-// not is mute until it does: it gets no new pod. Those that it has wait for it.
+// not is mute until it does: it gets no new pod. Those that it has wait for it. One that the kernel
+// says is stopped (SIGSTOP, a debugger) is not waited for.
 func (p *process) answers(ctx context.Context) bool {
 	if p.isMute() {
 		return false
@@ -32,7 +34,11 @@ func (p *process) answers(ctx context.Context) bool {
 		}
 		p.mute = false
 	})
-	limit := time.NewTimer(muteAfter)
+	patience := p.shims.muteAfter
+	if p.isStopped() {
+		patience = 0
+	}
+	limit := time.NewTimer(patience)
 	defer limit.Stop()
 	select {
 	case <-answer:
@@ -62,8 +68,16 @@ func (p *process) isMute() bool {
 	return p.mute
 }
 
+// isStopped reports whether the shim's process is stopped, as far as is known.
+func (p *process) isStopped() bool {
+	p.mu.Lock()
+	info := p.info
+	p.mu.Unlock()
+	return info != nil && info.Pid != 0 && procstat.Read(int(info.Pid)).IsStopped()
+}
+
 // suspect has a shim asked whether it answers when a call to it takes long, so that the next pod
 // need not wait to find out. The caller calls its result when the call is over.
 func (p *process) suspect() (stop func() bool) {
-	return time.AfterFunc(muteAfter, func() { p.answers(p.shims.ctx) }).Stop
+	return time.AfterFunc(p.shims.muteAfter, func() { p.answers(p.shims.ctx) }).Stop
 }

@@ -121,6 +121,8 @@ type Shims struct {
 	heirs map[int]bool        // processes that dead shims have left, and that are waited for
 
 	doubted os.FileInfo // a program that did not go on with containers
+
+	muteAfter time.Duration // muteAfter, but in tests
 }
 
 // Open finds the shims of o.State. Those that are dead are swept, except for the
@@ -142,7 +144,7 @@ func Open(ctx context.Context, o Options) (*Shims, error) {
 			return nil, fmt.Errorf("shims: %w", err)
 		}
 	}
-	s := &Shims{o: o, deletes: make(chan struct{}, maxDeletes), procs: map[string]*process{}, tasks: map[string]*entry{}, heirs: map[int]bool{}, look: make(chan struct{}, 1)}
+	s := &Shims{o: o, deletes: make(chan struct{}, maxDeletes), procs: map[string]*process{}, tasks: map[string]*entry{}, heirs: map[int]bool{}, look: make(chan struct{}, 1), muteAfter: muteAfter}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	dirs, err := os.ReadDir(api.ShimsDir(o.State))
 	if err != nil {

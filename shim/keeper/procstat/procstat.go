@@ -56,6 +56,9 @@ func parse(data []byte) (s Stat) {
 // IsZombie reports whether it has died and not been waited for.
 func (s Stat) IsZombie() bool { return s.State == 'Z' }
 
+// IsStopped reports whether it is stopped by a signal or a tracer.
+func (s Stat) IsStopped() bool { return s.State == 'T' || s.State == 't' }
+
 // IsExiting reports whether it is ending or has ended.
 func (s Stat) IsExiting() bool { return s.State == 0 || s.flags&exiting != 0 }
 

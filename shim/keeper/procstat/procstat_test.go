@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -12,6 +13,11 @@ func TestParse(t *testing.T) {
 	const text = "12 (a) b (c) Z 7 1 1 0 -1 4228108 0 0 0 0 0 0 0 0 20 0 1 0 987654 0 0\n"
 	if s := parse([]byte(text)); s != (Stat{State: 'Z', Parent: 7, Began: 987654, flags: 4228108}) || !s.IsZombie() || !s.IsExiting() {
 		t.Errorf("%+v", s)
+	}
+	for state, stopped := range map[string]bool{"T": true, "t": true, "S": false, "Z": false} {
+		if s := parse([]byte(strings.Replace(text, "Z", state, 1))); s.IsStopped() != stopped {
+			t.Errorf("%s: %+v", state, s)
+		}
 	}
 	for _, bad := range []string{"", ")", "12 (sh) S 1"} {
 		if s := parse([]byte(bad)); s != (Stat{}) || !s.IsExiting() {

@@ -1,0 +1,6 @@
+package shim
+
+import "time"
+
+// SetMuteAfter is how long tests want a silent shim to be waited for. It comes before the first call.
+func (s *Shims) SetMuteAfter(d time.Duration) { s.muteAfter = d }
