@@ -194,6 +194,22 @@ func TestStoppedNotWaitedFor(t *testing.T) {
 	}
 }
 
+// A shim that leaves a call without an answer has a stand-in before a pod asks for one.
+func TestStandIn(t *testing.T) {
+	h := newHost(t)
+	b := h.box("sleep 35197")
+	b.start()
+	hung := h.stop()
+	defer unix.Close(hung.fd)
+	killed := make(chan error, 1)
+	go func() { killed <- h.Kill(t.Context(), b.id, int(unix.SIGTERM), false) }()
+	eventually(t, "another shim", func() bool { return len(h.shimPids()) == 2 })
+	h.signal(hung, unix.SIGCONT)
+	if err := <-killed; err != nil {
+		t.Error(err)
+	}
+}
+
 // A shim that hangs gets no new pod, and is no reason to say that none can be made. When it goes
 // on it gets new pods again.
 func TestNoNewPodForHung(t *testing.T) {

@@ -58,7 +58,24 @@ func (p *process) answers(ctx context.Context) bool {
 		klog.InfoS("A shim does not answer, and gets no new pods until it does", "shim", p.id)
 	}
 	p.mute = true
+	p.shims.work.Go(p.shims.standIn)
 	return false
+}
+
+// standIn starts a shim for the next pod when there is none that may have it, so that the pod need
+// not wait for that too.
+func (s *Shims) standIn() {
+	s.mu.Lock()
+	for _, p := range s.procs {
+		if !p.isDead() && s.mayTakeLocked(p) {
+			s.mu.Unlock()
+			return
+		}
+	}
+	p := newProcess(s, newID())
+	s.procs[p.id] = p
+	s.mu.Unlock()
+	s.launch(p)
 }
 
 // isMute reports whether the shim has left a question without an answer.
