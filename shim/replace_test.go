@@ -48,6 +48,37 @@ func TestShimKilled(t *testing.T) {
 	c.end()
 }
 
+// What a container says while its shim and the daemon are both dead waits for the next shim, and the
+// container does not notice.
+func TestBothKilled(t *testing.T) {
+	const n = 300
+	h := newHost(t)
+	b := h.box(fmt.Sprintf("i=0; while [ $i -lt %d ]; do i=$((i+1)); echo line $i; echo $i >/test/at; busybox usleep 3000; done; exit 5", n))
+	dir := b.share()
+	at := func() (line int) {
+		data, _ := os.ReadFile(filepath.Join(dir, "at"))
+		_, _ = fmt.Sscan(string(data), &line) // it is being written
+		return line
+	}
+	b.start()
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	shims := h.shimPids()
+	h.signal(shims[0], unix.SIGKILL)
+	shims[0].waitGone(t)
+	then := at()
+	eventually(t, "the container says more", func() bool { return at() > then+20 })
+	h.reopen()
+	if exit := b.wait(); exit.Code != 5 {
+		t.Errorf("exit %+v", exit)
+	}
+	b.wantCount(n)
+	if err := h.Delete(t.Context(), b.id); err != nil {
+		t.Error(err)
+	}
+}
+
 // countTo is a script that writes as many numbered lines, some hundred a second.
 func countTo(n int) string {
 	return fmt.Sprintf("i=0; while [ $i -lt %d ]; do i=$((i+1)); echo line $i; busybox usleep 3000; done; exit 5", n)

@@ -67,8 +67,8 @@ func newStdio(terminal, stdin, stdinOnce bool) (*stdio, error) {
 		}
 	}
 	for i, theirs := range []**os.File{&s.theirs.Stdout, &s.theirs.Stderr} {
-		ours, err := pipeTo(theirs)
-		if err != nil {
+		var ours *os.File
+		if ours, *theirs, err = lastingPipe(); err != nil {
 			s.close()
 			return nil, err
 		}
