@@ -85,11 +85,17 @@ func (s *Shims) reapOrphans() {
 	}
 }
 
-// isOrphan tells a dead process of a container from our own children: those are in our
-// cgroups.
+// isOrphan tells a dead process of a container, or what a shim had started on the way to one, from
+// our own children: those are in our cgroups, our session and our PID namespace. One that died
+// before it was in a container's cgroup may have kept the container's namespace from ending
+// (pid_namespaces(7)), and one in the host's namespace is in the session of its shim.
 func isOrphan(pid int, own []byte) bool {
-	if !procstat.Read(pid).IsZombie() {
+	st := procstat.Read(pid)
+	if !st.IsZombie() {
 		return false
+	}
+	if procstat.IsNested(pid) || st.Session != pid && st.Session != procstat.Read(os.Getpid()).Session { // a shim leads its own
+		return true
 	}
 	cgroups, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
 	return err == nil && !bytes.Equal(cgroups, own)

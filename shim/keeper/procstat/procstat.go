@@ -15,18 +15,20 @@ import (
 
 // A Stat is what matters of the file. The zero value is that of no process.
 type Stat struct {
-	State  byte // 'Z' for one that has died and not been waited for
-	Parent int
-	Began  uint64 // in clock ticks since the boot
-	flags  uint64
+	State   byte // 'Z' for one that has died and not been waited for
+	Parent  int
+	Session int
+	Began   uint64 // in clock ticks since the boot
+	flags   uint64
 }
 
 // Places of the fields behind the command, which may hold anything.
 const (
-	stateField  = 0
-	parentField = 1
-	flagsField  = 6
-	beganField  = 19
+	stateField   = 0
+	parentField  = 1
+	sessionField = 3
+	flagsField   = 6
+	beganField   = 19
 )
 
 // exiting is the flag PF_EXITING.
@@ -48,6 +50,7 @@ func parse(data []byte) (s Stat) {
 	}
 	s.State = fields[stateField][0]
 	s.Parent, _ = strconv.Atoi(fields[parentField])
+	s.Session, _ = strconv.Atoi(fields[sessionField])
 	s.flags, _ = strconv.ParseUint(fields[flagsField], 10, 64)
 	s.Began, _ = strconv.ParseUint(fields[beganField], 10, 64)
 	return s
@@ -61,6 +64,17 @@ func (s Stat) IsStopped() bool { return s.State == 'T' || s.State == 't' }
 
 // IsExiting reports whether it is ending or has ended.
 func (s Stat) IsExiting() bool { return s.State == 0 || s.flags&exiting != 0 }
+
+// IsNested reports whether a process, dead or alive, is in a PID namespace below ours.
+func IsNested(pid int) bool {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return false
+	}
+	_, rest, _ := bytes.Cut(data, []byte("\nNSpid:"))
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	return len(bytes.Fields(line)) > 1
+}
 
 // Children lists this process's children.
 func Children() []int {

@@ -5,13 +5,16 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestParse(t *testing.T) {
-	const text = "12 (a) b (c) Z 7 1 1 0 -1 4228108 0 0 0 0 0 0 0 0 20 0 1 0 987654 0 0\n"
-	if s := parse([]byte(text)); s != (Stat{State: 'Z', Parent: 7, Began: 987654, flags: 4228108}) || !s.IsZombie() || !s.IsExiting() {
+	const text = "12 (a) b (c) Z 7 1 3 0 -1 4228108 0 0 0 0 0 0 0 0 20 0 1 0 987654 0 0\n"
+	if s := parse([]byte(text)); s != (Stat{State: 'Z', Parent: 7, Session: 3, Began: 987654, flags: 4228108}) || !s.IsZombie() || !s.IsExiting() {
 		t.Errorf("%+v", s)
 	}
 	for state, stopped := range map[string]bool{"T": true, "t": true, "S": false, "Z": false} {
@@ -52,4 +55,24 @@ func TestChild(t *testing.T) {
 		t.Errorf("it was reaped: %+v", s)
 	}
 	_ = cmd.Wait() // there is nothing to wait for any more
+}
+
+// A process below our PID namespace is known as such, also when it has died.
+func TestNested(t *testing.T) {
+	for flags, nested := range map[uintptr]bool{0: false, unix.CLONE_NEWPID: true} {
+		cmd := exec.Command("true")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for !Read(cmd.Process.Pid).IsZombie() && t.Context().Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		if IsNested(cmd.Process.Pid) != nested {
+			t.Errorf("%#x: not %v", flags, nested)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
 }
