@@ -127,6 +127,12 @@ func (cs *Containers) start(ctx context.Context, c *Container) error {
 	c.starting()
 	c.launch.try()
 	if err := cs.opts.Tasks.Start(ctx, c.Record().ID); err != nil {
+		if errors.Is(err, shim.ErrNotRunning) { // it is not created any more: it may have been started before a crash
+			if runs, _ := cs.foundRunning(ctx, c); runs {
+				c.launched(true)
+				return fmt.Errorf("%s: is %s, only a created one can be started: %w", c.what(), Running, ErrBadState)
+			}
+		}
 		left := cs.finish(ctx, c, ReasonStartError, codeStartError, err.Error())
 		c.launched(false)
 		return withLeft(fmt.Errorf("start: %w", err), left) // it names the container

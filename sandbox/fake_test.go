@@ -37,10 +37,12 @@ type fakeNode struct {
 	hung    chan struct{}   // when set, Network.Detach says here that it was called,
 	unhang  chan struct{}   // and waits for this
 	onStart func(id string) // when set, Tasks.Start calls it before it returns
-	names   map[string]bool
-	address map[string]bool
-	roots   map[string]bool
-	tasks   map[string]*fakeTask
+	// startError is Tasks.Start's, whatever it has done.
+	startError error
+	names      map[string]bool
+	address    map[string]bool
+	roots      map[string]bool
+	tasks      map[string]*fakeTask
 }
 
 type fakeTask struct {
@@ -244,7 +246,7 @@ func (f fakeTasks) Start(_ context.Context, id string) error {
 	if f.onStart != nil {
 		f.onStart(id)
 	}
-	return err
+	return errors.Join(err, f.startError)
 }
 
 func (f fakeTasks) Update(_ context.Context, r shim.UpdateRequest) error {
@@ -305,6 +307,11 @@ func (f fakeTasks) Delete(_ context.Context, id string) error {
 type fakeProcesses struct{ *fakeNode }
 
 func (f fakeProcesses) State(_ context.Context, id string) (shim.TaskState, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if t := f.tasks[id]; t != nil && t.silent {
+		return shim.TaskState{}, shim.ErrNoAnswer
+	}
 	return shim.TaskState{Status: shim.StatusRunning, Pid: os.Getpid()}, nil
 }
 

@@ -253,6 +253,9 @@ func (cs *Containers) adopt(ctx context.Context, c *Container, tasks map[string]
 		return
 	}
 	if errors.Is(tasks[r.ID].Err, shim.ErrNoAnswer) { // it is listed as it was until its keeper says
+		if r.State == Created {
+			cs.background(func(ctx context.Context) { cs.learn(ctx, c) })
+		}
 		return
 	}
 	// It has ended, or its keeper does not say. The first List should know; but a
@@ -264,6 +267,36 @@ func (cs *Containers) adopt(ctx context.Context, c *Container, tasks map[string]
 	case <-ctx.Done():
 		klog.FromContext(ctx).Info("The keeper of a container does not answer yet; it is listed as it was", "container", r.ID)
 	}
+}
+
+// learnPause is how often a keeper that does not answer is asked whether a container runs.
+const learnPause = 100 * time.Millisecond
+
+// learn finds out whether a container that is on record as created runs: the previous process may
+// have been killed between the start and its record. It ends with the keeper's answer.
+func (cs *Containers) learn(ctx context.Context, c *Container) {
+	for c.Record().State == Created {
+		if _, err := cs.foundRunning(ctx, c); !errors.Is(err, shim.ErrNoAnswer) {
+			return
+		}
+		timer := time.NewTimer(learnPause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// foundRunning puts it on record that a created container runs, if its keeper says so.
+func (cs *Containers) foundRunning(ctx context.Context, c *Container) (bool, error) {
+	st, err := cs.opts.Processes.State(ctx, c.Record().ID)
+	if err != nil || st.Status != shim.StatusRunning {
+		return false, err
+	}
+	err = c.move(Running, func(r *ContainerRecord) { r.StartedAt = time.Now().UnixNano() })
+	return c.Record().State == Running, err
 }
 
 // takeDown begins to remove a pod whose creation or removal was cut short. A

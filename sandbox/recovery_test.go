@@ -5,9 +5,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/berthd/berth/shim"
 )
 
 // orphanID is one of ours that no record has.
@@ -101,6 +104,46 @@ func TestRecoveryWithoutAnswer(t *testing.T) {
 	}
 	n.Close()
 	assertNothing(t, f, dir)
+}
+
+// A container that runs, and is on record as created, is known to run as soon as its keeper
+// answers, and a start before that does not harm it.
+func TestRecoveryOfStart(t *testing.T) {
+	for _, asked := range []bool{false, true} {
+		f, dir := newFakeNode(t), t.TempDir()
+		n := f.open(t, dir)
+		pod, id := full(t, n, "late", true)
+		n.Close()
+		rewrite(t, n.Pods.opts.containerRecord(pod, id), func(r *ContainerRecord) { r.State, r.StartedAt = Created, 0 })
+		f.mu.Lock()
+		f.tasks[id].silent = true
+		f.mu.Unlock()
+		n = f.open(t, dir)
+		c, err := n.Containers.Get(id)
+		if err != nil || c.Record().State != Created {
+			t.Fatalf("as it was: %v", err)
+		}
+		f.mu.Lock()
+		f.tasks[id].silent = false
+		f.mu.Unlock()
+		if asked {
+			f.startError = shim.ErrNotRunning
+			if err := n.Containers.Start(t.Context(), id); !errors.Is(err, ErrBadState) {
+				t.Errorf("start: %v", err)
+			}
+		}
+		for c.Record().State == Created && t.Context().Err() == nil {
+			runtime.Gosched()
+		}
+		if r := c.Record(); r.State != Running || r.StartedAt == 0 {
+			t.Errorf("asked: %v: it is %s, started at %d", asked, r.State, r.StartedAt)
+		}
+		if err := n.Pods.Remove(t.Context(), pod); err != nil {
+			t.Error(err)
+		}
+		n.Close()
+		assertNothing(t, f, dir)
+	}
 }
 
 // A container that was started and ended when the daemon was killed, before either was on
