@@ -128,7 +128,8 @@ func (cs *Containers) start(ctx context.Context, c *Container) error {
 	c.launch.try()
 	if err := cs.opts.Tasks.Start(ctx, c.Record().ID); err != nil {
 		if errors.Is(err, shim.ErrNotRunning) { // it is not created any more: it may have been started before a crash
-			if runs, _ := cs.foundRunning(ctx, c); runs {
+			cs.learn(ctx, c)
+			if c.Record().State == Running {
 				c.launched(true)
 				return fmt.Errorf("%s: is %s, only a created one can be started: %w", c.what(), Running, ErrBadState)
 			}

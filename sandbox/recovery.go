@@ -276,7 +276,11 @@ const learnPause = 100 * time.Millisecond
 // have been killed between the start and its record. It ends with the keeper's answer.
 func (cs *Containers) learn(ctx context.Context, c *Container) {
 	for c.Record().State == Created {
-		if _, err := cs.foundRunning(ctx, c); !errors.Is(err, shim.ErrNoAnswer) {
+		st, err := cs.opts.Processes.State(ctx, c.Record().ID)
+		if err == nil && st.Status == shim.StatusRunning {
+			_ = c.move(Running, func(r *ContainerRecord) { r.StartedAt = time.Now().UnixNano() })
+		}
+		if !errors.Is(err, shim.ErrNoAnswer) {
 			return
 		}
 		timer := time.NewTimer(learnPause)
@@ -287,16 +291,6 @@ func (cs *Containers) learn(ctx context.Context, c *Container) {
 			return
 		}
 	}
-}
-
-// foundRunning puts it on record that a created container runs, if its keeper says so.
-func (cs *Containers) foundRunning(ctx context.Context, c *Container) (bool, error) {
-	st, err := cs.opts.Processes.State(ctx, c.Record().ID)
-	if err != nil || st.Status != shim.StatusRunning {
-		return false, err
-	}
-	err = c.move(Running, func(r *ContainerRecord) { r.StartedAt = time.Now().UnixNano() })
-	return c.Record().State == Running, err
 }
 
 // takeDown begins to remove a pod whose creation or removal was cut short. A
