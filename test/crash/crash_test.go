@@ -54,7 +54,9 @@ func (s *suite) kills(t *testing.T, points []point, who string) {
 	for _, p := range cases {
 		if !s.crash(t, p, who == "both") {
 			t.Logf("not passed: %v", p)
-			missed++
+			if !p.byTime() {
+				missed++
+			}
 		}
 	}
 	t.Logf("%d crash points in %.0f s, %d of them not passed when it was to be", len(cases), time.Since(begun).Seconds(), missed)
@@ -62,6 +64,10 @@ func (s *suite) kills(t *testing.T, points []point, who string) {
 		t.Errorf("%d of %d crash points were not passed again: lives differ too much", missed, len(cases))
 	}
 }
+
+// byTime reports whether it is by time how often a life passes the point: a container says the more
+// the longer it lives. Each life passes it once.
+func (p point) byTime() bool { return p.passing > 1 && strings.Contains(p.name, " logs/") }
 
 // seen is what lives have passed.
 type seen struct{ names, sites map[string]bool }
