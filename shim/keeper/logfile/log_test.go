@@ -56,12 +56,24 @@ func newRig(t testing.TB) *rig {
 
 func (r *rig) open() *rig {
 	r.t.Helper()
+	r.openLog()
+	r.start()
+	return r
+}
+
+func (r *rig) openLog() {
+	r.t.Helper()
 	var err error
 	if r.l, err = Open(r.o, NewPools()); err != nil {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(r.l.Close)
+}
+
+func (r *rig) start() {
+	r.t.Helper()
 	for i := range r.w {
+		var err error
 		var out *os.File
 		if out, r.w[i], err = os.Pipe(); err != nil {
 			r.t.Fatal(err)
@@ -69,7 +81,6 @@ func (r *rig) open() *rig {
 		r.t.Cleanup(func() { out.Close(); r.w[i].Close() })
 		r.l.Start(i, Source{File: out, Ended: r.ends})
 	}
-	return r
 }
 
 func (r *rig) say(i int, text string) {
@@ -159,7 +170,8 @@ func TestLines(t *testing.T) {
 
 // A log's folder may be mounted into a container.
 func TestOpenHostile(t *testing.T) {
-	r := newRig(t).open()
+	r := newRig(t)
+	r.openLog()
 	dir := t.TempDir()
 	target := filepath.Join(dir, "target")
 	if err := os.Symlink(target, filepath.Join(dir, "link")); err != nil {
@@ -177,6 +189,7 @@ func TestOpenHostile(t *testing.T) {
 	if _, err := os.Lstat(target); !os.IsNotExist(err) {
 		t.Error("the link was followed")
 	}
+	r.start()
 	r.say(0, "on\n")
 	r.end()
 	if content, _ := parse(t, r.read(), "stdout"); content != "on\n" {
