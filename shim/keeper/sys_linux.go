@@ -140,7 +140,7 @@ func inherited(fd int, name string) *os.File {
 
 // lastingPipe is a pipe whose writing end reads as well: as long as a process has it the pipe has a
 // reader. When all others are dead, what it writes waits for reopenPipe, and does not end it
-// (SIGPIPE). Nobody else gets to see what a process might read of its own output.
+// (SIGPIPE). A process that reads from it keeps its own output from its log, and nothing else.
 func lastingPipe() (r, w *os.File, err error) {
 	r, end, err := os.Pipe()
 	if err != nil {
@@ -312,7 +312,7 @@ func signalPid(pid, sig int) { _ = unix.Kill(pid, unix.Signal(sig)) }
 // (memory.reclaim, when less could be reclaimed than was asked for): such files can
 // be polled, so Go's own write would wait until it may be tried again, which is never.
 func writeOnce(path, text string) error {
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
