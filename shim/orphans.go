@@ -1,11 +1,9 @@
 package shim
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"os/signal"
-	"strconv"
 	"time"
 
 	"github.com/berthd/berth/shim/api"
@@ -65,16 +63,13 @@ func (s *Shims) reapOrphans() {
 	died := make(chan os.Signal, 1)
 	signal.Notify(died, sigchld)
 	defer signal.Stop(died)
+	session := procstat.Read(os.Getpid()).Session
 	for s.pause(reapDelay) == nil {
-		own, err := os.ReadFile("/proc/self/cgroup")
-		if err != nil {
-			continue
-		}
 		for _, pid := range procstat.Children() {
 			s.mu.Lock()
 			awaited := s.heirs[pid]
 			s.mu.Unlock()
-			if !awaited && isOrphan(pid, own) {
+			if !awaited && isOrphan(pid, session) {
 				procstat.Reap(pid)
 			}
 		}
@@ -85,18 +80,12 @@ func (s *Shims) reapOrphans() {
 	}
 }
 
-// isOrphan tells a dead process of a container, or what a shim had started on the way to one, from
-// our own children: those are in our cgroups, our session and our PID namespace. One that died
-// before it was in a container's cgroup may have kept the container's namespace from ending
-// (pid_namespaces(7)), and one in the host's namespace is in the session of its shim.
-func isOrphan(pid int, own []byte) bool {
+// isOrphan tells a dead process that a shim has left from our own children, which are in our session. A
+// shim leads its own, and what it starts is in that or in one of its own. (Nobody misses the end of
+// a shim that is waited for here: it is noticed by its connection. Cgroups do not tell: in
+// version 1 a dead process shows the root.) One that stayed would keep its container's PID
+// namespace from ending (pid_namespaces(7)).
+func isOrphan(pid, session int) bool {
 	st := procstat.Read(pid)
-	if !st.IsZombie() {
-		return false
-	}
-	if procstat.IsNested(pid) || st.Session != pid && st.Session != procstat.Read(os.Getpid()).Session { // a shim leads its own
-		return true
-	}
-	cgroups, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
-	return err == nil && !bytes.Equal(cgroups, own)
+	return st.IsZombie() && st.Session != session
 }

@@ -65,17 +65,6 @@ func (s Stat) IsStopped() bool { return s.State == 'T' || s.State == 't' }
 // IsExiting reports whether it is ending or has ended.
 func (s Stat) IsExiting() bool { return s.State == 0 || s.flags&exiting != 0 }
 
-// IsNested reports whether a process, dead or alive, is in a PID namespace below ours.
-func IsNested(pid int) bool {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	if err != nil {
-		return false
-	}
-	_, rest, _ := bytes.Cut(data, []byte("\nNSpid:"))
-	line, _, _ := bytes.Cut(rest, []byte("\n"))
-	return len(bytes.Fields(line)) > 1
-}
-
 // Children lists this process's children.
 func Children() []int {
 	lists, _ := filepath.Glob("/proc/self/task/*/children")

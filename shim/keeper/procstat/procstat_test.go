@@ -5,11 +5,8 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 func TestParse(t *testing.T) {
@@ -55,24 +52,4 @@ func TestChild(t *testing.T) {
 		t.Errorf("it was reaped: %+v", s)
 	}
 	_ = cmd.Wait() // there is nothing to wait for any more
-}
-
-// A process below our PID namespace is known as such, also when it has died.
-func TestNested(t *testing.T) {
-	for flags, nested := range map[uintptr]bool{0: false, unix.CLONE_NEWPID: true} {
-		cmd := exec.Command("true")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		for !Read(cmd.Process.Pid).IsZombie() && t.Context().Err() == nil {
-			time.Sleep(time.Millisecond)
-		}
-		if IsNested(cmd.Process.Pid) != nested {
-			t.Errorf("%#x: not %v", flags, nested)
-		}
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
-	}
 }
