@@ -201,10 +201,12 @@ func TestStandIn(t *testing.T) {
 	b.start()
 	hung := h.stop()
 	defer unix.Close(hung.fd)
+	goOn := sync.OnceFunc(func() { h.signal(hung, unix.SIGCONT) })
+	defer goOn()
 	killed := make(chan error, 1)
 	go func() { killed <- h.Kill(t.Context(), b.id, int(unix.SIGTERM), false) }()
 	eventually(t, "another shim", func() bool { return len(h.shimPids()) == 2 })
-	h.signal(hung, unix.SIGCONT)
+	goOn()
 	if err := <-killed; err != nil {
 		t.Error(err)
 	}

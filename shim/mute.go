@@ -66,16 +66,13 @@ func (p *process) answers(ctx context.Context) bool {
 // not wait for that too.
 func (s *Shims) standIn() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, p := range s.procs {
 		if !p.isDead() && s.mayTakeLocked(p) {
-			s.mu.Unlock()
 			return
 		}
 	}
-	p := newProcess(s, newID())
-	s.procs[p.id] = p
-	s.mu.Unlock()
-	s.launch(p)
+	s.startLocked()
 }
 
 // isMute reports whether the shim has left a question without an answer.

@@ -97,13 +97,18 @@ func (s *Shims) pick(podID string) (best *process, untried bool) {
 	}
 	untried = best != nil
 	if !untried {
-		p := newProcess(s, newID())
-		s.procs[p.id] = p
-		s.work.Go(func() { s.launch(p) })
-		best = p
+		best = s.startLocked()
 	}
 	best.pods[podID]++
 	return best, untried
+}
+
+// startLocked has a new shim started.
+func (s *Shims) startLocked() *process {
+	p := newProcess(s, newID())
+	s.procs[p.id] = p
+	s.work.Go(func() { s.launch(p) })
+	return p
 }
 
 // mayTakeLocked reports whether a shim that is not dead may get a new pod.
