@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -142,6 +143,11 @@ func (c *Container) move(next State, edit func(*ContainerRecord)) error {
 		c.stopped()
 	}
 	return err
+}
+
+// runs moves it to Running, as of now.
+func (c *Container) runs() error {
+	return c.move(Running, func(r *ContainerRecord) { r.StartedAt = time.Now().UnixNano() })
 }
 
 // note changes the record and not the state; it must be saved to take effect.

@@ -139,7 +139,7 @@ func (cs *Containers) start(ctx context.Context, c *Container) error {
 		return withLeft(fmt.Errorf("start: %w", err), left) // it names the container
 	}
 	// The process may have ended already; then the exit stands and this is not seen.
-	err := c.move(Running, func(r *ContainerRecord) { r.StartedAt = time.Now().UnixNano() })
+	err := c.runs()
 	c.launched(true)
 	if err != nil && c.Record().State != Exited {
 		return err

@@ -246,7 +246,7 @@ func (cs *Containers) adopt(ctx context.Context, c *Container, tasks map[string]
 	}
 	status := tasks[r.ID].Status
 	if status == shim.StatusRunning && r.State == Created { // killed between the start and its record
-		_ = c.move(Running, func(r *ContainerRecord) { r.StartedAt = time.Now().UnixNano() })
+		_ = c.runs()
 	}
 	cs.watch(c)
 	if status == shim.StatusRunning || status == shim.StatusCreated {
@@ -278,7 +278,7 @@ func (cs *Containers) learn(ctx context.Context, c *Container) {
 	for c.Record().State == Created {
 		st, err := cs.opts.Processes.State(ctx, c.Record().ID)
 		if err == nil && st.Status == shim.StatusRunning {
-			_ = c.move(Running, func(r *ContainerRecord) { r.StartedAt = time.Now().UnixNano() })
+			_ = c.runs()
 		}
 		if !errors.Is(err, shim.ErrNoAnswer) {
 			return
