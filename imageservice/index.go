@@ -78,8 +78,10 @@ func (st *store) load(ctx context.Context, layers snapshot.Layers) error {
 	log := klog.FromContext(ctx)
 	st.records = map[digest.Digest]record{}
 	doc, err := st.readIndex()
-	if err != nil {
-		log.Error(err, "The image index is damaged: starting without images; they can be pulled again", "file", st.indexFile())
+	if err != nil { // of a newer release, or a bad disk: what it named is not known, and nothing is swept
+		aside := st.indexFile() + asideSuffix
+		err = errors.Join(err, os.Rename(st.indexFile(), aside))
+		log.Error(err, "The image index cannot be read: starting without images; they can be pulled again", "kept", aside)
 	}
 	for _, c := range doc.Unseal {
 		if !slices.ContainsFunc(c, func(d digest.Digest) bool { return registry.CheckDigest(d) != nil }) {
@@ -107,8 +109,15 @@ func (st *store) load(ctx context.Context, layers snapshot.Layers) error {
 		st.records[rec.image.ID] = rec
 	}
 	st.view.Store(newView(st.records, st.unseal, st.pinned))
+	if _, err := os.Lstat(st.indexFile() + asideSuffix); err == nil {
+		log.Info("Manifests that no image names are kept for an image index that could not be read; remove it when it is of no use", "file", st.indexFile()+asideSuffix)
+		return nil
+	}
 	return st.sweep()
 }
+
+// asideSuffix is of an index that could not be read and was put aside.
+const asideSuffix = ".unread"
 
 func (st *store) readIndex() (indexFile, error) {
 	var doc indexFile

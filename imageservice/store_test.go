@@ -229,7 +229,7 @@ func TestDamage(t *testing.T) {
 				t.Errorf("%d layers stay", layers)
 			}
 			err := filepath.WalkDir(b.root, func(path string, d os.DirEntry, err error) error {
-				if err == nil && !d.IsDir() && d.Name() != "index.json" {
+				if err == nil && !d.IsDir() && d.Name() != "index.json" && d.Name() != "index.json"+asideSuffix {
 					t.Errorf("%s stays", path)
 				}
 				return err
@@ -238,6 +238,37 @@ func TestDamage(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// What an index names that cannot be read stays, for when it can be.
+func TestIndexPutBack(t *testing.T) {
+	b := newBench(t)
+	b.reg.AddImage("app", "v1", layersOf("app", 2), nil)
+	b.pull(t, "app:v1")
+	index := b.root + "/index.json"
+	good, err := os.ReadFile(index)
+	if err == nil {
+		err = os.WriteFile(index, []byte(`{"version":9}`), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		b.reopen(t, Options{})
+		if list := b.List(); len(list) != 0 {
+			t.Errorf("%+v", list)
+		}
+	}
+	if data, err := os.ReadFile(index + asideSuffix); err != nil || string(data) != `{"version":9}` {
+		t.Errorf("put aside: %s, %v", data, err)
+	}
+	if err := errors.Join(os.WriteFile(index, good, 0o600), os.Remove(index+asideSuffix)); err != nil {
+		t.Fatal(err)
+	}
+	b.reopen(t, Options{})
+	if _, err := b.Get(b.name("app:v1")); err != nil {
+		t.Error(err)
 	}
 }
 
