@@ -332,6 +332,18 @@ func override(cfg config.Config, root, state, socket string) (*config.Config, er
 	return &cfg, nil
 }
 
+// lockPatience is how long a lock is tried for: the kernel takes a moment to end a berthd that was killed.
+const lockPatience = time.Second
+
+// lockInTime is lockFile that waits for a berthd that ends.
+func lockInTime(path string) (f *os.File, err error) {
+	for end := time.Now().Add(lockPatience); ; time.Sleep(lockPatience / 50) {
+		if f, err = lockFile(path); !errors.Is(err, errLocked) || time.Now().After(end) {
+			return f, err
+		}
+	}
+}
+
 // claimFolders makes root and state and keeps other daemons out of them until
 // unlock is called.
 func claimFolders(cfg config.Config) (unlock func(), err error) {
@@ -350,7 +362,7 @@ func claimFolders(cfg config.Config) (unlock func(), err error) {
 			unlock()
 			return nil, fmt.Errorf("%s %s: %w", key, dir, err)
 		}
-		f, err := lockFile(filepath.Join(dir, "berthd.lock"))
+		f, err := lockInTime(filepath.Join(dir, "berthd.lock"))
 		if errors.Is(err, errLocked) {
 			unlock()
 			return nil, fmt.Errorf("%s %s: another berthd uses it; stop that one or choose another --%s", key, dir, key)
