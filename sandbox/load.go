@@ -23,6 +23,10 @@ func (n *Node) load(ctx context.Context) error {
 	}
 	var read []*Pod
 	for _, d := range dirs {
+		if !d.IsDir() || !isID(d.Name()) {
+			klog.FromContext(ctx).Info("No pod's folder; it is left alone", "path", filepath.Join(n.Pods.opts.Root, "pods", d.Name()))
+			continue
+		}
 		path := n.Pods.opts.podRecord(d.Name())
 		var rec PodRecord
 		if !n.usable(ctx, loadRecord(path, &rec), rec.ID, d.Name()) {
@@ -83,7 +87,7 @@ func (n *Node) usable(ctx context.Context, err error, got, id string) bool {
 	case err == nil && got == id:
 		return true
 	case err == nil, errors.Is(err, errDamaged), errors.Is(err, fs.ErrNotExist):
-		klog.FromContext(ctx).Info("Record is damaged; what it names is removed", "id", id, "err", err)
+		klog.FromContext(ctx).Error(cmp.Or(err, fmt.Errorf("it is of %.100q", got)), "A record is damaged; what it names is ended and removed", "id", id)
 	default:
 		klog.FromContext(ctx).Error(err, "Record cannot be read; what it names is left alone until the next start", "id", id)
 		n.unread = append(n.unread, id)

@@ -224,6 +224,39 @@ func rewrite[R any](t *testing.T, path string, edit func(*R)) {
 	}
 }
 
+// What is no pod's among the pods' folders is left alone, and keeps nobody from giving addresses back.
+func TestStrayInPods(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	podID, _ := full(t, n, "p", false)
+	n.Close()
+	pods := filepath.Dir(n.Pods.opts.podDir(podID))
+	strays := []string{filepath.Join(pods, "notes"), filepath.Join(pods, "folder"), filepath.Join(pods, "link")}
+	err := errors.Join(os.WriteFile(strays[0], nil, 0o600), os.Mkdir(strays[1], 0o700), os.Symlink(podID, strays[2]),
+		os.WriteFile(filepath.Join(pods, newID()), nil, 0o600)) // goes by a name of ours, and is swept
+	if err != nil {
+		t.Fatal(err)
+	}
+	n = f.open(t, dir)
+	defer n.Close()
+	if len(n.unread) != 0 {
+		t.Errorf("records that could not be read: %v", n.unread)
+	}
+	if _, err := n.Pods.Get(podID); err != nil {
+		t.Error(err)
+	}
+	for _, path := range strays {
+		if _, err := os.Lstat(path); err != nil {
+			t.Error(err)
+		}
+		os.Remove(path)
+	}
+	if err := n.Pods.Remove(t.Context(), podID); err != nil {
+		t.Error(err)
+	}
+	assertNothing(t, f, dir)
+}
+
 // A record that cannot be read is not a damaged one: what it names is left alone.
 func TestUnreadableRecord(t *testing.T) {
 	f, dir := newFakeNode(t), t.TempDir()
