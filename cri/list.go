@@ -62,13 +62,8 @@ type stage struct {
 // verbose is the info map of a status: one JSON object under each key, which is
 // what crictl shows indented; anything else it shows as an escaped text.
 func verbose(info any, stages []sandbox.Stage) (map[string]string, error) {
-	list := make([]stage, 0, len(stages))
-	for _, s := range stages {
-		list = append(list, stage{Name: s.Name, Start: s.Start.Format("15:04:05.000000"),
-			DurationMS: float64(s.Duration.Microseconds()) / 1000, Error: s.Error})
-	}
 	out := map[string]string{}
-	for key, v := range map[string]any{"info": info, "stages": map[string]any{"steps": list}} {
+	for key, v := range map[string]any{"info": info, "stages": map[string]any{"steps": shownStages(stages)}} {
 		data, err := json.Marshal(v)
 		if err != nil {
 			return nil, fmt.Errorf("verbose status: %w", err)
@@ -76,4 +71,27 @@ func verbose(info any, stages []sandbox.Stage) (map[string]string, error) {
 		out[key] = string(data)
 	}
 	return out, nil
+}
+
+func shownStages(stages []sandbox.Stage) []stage {
+	list := make([]stage, 0, len(stages))
+	for _, s := range stages {
+		list = append(list, stage{Name: s.Name, Start: s.Start.Format("15:04:05.000000"),
+			DurationMS: float64(s.Duration.Microseconds()) / 1000, Error: s.Error})
+	}
+	return list
+}
+
+// A failure is a sandbox.Failure with its stages as in a status.
+type failure struct {
+	sandbox.Failure
+	Stages []stage `json:"steps"`
+}
+
+func shownFailures(list []sandbox.Failure) (shown []failure) {
+	for _, f := range list {
+		shown = append(shown, failure{f, shownStages(f.Stages)})
+		shown[len(shown)-1].Failure.Stages = nil
+	}
+	return shown
 }

@@ -105,29 +105,16 @@ func (n node) info() (map[string]string, error) {
 	if profile := n.node.AppArmor(); profile != "" {
 		info["apparmor"] = profile
 	}
-	if owed := n.pods.Owed(); len(owed) > 0 {
-		if data, err = json.Marshal(owed); err != nil {
+	for key, list := range map[string]any{
+		"addressesOwed": n.pods.Owed(), "underWay": n.node.UnderWay(), "failures": shownFailures(n.node.Failures()),
+		"handlersBroken": n.brokenHandlers(), "shims": n.node.Shims(),
+	} {
+		if data, err = json.Marshal(list); err != nil {
 			return nil, fmt.Errorf("status: %w", err)
 		}
-		info["addressesOwed"] = string(data)
-	}
-	if slow := n.node.UnderWay(); len(slow) > 0 {
-		if data, err = json.Marshal(slow); err != nil {
-			return nil, fmt.Errorf("status: %w", err)
+		if text := string(data); text != "null" && text != "[]" && text != "{}" {
+			info[key] = text
 		}
-		info["underWay"] = string(data)
-	}
-	if broken := n.brokenHandlers(); len(broken) > 0 {
-		if data, err = json.Marshal(broken); err != nil {
-			return nil, fmt.Errorf("status: %w", err)
-		}
-		info["handlersBroken"] = string(data)
-	}
-	if shims := n.node.Shims(); len(shims) > 0 {
-		if data, err = json.Marshal(shims); err != nil {
-			return nil, fmt.Errorf("status: %w", err)
-		}
-		info["shims"] = string(data)
 	}
 	if skipped := errors.Join(n.opts.NetworkSkipped()...); skipped != nil {
 		info["networkSkipped"] = skipped.Error()

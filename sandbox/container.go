@@ -92,6 +92,7 @@ type Container struct {
 	pod   *Pod
 	trace Trace
 	turn  turn
+	stops stops
 	gone  atomic.Bool // its record and name are no more
 
 	exitOnce sync.Once

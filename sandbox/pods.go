@@ -68,16 +68,19 @@ type Pods struct {
 	levels     selinux.Levels // of pods, by ID
 	events     *Events
 	readiness  *Readiness
+	failures   failures // of pods and containers
 	owing      sync.Map // pod ID to *Pod: those whose address is owed to the network
 }
 
 // Run makes a pod and returns its record once it is ready. A repeated call for
 // the same metadata joins the creation under way, or returns what it made.
 func (ps *Pods) Run(ctx context.Context, spec PodSpec) (PodRecord, error) {
-	if err := ps.checkHandler(ctx, spec); err != nil {
-		return PodRecord{}, err
+	err := ps.checkHandler(ctx, spec)
+	if err == nil {
+		err = ps.checkUserNamespace(spec)
 	}
-	if err := ps.checkUserNamespace(spec); err != nil {
+	if err != nil {
+		ps.failures.note(Failure{Object: "pod", Name: shownName(spec.Config.GetMetadata())}, nil, err)
 		return PodRecord{}, err
 	}
 	name := podName(spec.Config.GetMetadata())
@@ -125,6 +128,7 @@ func (ps *Pods) create(ctx context.Context, p *Pod) error {
 	}
 	left, err := build(ctx, p, &p.trace, ps.steps())
 	ps.readiness.creation(err)
+	ps.failures.note(Failure{Object: "pod", ID: p.Record().ID, Name: p.shownName()}, &p.trace, err)
 	switch {
 	case err == nil: // for the next daemon; nothing depends on that being saved
 		_ = p.update(false, func(r *PodRecord) error { r.Stages = p.trace.Stages(); return nil })

@@ -47,6 +47,7 @@ func (cs *Containers) halt(ctx context.Context, c *Container, timeout time.Durat
 		}
 		timeout = 0 // nothing of the image runs yet
 	}
+	defer c.stops.begin()()
 	if timeout > 0 {
 		done, err := cs.ask(ctx, c, timeout)
 		if done || err != nil {
@@ -60,12 +61,14 @@ func (cs *Containers) halt(ctx context.Context, c *Container, timeout time.Durat
 // tells whether that came within timeout.
 func (cs *Containers) ask(ctx context.Context, c *Container, timeout time.Duration) (done bool, err error) {
 	if c.signalled.CompareAndSwap(false, true) {
+		c.stops.at("stop signal; its shim is to send it")
 		err := cs.signal(ctx, c, c.Record().Stop, false)
 		if err != nil && !errors.Is(err, shim.ErrNotFound) {
 			klog.FromContext(ctx).Error(err, "Stop signal not delivered; the container will be killed", "container", c.Record().ID)
 			return false, nil
 		}
 	}
+	c.stops.at(fmt.Sprintf("grace period; it has its stop signal, and is killed %v after it", timeout))
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
@@ -89,10 +92,13 @@ func (cs *Containers) signal(ctx context.Context, c *Container, signal int, all 
 // of it is killed without it.
 func (cs *Containers) kill(ctx context.Context, c *Container) error {
 	c.signalled.Store(true)
+	c.stops.at("kill; its shim is to kill it")
 	err := cs.signal(ctx, c, sigkill, true)
 	if err != nil && !errors.Is(err, shim.ErrNotFound) {
+		c.stops.at("kill, without its shim")
 		return cs.finish(ctx, c, ReasonLost, codeKilled, fmt.Sprintf("killed; its keeper did not answer: %v", err))
 	}
+	c.stops.at("killed; its end is waited for")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killLimit)
 	defer cancel()
 	select {

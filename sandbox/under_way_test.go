@@ -2,6 +2,8 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -40,6 +42,58 @@ func TestUnderWay(t *testing.T) {
 	}
 	if list := n.underWay(time.Now().Add(2 * underWayAfter)); len(list) != 0 {
 		t.Errorf("afterwards: %+v", list)
+	}
+	if err := n.Pods.Remove(t.Context(), p.ID); err != nil {
+		t.Error(err)
+	}
+	assertNothing(t, f, dir)
+}
+
+// A creation that failed and left nothing is told of until it succeeds.
+func TestFailures(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	defer n.Close()
+	f.setFault("Network.Attach", false)
+	for range 2 {
+		if _, err := n.Pods.Run(t.Context(), podSpec("p", false)); !errors.Is(err, errFault) {
+			t.Fatal(err)
+		}
+	}
+	list := n.Failures()
+	if len(list) != 1 {
+		t.Fatalf("%+v", list)
+	}
+	last := list[0].Stages[len(list[0].Stages)-1]
+	if o := list[0]; o.Object != "pod" || !strings.HasSuffix(o.Name, "/p") || o.ID == "" || o.Times != 2 || !strings.Contains(o.Error, errFault.Error()) || last.Duration == 0 {
+		t.Errorf("%+v", o)
+	}
+	for i := range 2 * maxFailures { // refused before there is anything
+		spec := podSpec(fmt.Sprint("q", i), false)
+		spec.Handler = "unknown"
+		if _, err := n.Pods.Run(t.Context(), spec); err == nil {
+			t.Fatal("a pod of an unknown handler")
+		}
+	}
+	if list := n.Failures(); len(list) != maxFailures || !strings.HasSuffix(list[0].Name, fmt.Sprint("/q", 2*maxFailures-1)) {
+		t.Errorf("%d: %+v", len(list), list[0])
+	}
+	if list := n.Pods.failures.since(time.Now().Add(time.Minute)); len(list) != 0 {
+		t.Errorf("old ones: %+v", list)
+	}
+
+	if _, err := n.Pods.Run(t.Context(), podSpec("p", false)); !errors.Is(err, errFault) {
+		t.Fatal(err)
+	}
+	f.setFault("", false)
+	p, err := n.Pods.Run(t.Context(), podSpec("p", false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range n.Failures() {
+		if o.ID == p.ID || strings.HasSuffix(o.Name, "/p") {
+			t.Errorf("after a success: %+v", o)
+		}
 	}
 	if err := n.Pods.Remove(t.Context(), p.ID); err != nil {
 		t.Error(err)

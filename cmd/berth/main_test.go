@@ -276,28 +276,6 @@ func TestWhy(t *testing.T) {
 	contains(t, out, "stages:   none known")
 }
 
-// TestUnderWay: what takes long is told of, also of a pod that is not listed yet.
-func TestUnderWay(t *testing.T) {
-	d := daemon()
-	d.conditions = good()
-	d.nodeInfo = map[string]string{"underWay": `[{"object":"pod","id":"eee777","name":"shop/cart","operation":"creation","stage":"network","since":"2023-11-14T22:13:20Z"},
-		{"object":"container","id":"fff888","name":"shop/cart/till","operation":"start","stage":"start","since":"2023-11-14T22:13:20Z"}]`}
-	socket := d.serve(t)
-	const pod, container = `pod shop/cart  eee777: creation under way for `, `container shop/cart/till  fff888: start under way for `
-	for name, want := range map[string][]string{"cart": {pod, container, `, at stage "network"`}, "shop/cart": {pod, container}, "eee": {pod}, "till": {container}, "fff888": {container}} {
-		out, err := run(t, "why", name, "--socket", socket)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		contains(t, out, want...)
-	}
-	out, err := run(t, "status", "--socket", socket)
-	if err != nil {
-		t.Error(err)
-	}
-	contains(t, out, pod, container)
-}
-
 func TestConfig(t *testing.T) {
 	out, err := run(t, "config", "default")
 	if err != nil || out != config.Default().String() {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -22,8 +21,10 @@ type nodeStatus struct {
 	Handlers   []string        `json:"handlers"` // "" is the default one
 	AppArmor   string          `json:"apparmor,omitempty"`
 	UnderWay   []operation     `json:"under_way"` // what takes long
-	Shims      []aShim         `json:"shims"`     // what keeps containers alive
-	Pulls      []aPull         `json:"pulls"`     // under way
+	Owed       []owed          `json:"addresses_owed"`
+	Failures   []failure       `json:"failures"` // creations that failed and have not succeeded since
+	Shims      []aShim         `json:"shims"`    // what keeps containers alive
+	Pulls      []aPull         `json:"pulls"`    // under way
 }
 
 type nodeCondition struct {
@@ -73,7 +74,9 @@ func (c *client) status(ctx context.Context) (nodeStatus, error) {
 	s := nodeStatus{
 		Socket: c.socket, Version: v.GetRuntimeName() + " " + v.GetRuntimeVersion(), API: v.GetRuntimeApiVersion(),
 		Ready: true, Conditions: []nodeCondition{}, Handlers: []string{}, AppArmor: resp.GetInfo()["apparmor"],
-		Shims: shimsOf(resp.GetInfo()["shims"]),
+		Shims:    shimsOf(resp.GetInfo()["shims"]),
+		UnderWay: listIn[operation](resp.GetInfo(), "underWay"), Owed: listIn[owed](resp.GetInfo(), "addressesOwed"),
+		Failures: listIn[failure](resp.GetInfo(), "failures"),
 	}
 	seen := map[string]bool{}
 	for _, cond := range resp.GetStatus().GetConditions() {
@@ -84,9 +87,6 @@ func (c *client) status(ctx context.Context) (nodeStatus, error) {
 	s.Ready = s.Ready && seen[runtimeapi.RuntimeReady] && seen[runtimeapi.NetworkReady] // kubelet wants both
 	for _, h := range resp.GetRuntimeHandlers() {
 		s.Handlers = append(s.Handlers, h.GetName())
-	}
-	if err := json.Unmarshal([]byte(cmp.Or(resp.GetInfo()["underWay"], "[]")), &s.UnderWay); err != nil {
-		return s, fmt.Errorf("what is under way: %w", err)
 	}
 	s.Pulls, err = c.pulls(ctx)
 	return s, err
@@ -130,7 +130,30 @@ func (s nodeStatus) print(out io.Writer, asJSON bool) error {
 	for _, o := range s.UnderWay {
 		fmt.Fprintln(out, clean(o.String()))
 	}
+	for _, o := range s.Owed {
+		fmt.Fprintln(out, clean(o.String()))
+	}
+	for _, f := range s.Failures {
+		fmt.Fprintln(out, clean(f.String()))
+	}
 	return printPulls(out, "", s.Pulls)
+}
+
+// nodeInfo is what berthd has to say of the node beside its status.
+func (c *client) nodeInfo(ctx context.Context) (map[string]string, error) {
+	resp, err := c.Status(ctx, &runtimeapi.StatusRequest{Verbose: true})
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	return resp.GetInfo(), nil
+}
+
+// listIn reads a list in it. One without anything is left out; another runtime has none.
+func listIn[T any](info map[string]string, key string) (list []T) {
+	if json.Unmarshal([]byte(info[key]), &list) != nil {
+		return nil
+	}
+	return list
 }
 
 func yesNo(b bool) string {

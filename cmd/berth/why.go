@@ -87,14 +87,22 @@ func (c *client) why(ctx context.Context, out io.Writer, name string) error {
 			return err
 		}
 	}
-	waiting, err := c.underWay(ctx)
+	node, err := c.nodeInfo(ctx)
 	if err != nil {
 		return err
 	}
-	for _, o := range waiting {
+	for _, o := range listIn[operation](node, "underWay") {
 		if o.goesBy(name) {
 			found++
 			fmt.Fprintln(out, clean(o.String()))
+		}
+	}
+	for _, f := range listIn[failure](node, "failures") {
+		if f.goesBy(name) {
+			found++
+			if err := f.why(out); err != nil {
+				return err
+			}
 		}
 	}
 	if found > 0 {
@@ -127,18 +135,6 @@ func (o operation) goesBy(name string) bool {
 
 func (o operation) String() string {
 	return fmt.Sprintf("%s %s  %s: %s under way for %s, at stage %q", o.Object, o.Name, short(o.ID), o.Operation, time.Since(o.Since).Round(100*time.Millisecond), o.Stage)
-}
-
-// underWay asks for them. What another runtime says is none.
-func (c *client) underWay(ctx context.Context) (list []operation, err error) {
-	resp, err := c.Status(ctx, &runtimeapi.StatusRequest{Verbose: true})
-	if err != nil {
-		return nil, c.explain(err)
-	}
-	if json.Unmarshal([]byte(resp.GetInfo()["underWay"]), &list) != nil {
-		return nil, nil
-	}
-	return list, nil
 }
 
 // pullsFor are the pulls that a pod's kubelet waits for: of image alone, if that is not
@@ -278,9 +274,14 @@ func printState(w io.Writer, state string, verbose map[string]string, reason, me
 
 func printStages(w *tabwriter.Writer, verbose map[string]string) error {
 	var told struct{ Steps []stage }
-	err := json.Unmarshal([]byte(verbose["stages"]), &told)
-	stages := told.Steps
-	if err != nil || len(stages) == 0 {
+	if json.Unmarshal([]byte(verbose["stages"]), &told) != nil {
+		told.Steps = nil
+	}
+	return writeStages(w, told.Steps)
+}
+
+func writeStages(w *tabwriter.Writer, stages []stage) error {
+	if len(stages) == 0 {
 		fmt.Fprintln(w, "  stages:\tnone known")
 		return w.Flush()
 	}
