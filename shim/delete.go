@@ -17,13 +17,17 @@ import (
 
 // Delete kills a container's processes and takes away what there is of it, save
 // the bundle. It may be repeated, and it works when the shim is dead. One that
-// hangs is given half of the time that ctx has left, or 5 s. Absent is fine.
+// hangs is given half of the time that ctx has left, or 5 s; one that is stopped, none.
+// It hears of it when it goes on. Absent is fine.
 func (s *Shims) Delete(ctx context.Context, id string) error {
 	e, err := s.entry(id)
 	if err != nil {
 		return s.deleteUnknown(ctx, id)
 	}
-	err = e.delete(ctx)
+	stopped := e.p.isStopped()
+	if err = ErrNoAnswer; !stopped {
+		err = e.delete(ctx)
+	}
 	without := err != nil && ctx.Err() == nil &&
 		(errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNoAnswer) || errors.Is(err, context.DeadlineExceeded))
 	if without {
@@ -40,8 +44,11 @@ func (s *Shims) Delete(ctx context.Context, id string) error {
 	if forgotten {
 		delete(s.tasks, id)
 	}
-	if without && e.p.isSilent() {
+	switch {
+	case without && e.p.isSilent():
 		e.p.deleted[id] = true
+	case stopped:
+		s.deleteLateLocked(e.p, id)
 	}
 	s.mu.Unlock()
 	if forgotten {

@@ -2,12 +2,14 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"sync"
 
 	"github.com/berthd/berth/shim/api"
+	"github.com/berthd/berth/shim/keeper/pidfd"
 	"k8s.io/klog/v2"
 )
 
@@ -139,6 +141,21 @@ func (e *escrow) tell(id string, status uint32) {
 		return // it has never taken part; keep has said so
 	}
 	_ = conn.Send(api.SessionEvent{Ended: id, Status: status})
+}
+
+// signal sends a container's first process a signal. One that has ended is ErrNotFound.
+func (e *escrow) signal(id string, signal int) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f := e.kept[id][api.FilePidfd]
+	if f == nil {
+		return fmt.Errorf("its process is not known without its shim: %w", ErrNoAnswer)
+	}
+	err := pidfd.Take(f).Signal(signal)
+	if errors.Is(err, os.ErrProcessDone) {
+		return ErrNotFound
+	}
+	return err
 }
 
 // dropOthers closes what a former shim sent of containers that this one has not.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +33,13 @@ const (
 
 // findAll finds the shims that were there before, each in a folder of dirs.
 func (s *Shims) findAll(ctx context.Context, dirs []os.DirEntry) {
+	dirs = slices.DeleteFunc(dirs, func(d os.DirEntry) bool {
+		alien := !d.IsDir() || !isID(d.Name())
+		if alien {
+			klog.InfoS("No shim's folder; it is left alone", "path", filepath.Join(api.ShimsDir(s.o.State), d.Name()))
+		}
+		return alien
+	})
 	limited, cancel := context.WithTimeout(ctx, findLimit)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -155,7 +163,14 @@ func (s *Shims) meet(p *process, infos []*api.TaskInfo) {
 
 // deleteLateLocked has a shim forget a container that was taken away without it.
 func (s *Shims) deleteLateLocked(p *process, id string) {
+	p.late++
 	s.work.Go(func() {
+		defer s.retire(p)
+		defer func() {
+			s.mu.Lock()
+			p.late--
+			s.mu.Unlock()
+		}()
 		err := p.call(s.ctx, func(c *ttrpc.Client) error {
 			_, err := taskapi.NewTaskClient(c).Delete(s.ctx, &taskapi.DeleteRequest{Id: id})
 			return err

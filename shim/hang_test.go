@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -191,6 +192,53 @@ func TestStoppedNotWaitedFor(t *testing.T) {
 	}
 	if n := len(h.shimPids()); n != 2 {
 		t.Errorf("%d shims", n)
+	}
+}
+
+// Containers of a stopped shim can be stopped: they get their signal, and end when they are to, in
+// no more time than with a shim.
+func TestStopWithoutShim(t *testing.T) {
+	h := newHost(t)
+	h.SetMuteAfter(time.Hour)
+	b := h.box(`trap 'echo asked > /test/go' TERM; sleep 35199 & echo ready > /test/go; while :; do wait; done`)
+	dir := b.share()
+	fifo(t, dir, "go")
+	b.start()
+	if got := readFifo(t, dir, "go"); got != "ready" {
+		t.Fatal(got)
+	}
+	shimAPI := h.dial(t)
+	hung := h.stop()
+	defer unix.Close(hung.fd)
+	goOn := sync.OnceFunc(func() { h.signal(hung, unix.SIGCONT) })
+	defer goOn()
+	if err := h.Kill(t.Context(), b.id, int(unix.SIGTERM), false); err != nil {
+		t.Error(err)
+	}
+	if got := readFifo(t, dir, "go"); got != "asked" {
+		t.Error(got)
+	}
+	eventually(t, "the list says so", func() bool {
+		return slices.ContainsFunc(h.List(), func(i shim.Info) bool { return strings.Contains(i.Problem, fmt.Sprintf("kill -CONT %d", hung.pid)) })
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour) // of which a shim that hangs has a half
+	defer cancel()
+	if err := h.Kill(ctx, b.id, int(unix.SIGKILL), true); !errors.Is(err, shim.ErrNoAnswer) {
+		t.Errorf("kill: %v", err)
+	}
+	if err := h.Delete(ctx, b.id); err != nil {
+		t.Error(err)
+	}
+	b.checkExecs("35199")
+	goOn()
+	eventually(t, "the shim forgets the container", func() bool {
+		_, err := shimAPI.State(t.Context(), &taskapi.StateRequest{Id: b.id})
+		return status.Code(err) == codes.NotFound
+	})
+	for _, i := range h.List() {
+		if i.Problem != "" {
+			t.Errorf("%+v", i)
+		}
 	}
 }
 

@@ -2,7 +2,10 @@ package shim
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+
+	"github.com/berthd/berth/shim/keeper/procstat"
 )
 
 // An Info is what there is to say of one shim.
@@ -13,7 +16,7 @@ type Info struct {
 	Protocol uint32 `json:"protocol"`          // the newest that it speaks
 	Pods     int    `json:"pods"`
 	Waits    string `json:"waits,omitempty"`   // why it has not been upgraded, if it was to be
-	Problem  string `json:"problem,omitempty"` // why it cannot be asked
+	Problem  string `json:"problem,omitempty"` // why it cannot be asked, or does not answer
 }
 
 // List says what shims there are, by their IDs. None is asked.
@@ -30,12 +33,21 @@ func (s *Shims) List() []Info {
 
 func (p *process) about(pods int) Info {
 	_, _, err := p.connection(nil)
+	silent := p.isSilent()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, newest := p.info.Range()
 	i := Info{ID: p.id, Pid: int(p.info.GetPid()), Version: p.info.GetVersion(), Protocol: newest, Pods: pods, Waits: p.waits}
-	if err != nil {
+	switch {
+	case err != nil:
 		i.Problem = err.Error()
+	case silent:
+		i.Problem = "has not answered since berthd started; what is asked of its containers waits for it"
+	case p.mute:
+		i.Problem = "does not answer; what is asked of its containers waits for it"
+	}
+	if i.Pid != 0 && i.Problem != "" && procstat.Read(i.Pid).IsStopped() {
+		i.Problem += fmt.Sprintf(" (process %d is stopped: kill -CONT %[1]d lets it go on)", i.Pid)
 	}
 	return i
 }

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/berthd/berth/shim/keeper/procstat"
@@ -88,6 +89,20 @@ func (p *process) isStopped() bool {
 	info := p.info
 	p.mu.Unlock()
 	return info != nil && info.Pid != 0 && procstat.Read(int(info.Pid)).IsStopped()
+}
+
+// killWithout sends a signal without the shim, which is stopped. To find all of a container's
+// processes takes a shim: that is ErrNoAnswer.
+func (e *entry) killWithout(signal int, all bool) error {
+	e.p.shims.work.Go(func() { e.p.answers(e.p.shims.ctx) }) // it gets no new pods
+	err := fmt.Errorf("its shim is stopped: %w", ErrNoAnswer)
+	if !all {
+		err = e.p.escrow.signal(e.id, signal)
+	}
+	if err != nil {
+		return fmt.Errorf("container %s: %w", e.id, err)
+	}
+	return nil
 }
 
 // suspect has a shim asked whether it answers when a call to it takes long, so that the next pod

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +28,7 @@ type process struct {
 	answered chan struct{}
 	pods     map[string]int  // containers by pod; guarded by Shims.mu
 	deleted  map[string]bool // containers taken away before it answered; guarded by Shims.mu
+	late     int             // containers taken away without it, of which it is being told; guarded by Shims.mu
 
 	escrow escrow
 
@@ -120,13 +122,20 @@ func (s *Shims) mayTakeLocked(p *process) bool {
 func (s *Shims) unplace(p *process, podID string) {
 	s.mu.Lock()
 	p.countOut(podID)
-	var spare *process // one empty shim stays, for the next pod
-	if len(p.pods) == 0 && !p.isDead() && !p.isSilent() {
+	s.mu.Unlock()
+	s.retire(p)
+}
+
+// retire ends a shim that is empty, unless it is to stay for the next pod: one is.
+func (s *Shims) retire(p *process) {
+	s.mu.Lock()
+	var spare *process
+	if p.isEmptyLocked() {
 		if p.isOutdated() {
 			spare = p
 		}
 		for _, o := range s.procs {
-			if o != p && len(o.pods) == 0 && !o.isDead() && !o.isSilent() {
+			if o != p && o.isEmptyLocked() {
 				spare = p
 			}
 		}
@@ -141,6 +150,11 @@ func (s *Shims) unplace(p *process, podID string) {
 	s.sweep(p)
 }
 
+// isEmptyLocked reports whether a live shim has no container, and is to hear of none.
+func (p *process) isEmptyLocked() bool {
+	return len(p.pods) == 0 && p.late == 0 && !p.isDead() && !p.isSilent()
+}
+
 // countOut counts a container out. The caller holds Shims.mu.
 func (p *process) countOut(podID string) {
 	if p.pods[podID]--; p.pods[podID] <= 0 {
@@ -152,6 +166,11 @@ func newID() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
+}
+
+// isID tells whether newID can have made a name.
+func isID(name string) bool {
+	return len(name) == 16 && strings.Trim(name, "0123456789abcdef") == ""
 }
 
 // launch starts a shim. The socket is listening before the process exists, so

@@ -217,8 +217,12 @@ func (s *Shims) Start(ctx context.Context, id string) error {
 
 // Kill sends a signal to a container's first process, or to all of its
 // processes. One that has exited or is not there is ErrNotFound. When the shim dies
-// under the call, the signal may be sent twice.
+// under the call, the signal may be sent twice. A shim that is stopped is done without where
+// that can be, and else ErrNoAnswer at once.
 func (s *Shims) Kill(ctx context.Context, id string, signal int, all bool) error {
+	if e, err := s.entry(id); err == nil && e.p.isStopped() {
+		return e.killWithout(signal, all)
+	}
 	return s.onTask(ctx, id, func(t taskapi.TaskService) error {
 		_, err := t.Kill(ctx, &taskapi.KillRequest{Id: id, Signal: uint32(signal), All: all})
 		return err
