@@ -97,7 +97,13 @@ func TestAfterHundreds(t *testing.T) {
 	needReboots(t)
 	r := reopen(t)
 	r.run("systemctl", "disable", "first-pod")
-	r.crictl("rmp", "-fa")
+	c, err := (&node.Node{Socket: "/run/berth/berth.sock"}).Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.remove(c, "notready")
+	r.remove(c, "ready")
+	c.Close()
 	r.berth("install", "--uninstall")
 	if err := errors.Join(os.RemoveAll("/etc/berth"), os.RemoveAll(firstDir), os.Remove(firstUnit)); err != nil {
 		t.Fatal(err)
