@@ -7,22 +7,25 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
 )
 
-// How long a plugin of a daemon that died is waited for, and how often it is
-// looked for. It has had its time; a plugin that hangs must not keep its pod.
+// How long a plugin of a daemon that died is waited for, and then for its end, and
+// how often it is looked for. It has had its time; a plugin that hangs must not
+// keep its pod, nor what it holds from others.
 const (
 	orphanLimit = 10 * time.Second
+	orphanEnd   = 2 * time.Second
 	orphanPoll  = 10 * time.Millisecond
 )
 
 // lock takes the lock of the container that env names, as a file to hand to the
 // plugin: who inherits it holds it. It waits for a plugin that a dead daemon
-// left, within limits. Without a container, or a folder, there is none.
+// left, within limits, and then kills it. Without a container, or a folder, there is none.
 func (p *plugins) lock(ctx context.Context, env []string) (*os.File, error) {
 	id := containerOf(env)
 	if p.locks == "" || id == "" {
@@ -35,22 +38,52 @@ func (p *plugins) lock(ctx context.Context, env []string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	orphan, cancel := context.WithTimeout(ctx, orphanLimit)
+	held, err := awaitLock(ctx, f, p.patience)
+	if held && err == nil {
+		ended := endHolders(f.Name())
+		held, err = awaitLock(ctx, f, orphanEnd)
+		klog.FromContext(ctx).Info("A CNI plugin of an earlier berthd hung, and was killed", "container", id, "processes", ended, "ended", !held)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	return f, nil // a plugin that not even SIGKILL ends goes on beside the next
+}
+
+// awaitLock takes the lock. It is held by another still when limit is over, or ctx.
+func awaitLock(ctx context.Context, f *os.File, limit time.Duration) (held bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
-		held, err := tryLock(f)
-		switch {
-		case err != nil:
-			f.Close()
-			return nil, fmt.Errorf("lock: %w", err)
-		case !held:
-			return f, nil
-		case orphan.Err() != nil:
-			klog.FromContext(ctx).Info("A CNI plugin of an earlier berthd still runs; going on beside it", "container", id)
-			return f, nil
+		if held, err = tryLock(f); !held || err != nil || ctx.Err() != nil {
+			return held, err
 		}
-		wait(orphan, orphanPoll)
+		wait(ctx, orphanPoll)
 	}
+}
+
+// endHolders kills those who hold the lock at path, and counts them. Who has it open without
+// holding it, which a plugin left running when it ended, is not theirs.
+func endHolders(path string) (ended int) {
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, fd := range fds {
+		pid, err := strconv.Atoi(strings.Split(fd, "/")[2])
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		holds := func() bool {
+			if target, err := os.Readlink(fd); err != nil || target != path {
+				return false
+			}
+			info, _ := os.ReadFile(strings.Replace(fd, "/fd/", "/fdinfo/", 1))
+			return strings.Contains(string(info), "FLOCK") // proc_pid_fdinfo(5)
+		}
+		if holds() && killIf(pid, holds) {
+			ended++
+		}
+	}
+	return ended
 }
 
 // release gives a lock back, also from what the plugin has left running: only a

@@ -4,13 +4,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // A plugin that a dead daemon left is not disturbed: the next one for the same
 // container begins when it, and all it has started, has ended. Others do not wait.
 func TestPluginOfADeadDaemon(t *testing.T) {
-	p := &plugins{locks: t.TempDir()}
+	p := &plugins{locks: t.TempDir(), patience: orphanLimit}
 	env := []string{"CNI_COMMAND=DEL", "CNI_CONTAINERID=pod1"}
 	lock, err := p.lock(limited(t), env)
 	if err != nil {
@@ -81,5 +83,63 @@ func TestPluginOfADeadDaemon(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(p.locks, "pod1")); len(left) > 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// A plugin of a dead daemon that hangs is killed with what it has started; what an earlier one has
+// left running is not.
+func TestHungPluginOfADeadDaemon(t *testing.T) {
+	p := &plugins{locks: t.TempDir(), patience: time.Nanosecond}
+	env := []string{"CNI_COMMAND=DEL", "CNI_CONTAINERID=pod1"}
+	start := func(text string) *exec.Cmd {
+		lock, err := p.lock(limited(t), env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lock.Close()
+		if text == "" {
+			defer dropLock(lock) // its plugin has ended
+		}
+		cmd := exec.Command("sh", "-c", text+" echo; read _")
+		cmd.ExtraFiles = []*os.File{lock}
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { in.Close(); _ = cmd.Wait() })
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Read(make([]byte, 1)); err != nil { // all of it runs
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	left := start("")
+	hung := start("sleep 35901 >/dev/null &")
+	ran := filepath.Join(t.TempDir(), "ran")
+	if _, err := p.ExecPlugin(limited(t), script(t, t.TempDir(), "next", "touch "+ran), nil, env); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(ran); err != nil {
+		t.Error(err)
+	}
+	if err := hung.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("the plugin that hung: %v", err)
+	}
+	if left.Process.Signal(syscall.Signal(0)) != nil {
+		t.Error("what an earlier plugin left was killed")
+	}
+	f, err := os.Open(p.lockPath("pod1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if held, err := tryLock(f); held || err != nil {
+		t.Errorf("still held: %t, %v", held, err)
 	}
 }

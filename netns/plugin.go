@@ -36,8 +36,9 @@ const (
 // one beside it, each holds its container's lock (lock.go).
 type plugins struct {
 	version.PluginDecoder
-	locks   string   // folder of the containers' locks; "" is none
-	running sync.Map // container ID to the name of the plugin that runs for it
+	locks    string        // folder of the containers' locks; "" is none
+	patience time.Duration // for a plugin of a dead daemon
+	running  sync.Map      // container ID to the name of the plugin that runs for it
 }
 
 // FindInPath returns the plugin's file in the first of dirs that has one.

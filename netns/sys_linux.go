@@ -216,3 +216,13 @@ func bootTime() (time.Time, error) {
 	}
 	return time.Now().Add(-time.Duration(up.Nano())), nil
 }
+
+// killIf kills a process if it still is the one that it was taken for.
+func killIf(pid int, isIt func() bool) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	return isIt() && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
+}
