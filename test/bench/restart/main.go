@@ -5,6 +5,9 @@
 //
 //	make bench-restart
 //	make bench-restart BENCH="-pods 200 -rounds 10 -markdown docs/restart.md"
+//	make bench-restart BENCH="-reboot -rounds 3"
+//
+// With -reboot it measures instead how soon the first new pod runs after a reboot.
 package main
 
 import (
@@ -26,6 +29,7 @@ const (
 // A setting is what the flags say.
 type setting struct {
 	pods, rounds, shims int
+	reboot              bool
 	markdown            string
 }
 
@@ -38,6 +42,7 @@ func options(args []string) (s setting, err error) {
 	flags.IntVar(&s.pods, "pods", 100, "pods, each with a container")
 	flags.IntVar(&s.rounds, "rounds", 7, "kills, without and with a stopped shim")
 	flags.IntVar(&s.shims, "shims", 10, "shims that they share")
+	flags.BoolVar(&s.reboot, "reboot", false, "have the machine as after a reboot, in place of kills of berthd alone")
 	flags.StringVar(&s.markdown, "markdown", "", "file that the table is also written to, as markdown")
 	if err := flags.Parse(args); err != nil {
 		return s, err
@@ -73,10 +78,17 @@ func run(ctx context.Context, s setting) (err error) {
 	if b.client, err = n.Client(); err != nil {
 		return err
 	}
-	defer b.client.Close()
+	defer func() { b.client.Close() }()
 	defer func() { err = errors.Join(err, b.client.RemoveAll(clean)) }()
 	if err := b.make(ctx, w.Dir); err != nil {
 		return err
+	}
+	if s.reboot {
+		boots, err := b.reboots(ctx, w.Dir)
+		if err != nil {
+			return err
+		}
+		return bench.Print([]bench.Table{b.bootTable(boots)}, s.markdown)
 	}
 	if err := b.all(ctx); err != nil {
 		return err
