@@ -3,10 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"log"
-	"log/slog"
 	"maps"
 	"net"
 	"os"
@@ -374,24 +371,4 @@ func claimFolders(cfg config.Config) (unlock func(), err error) {
 		locks = append(locks, f)
 	}
 	return unlock, nil
-}
-
-// newLogger is klog as the settings want it. The standard logger, which is for libraries, writes to it.
-func newLogger(l config.Log) (logger klog.Logger, err error) {
-	defer func() {
-		log.SetFlags(0)
-		log.SetOutput(imageservice.LibraryLog(logger))
-	}()
-	if l.Format == "json" {
-		// klog's verbosity n is slog's level -n.
-		logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.Level(-l.Verbosity)}))
-		klog.SetSlogLogger(logger)
-		return klog.Background(), nil
-	}
-	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
-	klog.InitFlags(flags)
-	if err := flags.Set("v", fmt.Sprint(l.Verbosity)); err != nil {
-		return klog.Logger{}, fmt.Errorf("log.verbosity: %w", err)
-	}
-	return klog.Background(), nil
 }
