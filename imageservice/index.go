@@ -79,10 +79,11 @@ func (st *store) load(ctx context.Context, layers snapshot.Layers) error {
 	st.records = map[digest.Digest]record{}
 	doc, err := st.readIndex()
 	if err != nil { // of a newer release, or a bad disk: what it named is not known, and nothing is swept
-		aside := st.indexFile() + asideSuffix
-		err = errors.Join(err, os.Rename(st.indexFile(), aside))
-		log.Error(err, "The image index cannot be read: starting without images; they can be pulled again", "kept", aside)
+		err = errors.Join(err, st.putAside())
+		log.Error(err, "The image index cannot be read: starting without images; they can be pulled again", "kept", st.asideFile())
 	}
+	_, lerr := os.Lstat(st.asideFile())
+	st.aside = err != nil || lerr == nil
 	for _, c := range doc.Unseal {
 		if !slices.ContainsFunc(c, func(d digest.Digest) bool { return registry.CheckDigest(d) != nil }) {
 			st.unseal = append(st.unseal, c)
@@ -109,15 +110,23 @@ func (st *store) load(ctx context.Context, layers snapshot.Layers) error {
 		st.records[rec.image.ID] = rec
 	}
 	st.view.Store(newView(st.records, st.unseal, st.pinned))
-	if _, err := os.Lstat(st.indexFile() + asideSuffix); err == nil {
-		log.Info("Manifests that no image names are kept for an image index that could not be read; remove it when it is of no use", "file", st.indexFile()+asideSuffix)
+	if st.aside {
+		log.Info("Layers and manifests that no image names are kept for an image index that could not be read; remove it when it is of no use", "file", st.asideFile())
 		return nil
 	}
 	return st.sweep()
 }
 
-// asideSuffix is of an index that could not be read and was put aside.
-const asideSuffix = ".unread"
+// asideFile is an index that could not be read. Until somebody takes it away, what it may name is kept.
+func (st *store) asideFile() string { return st.indexFile() + ".unread" }
+
+// putAside keeps the index from being written over. The first one stays: it had more to say.
+func (st *store) putAside() error {
+	if _, err := os.Lstat(st.asideFile()); err == nil {
+		return nil
+	}
+	return os.Rename(st.indexFile(), st.asideFile())
+}
 
 func (st *store) readIndex() (indexFile, error) {
 	var doc indexFile

@@ -34,6 +34,8 @@ type store struct {
 	// one is sealed and when an image goes.
 	unseal [][]digest.Digest
 
+	aside bool // an index that could not be read may name what no image does; set by load
+
 	view atomic.Pointer[view]
 }
 

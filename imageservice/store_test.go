@@ -229,7 +229,7 @@ func TestDamage(t *testing.T) {
 				t.Errorf("%d layers stay", layers)
 			}
 			err := filepath.WalkDir(b.root, func(path string, d os.DirEntry, err error) error {
-				if err == nil && !d.IsDir() && d.Name() != "index.json" && d.Name() != "index.json"+asideSuffix {
+				if err == nil && !d.IsDir() && d.Name() != "index.json" && d.Name() != "index.json.unread" {
 					t.Errorf("%s stays", path)
 				}
 				return err
@@ -259,11 +259,20 @@ func TestIndexPutBack(t *testing.T) {
 		if list := b.List(); len(list) != 0 {
 			t.Errorf("%+v", list)
 		}
+		if err := errors.Join(b.measure(t.Context()), b.Collect(t.Context())); err != nil { // after a container's removal
+			t.Error(err)
+		}
 	}
-	if data, err := os.ReadFile(index + asideSuffix); err != nil || string(data) != `{"version":9}` {
+	b.reg.AddImage("other", "v1", layersOf("other", 1), nil)
+	b.pull(t, "other:v1")
+	if err := os.WriteFile(index, []byte("{{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.reopen(t, Options{}) // the first one put aside stays
+	if data, err := os.ReadFile(index + ".unread"); err != nil || string(data) != `{"version":9}` {
 		t.Errorf("put aside: %s, %v", data, err)
 	}
-	if err := errors.Join(os.WriteFile(index, good, 0o600), os.Remove(index+asideSuffix)); err != nil {
+	if err := errors.Join(os.WriteFile(index, good, 0o600), os.Remove(index+".unread")); err != nil {
 		t.Fatal(err)
 	}
 	b.reopen(t, Options{})

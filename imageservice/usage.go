@@ -56,7 +56,9 @@ func (s *Service) measure(ctx context.Context) error {
 		return fmt.Errorf("usage: %w", err)
 	}
 	for _, l := range layers {
-		s.candidates.find(l.DiffID)
+		if !s.store.aside {
+			s.candidates.find(l.DiffID)
+		}
 		u.Bytes += l.Bytes
 		u.Inodes += l.Inodes
 	}

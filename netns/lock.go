@@ -14,9 +14,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// How long a plugin of a daemon that died is waited for, and then for its end, and
-// how often it is looked for. It has had its time; a plugin that hangs must not
-// keep its pod, nor what it holds from others.
+// How long a plugin of a daemon that died is waited for, and for its end when it was
+// killed, and how often it is looked for. A plugin that hangs must not keep its pod.
 const (
 	orphanLimit = 10 * time.Second
 	orphanEnd   = 2 * time.Second
@@ -25,7 +24,8 @@ const (
 
 // lock takes the lock of the container that env names, as a file to hand to the
 // plugin: who inherits it holds it. It waits for a plugin that a dead daemon
-// left, within limits, and then kills it. Without a container, or a folder, there is none.
+// left, within limits. One that has had the time that a plugin may take is then killed:
+// what it holds is kept from others too. Without a container, or a folder, there is none.
 func (p *plugins) lock(ctx context.Context, env []string) (*os.File, error) {
 	id := containerOf(env)
 	if p.locks == "" || id == "" {
@@ -39,16 +39,20 @@ func (p *plugins) lock(ctx context.Context, env []string) (*os.File, error) {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
 	held, err := awaitLock(ctx, f, p.patience)
-	if held && err == nil {
-		ended := endHolders(f.Name())
-		held, err = awaitLock(ctx, f, orphanEnd)
-		klog.FromContext(ctx).Info("A CNI plugin of an earlier berthd hung, and was killed", "container", id, "processes", ended, "ended", !held)
+	if held && err == nil && ctx.Err() == nil {
+		if ended := endHolders(f, p.deadline); ended > 0 {
+			klog.FromContext(ctx).Info("A CNI plugin of an earlier berthd hung, and was killed", "container", id, "processes", ended)
+			held, err = awaitLock(ctx, f, orphanEnd)
+		}
+		if held {
+			klog.FromContext(ctx).Info("A CNI plugin of an earlier berthd still runs; going on beside it", "container", id)
+		}
 	}
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	return f, nil // a plugin that not even SIGKILL ends goes on beside the next
+	return f, nil
 }
 
 // awaitLock takes the lock. It is held by another still when limit is over, or ctx.
@@ -63,15 +67,29 @@ func awaitLock(ctx context.Context, f *os.File, limit time.Duration) (held bool,
 	}
 }
 
-// endHolders kills those who hold the lock at path, and counts them. Who has it open without
-// holding it, which a plugin left running when it ended, is not theirs.
-func endHolders(path string) (ended int) {
+// endHolders kills the plugins that hold a lock, and all of theirs that do, when they have run for as long
+// as a plugin may. It counts the processes. Who has the file open without holding the lock was left by
+// a plugin that has ended, and so was who holds it without the plugin, which leads its group.
+func endHolders(lock *os.File, deadline time.Duration) (ended int) {
+	fds := holders(lock)
+	for pid, isHolder := range fds {
+		leader := groupOf(pid)
+		if fds[leader] != nil && age(leader) >= deadline && killIf(pid, isHolder) {
+			ended++
+		}
+	}
+	return ended
+}
+
+// holders are the other processes that hold a lock, each with a look whether it still does.
+func holders(lock *os.File) map[int]func() bool {
+	found := map[int]func() bool{}
+	path, err := os.Readlink(fmt.Sprint("/proc/self/fd/", lock.Fd()))
+	if err != nil {
+		return nil
+	}
 	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	for _, fd := range fds {
-		pid, err := strconv.Atoi(strings.Split(fd, "/")[2])
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
 		holds := func() bool {
 			if target, err := os.Readlink(fd); err != nil || target != path {
 				return false
@@ -79,11 +97,11 @@ func endHolders(path string) (ended int) {
 			info, _ := os.ReadFile(strings.Replace(fd, "/fd/", "/fdinfo/", 1))
 			return strings.Contains(string(info), "FLOCK") // proc_pid_fdinfo(5)
 		}
-		if holds() && killIf(pid, holds) {
-			ended++
+		if pid, err := strconv.Atoi(strings.Split(fd, "/")[2]); err == nil && pid != os.Getpid() && holds() {
+			found[pid] = holds
 		}
 	}
-	return ended
+	return found
 }
 
 // release gives a lock back, also from what the plugin has left running: only a

@@ -1,10 +1,13 @@
 package netns
 
 import (
+	"context"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
+	"strings"
 	"testing"
 	"time"
 )
@@ -91,6 +94,7 @@ func TestPluginOfADeadDaemon(t *testing.T) {
 func TestHungPluginOfADeadDaemon(t *testing.T) {
 	p := &plugins{locks: t.TempDir(), patience: time.Nanosecond}
 	env := []string{"CNI_COMMAND=DEL", "CNI_CONTAINERID=pod1"}
+	ins := map[*exec.Cmd]io.Closer{}
 	start := func(text string) *exec.Cmd {
 		lock, err := p.lock(limited(t), env)
 		if err != nil {
@@ -100,12 +104,14 @@ func TestHungPluginOfADeadDaemon(t *testing.T) {
 		if text == "" {
 			defer dropLock(lock) // its plugin has ended
 		}
-		cmd := exec.Command("sh", "-c", text+" echo; read _")
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", text+" echo; read _")
 		cmd.ExtraFiles = []*os.File{lock}
+		inOwnGroup(cmd)
 		in, err := cmd.StdinPipe()
 		if err != nil {
 			t.Fatal(err)
 		}
+		ins[cmd] = in
 		t.Cleanup(func() { in.Close(); _ = cmd.Wait() })
 		out, err := cmd.StdoutPipe()
 		if err == nil {
@@ -120,7 +126,23 @@ func TestHungPluginOfADeadDaemon(t *testing.T) {
 		return cmd
 	}
 	left := start("")
+	young := &plugins{locks: p.locks, patience: p.patience, deadline: time.Hour}
 	hung := start("sleep 35901 >/dev/null &")
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for what, lock := range map[string]func() (*os.File, error){
+		"that has time":               func() (*os.File, error) { return young.lock(limited(t), env) },
+		"that nobody waits for again": func() (*os.File, error) { return p.lock(gone, env) },
+	} {
+		if f, err := lock(); err != nil {
+			t.Error(err)
+		} else {
+			f.Close()
+		}
+		if age(hung.Process.Pid) == 0 || isZombie(hung.Process.Pid) {
+			t.Errorf("a plugin %s was killed", what)
+		}
+	}
 	ran := filepath.Join(t.TempDir(), "ran")
 	if _, err := p.ExecPlugin(limited(t), script(t, t.TempDir(), "next", "touch "+ran), nil, env); err != nil {
 		t.Error(err)
@@ -131,7 +153,8 @@ func TestHungPluginOfADeadDaemon(t *testing.T) {
 	if err := hung.Wait(); err == nil || err.Error() != "signal: killed" {
 		t.Errorf("the plugin that hung: %v", err)
 	}
-	if left.Process.Signal(syscall.Signal(0)) != nil {
+	ins[left].Close()
+	if err := left.Wait(); err != nil && err.Error() == "signal: killed" {
 		t.Error("what an earlier plugin left was killed")
 	}
 	f, err := os.Open(p.lockPath("pod1"))
@@ -142,4 +165,9 @@ func TestHungPluginOfADeadDaemon(t *testing.T) {
 	if held, err := tryLock(f); held || err != nil {
 		t.Errorf("still held: %t, %v", held, err)
 	}
+}
+
+func isZombie(pid int) bool {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return strings.Contains(string(status), "State:\tZ")
 }

@@ -87,7 +87,7 @@ func OpenNetwork(ctx context.Context, o Options) (*Network, error) {
 	}
 	n := &Network{
 		o:     o,
-		exec:  &plugins{locks: filepath.Join(o.CacheDir, "locks"), patience: orphanLimit},
+		exec:  &plugins{locks: filepath.Join(o.CacheDir, "locks"), patience: orphanLimit, deadline: o.Deadline},
 		users: semaphore.NewWeighted(allUsers),
 		done:  make(chan struct{}),
 	}

@@ -38,6 +38,7 @@ type plugins struct {
 	version.PluginDecoder
 	locks    string        // folder of the containers' locks; "" is none
 	patience time.Duration // for a plugin of a dead daemon
+	deadline time.Duration // for which a plugin may run
 	running  sync.Map      // container ID to the name of the plugin that runs for it
 }
 

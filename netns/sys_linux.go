@@ -1,12 +1,14 @@
 package netns
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -225,4 +227,33 @@ func killIf(pid int, isIt func() bool) bool {
 	}
 	defer unix.Close(fd)
 	return isIt() && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
+}
+
+// ticks is how often in a second the kernel's clock of processes' beginnings ticks, for user space
+// (USER_HZ).
+const ticks = 100
+
+// age is how long a process has been there; 0 when that is not known.
+func age(pid int) time.Duration {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	const starttime = 22 - 3 // proc_pid_stat(5); the first is state
+	var now unix.Timespec
+	if err != nil || len(fields) <= starttime || unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+		return 0
+	}
+	began, err := strconv.ParseInt(fields[starttime], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(now.Nano()) - time.Duration(began)*(time.Second/ticks)
+}
+
+// groupOf is the ID of a process's group, which is that of the process that leads it.
+func groupOf(pid int) int {
+	group, err := unix.Getpgid(pid)
+	if err != nil {
+		return 0
+	}
+	return group
 }
