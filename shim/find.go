@@ -60,6 +60,7 @@ func (s *Shims) findAll(ctx context.Context, dirs []os.DirEntry) {
 // asked until limited ends.
 func (s *Shims) find(ctx, limited context.Context, shimID string) {
 	p := newProcess(s, shimID)
+	p.spawned, _ = api.ReadSpawned(p.dir) // without it, its process is known when it answers
 	s.mu.Lock()
 	s.procs[shimID] = p
 	s.mu.Unlock()
@@ -139,6 +140,10 @@ func (s *Shims) meet(p *process, infos []*api.TaskInfo) {
 			continue
 		}
 		e := s.tasks[info.Id]
+		if e == nil && !p.records(info.Id) { // it was taken away without the shim, by a former daemon
+			s.deleteLateLocked(p, info.Id)
+			continue
+		}
 		if e == nil {
 			e = newEntry(info.Id, info.PodId, info.Bundle, p)
 			s.enterLocked(e)
@@ -161,6 +166,12 @@ func (s *Shims) meet(p *process, infos []*api.TaskInfo) {
 	}
 }
 
+// records reports whether a container's record is there. The shim writes it first and removes it last.
+func (p *process) records(id string) bool {
+	_, err := os.Lstat(api.TaskPath(p.dir, id))
+	return !errors.Is(err, os.ErrNotExist)
+}
+
 // deleteLateLocked has a shim forget a container that was taken away without it.
 func (s *Shims) deleteLateLocked(p *process, id string) {
 	p.late++
@@ -171,12 +182,20 @@ func (s *Shims) deleteLateLocked(p *process, id string) {
 			p.late--
 			s.mu.Unlock()
 		}()
-		err := p.call(s.ctx, func(c *ttrpc.Client) error {
-			_, err := taskapi.NewTaskClient(c).Delete(s.ctx, &taskapi.DeleteRequest{Id: id})
-			return err
-		})
-		if err != nil && s.ctx.Err() == nil && !errors.Is(err, ErrNotFound) {
-			klog.ErrorS(err, "A container that its shim still has", "shim", p.id, "container", id)
+		for try := 1; ; try++ {
+			err := p.call(s.ctx, func(c *ttrpc.Client) error {
+				_, err := taskapi.NewTaskClient(c).Delete(s.ctx, &taskapi.DeleteRequest{Id: id})
+				return err
+			})
+			if err == nil || errors.Is(err, ErrNotFound) || isDeath(err) || s.ctx.Err() != nil {
+				return
+			}
+			if try == 1 {
+				klog.ErrorS(err, "A container that its shim still has; it is told again until it has not", "shim", p.id, "container", id)
+			}
+			if s.pause(askAgain) != nil {
+				return
+			}
 		}
 	})
 }

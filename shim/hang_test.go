@@ -196,8 +196,18 @@ func TestStoppedNotWaitedFor(t *testing.T) {
 }
 
 // Containers of a stopped shim can be stopped: they get their signal, and end when they are to, in
-// no more time than with a shim.
+// no more time than with a shim; also when berthd has not heard of the shim since its start. When the shim
+// goes on it forgets them, and whichever berthd there is by then does not take them for its own.
 func TestStopWithoutShim(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		before, after bool // berthd is another one before they are stopped, and after
+	}{{"same berthd", false, false}, {"another since", true, false}, {"another after", false, true}} {
+		t.Run(tt.name, func(t *testing.T) { testStopWithoutShim(t, tt.before, tt.after) })
+	}
+}
+
+func testStopWithoutShim(t *testing.T, before, after bool) {
 	h := newHost(t)
 	h.SetMuteAfter(time.Hour)
 	b := h.box(`trap 'echo asked > /test/go' TERM; sleep 35199 & echo ready > /test/go; while :; do wait; done`)
@@ -212,6 +222,9 @@ func TestStopWithoutShim(t *testing.T) {
 	defer unix.Close(hung.fd)
 	goOn := sync.OnceFunc(func() { h.signal(hung, unix.SIGCONT) })
 	defer goOn()
+	if before {
+		h.reopen()
+	}
 	if err := h.Kill(t.Context(), b.id, int(unix.SIGTERM), false); err != nil {
 		t.Error(err)
 	}
@@ -230,15 +243,19 @@ func TestStopWithoutShim(t *testing.T) {
 		t.Error(err)
 	}
 	b.checkExecs("35199")
+	if after {
+		h.reopen()
+	}
 	goOn()
 	eventually(t, "the shim forgets the container", func() bool {
 		_, err := shimAPI.State(t.Context(), &taskapi.StateRequest{Id: b.id})
 		return status.Code(err) == codes.NotFound
 	})
-	for _, i := range h.List() {
-		if i.Problem != "" {
-			t.Errorf("%+v", i)
-		}
+	eventually(t, "all shims answer", func() bool {
+		return !slices.ContainsFunc(h.List(), func(i shim.Info) bool { return i.Problem != "" })
+	})
+	if tasks, err := h.Tasks(t.Context()); err != nil || len(tasks) != 0 {
+		t.Errorf("tasks: %+v, %v", tasks, err)
 	}
 }
 

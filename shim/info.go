@@ -33,11 +33,11 @@ func (s *Shims) List() []Info {
 
 func (p *process) about(pods int) Info {
 	_, _, err := p.connection(nil)
-	silent := p.isSilent()
+	silent, pid := p.isSilent(), p.pid()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, newest := p.info.Range()
-	i := Info{ID: p.id, Pid: int(p.info.GetPid()), Version: p.info.GetVersion(), Protocol: newest, Pods: pods, Waits: p.waits}
+	i := Info{ID: p.id, Pid: pid, Version: p.info.GetVersion(), Protocol: newest, Pods: pods, Waits: p.waits}
 	switch {
 	case err != nil:
 		i.Problem = err.Error()

@@ -2,9 +2,12 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/berthd/berth/shim/api"
+	"github.com/berthd/berth/shim/keeper/pidfd"
 	"github.com/berthd/berth/shim/keeper/procstat"
 	"k8s.io/klog/v2"
 )
@@ -83,12 +86,32 @@ func (p *process) isMute() bool {
 	return p.mute
 }
 
-// isStopped reports whether the shim's process is stopped, as far as is known.
+// stopGlance is how long a process that is stopped is looked at: a tracer stops one for moments.
+const stopGlance = 20 * time.Millisecond
+
+// isStopped reports whether the process of a shim that we have a connection to is stopped.
 func (p *process) isStopped() bool {
+	pid := p.pid()
+	if pid == 0 || !procstat.Read(pid).IsStopped() {
+		return false
+	}
+	time.Sleep(stopGlance)
+	return procstat.Read(pid).IsStopped()
+}
+
+// pid is the shim's process; 0 when that is not known, or when it is dead.
+func (p *process) pid() int {
 	p.mu.Lock()
-	info := p.info
-	p.mu.Unlock()
-	return info != nil && info.Pid != 0 && procstat.Read(int(info.Pid)).IsStopped()
+	defer p.mu.Unlock()
+	switch {
+	case p.conn == nil:
+		return 0
+	case p.info.GetPid() != 0:
+		return int(p.info.GetPid())
+	case procstat.Read(p.spawned.Pid).Began == p.spawned.Began: // it has not answered yet
+		return p.spawned.Pid
+	}
+	return 0
 }
 
 // killWithout sends a signal without the shim, which is stopped. To find all of a container's
@@ -97,7 +120,9 @@ func (e *entry) killWithout(signal int, all bool) error {
 	e.p.shims.work.Go(func() { e.p.answers(e.p.shims.ctx) }) // it gets no new pods
 	err := fmt.Errorf("its shim is stopped: %w", ErrNoAnswer)
 	if !all {
-		err = e.p.escrow.signal(e.id, signal)
+		if err = e.p.escrow.signal(e.id, signal); errors.Is(err, ErrNoAnswer) {
+			err = e.signalByRecord(signal)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("container %s: %w", e.id, err)
@@ -105,8 +130,36 @@ func (e *entry) killWithout(signal int, all bool) error {
 	return nil
 }
 
+// signalByRecord sends a signal to the process that the container's record has.
+func (e *entry) signalByRecord(signal int) error {
+	rec, err := api.ReadTask(api.TaskPath(e.p.dir, e.id))
+	if err != nil || rec.Pid == 0 {
+		return fmt.Errorf("its process is not known without its shim: %w", errors.Join(ErrNoAnswer, err))
+	}
+	h, err := pidfd.Open(rec.Pid)
+	if err != nil {
+		return ErrNotFound
+	}
+	defer h.Close()
+	if procstat.Read(rec.Pid).Began != rec.Began {
+		return ErrNotFound
+	}
+	return h.Signal(signal)
+}
+
 // suspect has a shim asked whether it answers when a call to it takes long, so that the next pod
 // need not wait to find out. The caller calls its result when the call is over.
 func (p *process) suspect() (stop func() bool) {
 	return time.AfterFunc(p.shims.muteAfter, func() { p.answers(p.shims.ctx) }).Stop
+}
+
+// noteSpawned puts the process that was started on record, for a daemon that the shim does not answer.
+func (p *process) noteSpawned(pid int) {
+	rec := api.Spawned{Pid: pid, Began: procstat.Read(pid).Began}
+	p.mu.Lock()
+	p.spawned = rec
+	p.mu.Unlock()
+	if err := api.WriteSpawned(p.dir, rec); err != nil {
+		klog.ErrorS(err, "A shim's process is not on record", "shim", p.id)
+	}
 }

@@ -41,6 +41,7 @@ type process struct {
 	deaths []time.Time   // the last ones
 	err    error         // why it never was alive
 
+	spawned api.Spawned   // its process, as who has started it says; zero when that is not on record
 	info    *api.ShimInfo // what it has said of itself last; nil before that, and when it says nothing
 	refusal error         // why we do not speak to it
 	former  *former       // nil but around an upgrade
@@ -129,6 +130,7 @@ func (s *Shims) spawn(p *process, h *heritage) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	p.noteSpawned(cmd.Process.Pid)
 	go func() { _ = cmd.Wait() }() // it may outlive us
 	return nil
 }

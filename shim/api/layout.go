@@ -38,6 +38,24 @@ func SessionPath(shimDir string) string { return filepath.Join(shimDir, "io.sock
 // LogPath is the shim's own log in its folder.
 func LogPath(shimDir string) string { return filepath.Join(shimDir, "log") }
 
+// A Spawned is the process of a shim, as who has started it puts it on record in the shim's folder.
+// It stays the same process when the shim executes another program.
+type Spawned struct {
+	Pid   int    `json:"pid"`
+	Began uint64 `json:"began"` // as in a TaskRecord
+}
+
+func spawnedPath(shimDir string) string { return filepath.Join(shimDir, "process.json") }
+
+// ReadSpawned reads the record of a shim's process.
+func ReadSpawned(shimDir string) (s Spawned, err error) {
+	err = readJSON(spawnedPath(shimDir), &s)
+	return s, err
+}
+
+// WriteSpawned replaces it.
+func WriteSpawned(shimDir string, s Spawned) error { return WriteRecord(spawnedPath(shimDir), s) }
+
 // TaskDir is where a shim writes down which tasks it has.
 func TaskDir(shimDir string) string { return filepath.Join(shimDir, tasksDir) }
 
