@@ -89,7 +89,9 @@ func (cs *Containers) create(ctx context.Context, c *Container) error {
 		c.noteStages()
 	}
 	cs.pods.readiness.creation(err)
-	cs.pods.failures.note(Failure{Object: "container", ID: c.Record().ID, Name: c.shownName()}, &c.trace, err)
+	if left == nil {
+		cs.pods.failures.note(Failure{Object: "container", ID: c.Record().ID, Name: c.shownName()}, &c.trace, err)
+	}
 	if left != nil {
 		_ = c.move(Exited, func(r *ContainerRecord) {
 			r.FinishedAt, r.ExitCode, r.Reason, r.Message = time.Now().UnixNano(), codeStartError, ReasonStartError, err.Error()

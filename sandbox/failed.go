@@ -44,6 +44,7 @@ func (f *failures) note(o Failure, trace *Trace, err error) {
 	if err == nil {
 		return
 	}
+	f.list = slices.DeleteFunc(f.list, func(g Failure) bool { return time.Since(g.At) > failureFor })
 	o.Times++
 	o.At, o.Error = time.Now().UTC(), clipped(err.Error())
 	if trace != nil {
@@ -59,7 +60,7 @@ func (f *failures) note(o Failure, trace *Trace, err error) {
 }
 
 func clipped(text string) string {
-	return strings.ToValidUTF8(text[:min(len(text), maxFailureText)], "")
+	return strings.Clone(strings.ToValidUTF8(text[:min(len(text), maxFailureText)], "")) // or all of it is kept
 }
 
 // Failures lists the creations of pods and containers that failed within the last hour and have

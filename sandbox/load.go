@@ -24,7 +24,9 @@ func (n *Node) load(ctx context.Context) error {
 	var read []*Pod
 	for _, d := range dirs {
 		if !d.IsDir() || !isID(d.Name()) {
-			klog.FromContext(ctx).Info("No pod's folder; it is left alone", "path", filepath.Join(n.Pods.opts.Root, "pods", d.Name()))
+			if !isID(d.Name()) { // else it is swept
+				klog.FromContext(ctx).Info("No pod's folder; it is left alone", "path", filepath.Join(n.Pods.opts.Root, "pods", d.Name()))
+			}
 			continue
 		}
 		path := n.Pods.opts.podRecord(d.Name())

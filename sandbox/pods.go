@@ -128,7 +128,9 @@ func (ps *Pods) create(ctx context.Context, p *Pod) error {
 	}
 	left, err := build(ctx, p, &p.trace, ps.steps())
 	ps.readiness.creation(err)
-	ps.failures.note(Failure{Object: "pod", ID: p.Record().ID, Name: p.shownName()}, &p.trace, err)
+	if left == nil || errors.Is(left, errOwed) { // else it is listed, and tells itself
+		ps.failures.note(Failure{Object: "pod", ID: p.Record().ID, Name: p.shownName()}, &p.trace, err)
+	}
 	switch {
 	case err == nil: // for the next daemon; nothing depends on that being saved
 		_ = p.update(false, func(r *PodRecord) error { r.Stages = p.trace.Stages(); return nil })

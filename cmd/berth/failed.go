@@ -38,7 +38,7 @@ func (f failure) times() string {
 func (f failure) why(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, strings.TrimRight(clean(fmt.Sprintf("%s %s  %s", f.Object, f.Name, f.ID)), " "))
-	row(w, "state", "its creation failed, and nothing is left of it")
+	row(w, "state", "its creation failed, and it is not there")
 	row(w, "failed", fmt.Sprintf("%s, last at %s", f.times(), f.At.UTC().Format(time.RFC3339)))
 	row(w, "reason", f.Error)
 	return writeStages(w, f.Steps)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -128,13 +129,13 @@ func (s nodeStatus) print(out io.Writer, asJSON bool) error {
 		return err
 	}
 	for _, o := range s.UnderWay {
-		fmt.Fprintln(out, clean(o.String()))
+		fmt.Fprintln(out, oneLine(o.String()))
 	}
 	for _, o := range s.Owed {
-		fmt.Fprintln(out, clean(o.String()))
+		fmt.Fprintln(out, oneLine(o.String()))
 	}
 	for _, f := range s.Failures {
-		fmt.Fprintln(out, clean(f.String()))
+		fmt.Fprintln(out, oneLine(f.String()))
 	}
 	return printPulls(out, "", s.Pulls)
 }
@@ -149,11 +150,24 @@ func (c *client) nodeInfo(ctx context.Context) (map[string]string, error) {
 }
 
 // listIn reads a list in it. One without anything is left out; another runtime has none.
-func listIn[T any](info map[string]string, key string) (list []T) {
-	if json.Unmarshal([]byte(info[key]), &list) != nil {
-		return nil
+func listIn[T any](info map[string]string, key string) []T {
+	list := []T{}
+	if json.Unmarshal([]byte(info[key]), &list) != nil || list == nil {
+		return []T{}
 	}
 	return list
+}
+
+// maxLine is how much of a text is shown where a thing has a line, in bytes. berth why has the rest.
+const maxLine = 400
+
+// oneLine is clean of a text that is to stay in its line.
+func oneLine(text string) string {
+	text = strings.NewReplacer("\n", " ", "\t", " ").Replace(text)
+	if len(text) > maxLine {
+		text = strings.ToValidUTF8(text[:maxLine], "") + "…"
+	}
+	return clean(text)
 }
 
 func yesNo(b bool) string {

@@ -32,7 +32,7 @@ func TestFailures(t *testing.T) {
 	d := daemon()
 	d.conditions = good()
 	d.nodeInfo = map[string]string{
-		"failures": `[{"object":"pod","id":"eee777","name":"shop/cart","at":"2023-11-14T22:13:20Z","times":3,"error":"plugin bridge: no\u001b[2J address",
+		"failures": `[{"object":"pod","id":"eee777","name":"shop/cart","at":"2023-11-14T22:13:20Z","times":3,"error":"plugin bridge: no\u001b[2J address\nRuntimeReady  no",
 			"steps":[{"name":"network","start":"22:13:19.000000","duration_ms":7.5,"error":"plugin bridge"}]}]`,
 		"addressesOwed": `[{"id":"fff888","pod":"shop/till","since":"2023-11-14T22:13:20Z","error":"plugin bridge: hangs"}]`,
 	}
@@ -43,6 +43,9 @@ func TestFailures(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		contains(t, out, "pod shop/cart  eee777", "3 times, last at 2023-11-14T22:13:20Z", "plugin bridge: no", "7.5 ms", "network", "failed: plugin bridge")
+		if strings.ContainsAny(out, "\x1b") || strings.Contains(out, "\nRuntimeReady") {
+			t.Errorf("%s: %q", name, out)
+		}
 	}
 	if out, err := run(t, "why", "till", "--socket", socket); err == nil {
 		t.Errorf("a stranger: %s", out)
@@ -52,7 +55,11 @@ func TestFailures(t *testing.T) {
 		t.Error(err)
 	}
 	contains(t, out, "pod shop/cart: creation failed 3 times, last ", "pod shop/till  fff888: its address is not given back for ", "plugin bridge: hangs")
-	if strings.Contains(out, "\x1b") {
+	if strings.Contains(out, "\x1b") || strings.Contains(out, "\nRuntimeReady  no") {
 		t.Errorf("%q", out)
+	}
+	d.nodeInfo = nil
+	if out, err = run(t, "status", "--json", "--socket", socket); err != nil || strings.Contains(out, "null") {
+		t.Errorf("%s, %v", out, err)
 	}
 }

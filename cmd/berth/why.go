@@ -303,7 +303,7 @@ func writeStages(w *tabwriter.Writer, stages []stage) error {
 // row prints one line, or nothing when there is nothing to say.
 func row(w io.Writer, key, value string) {
 	if value != "" {
-		fmt.Fprintf(w, "  %s:\t%s\n", key, clean(value))
+		fmt.Fprintf(w, "  %s:\t%s\n", key, strings.ReplaceAll(clean(value), "\n", "\n  \t"))
 	}
 }
 
