@@ -178,6 +178,7 @@ var elsewhere = []struct{ site, why string }{
 	{"snapshot.(*proxied", "another process keeps the snapshots: test/snapshotters"},
 	{"snapshot.Apply", "the same"},
 	{"snapshot.storeRecord", "the same"},
+	{"imageservice.(*store).putAside", "the index cannot be read: imageservice, TestIndexPutBack"},
 	{"snapshot.(*overlay).noted", "a layer is damaged on the disk: snapshot, test/powercut"},
 	{"snapshot.native.lost", "the same"},
 	{"snapshot.subvolumes.lost", "the same, on btrfs"},
