@@ -207,7 +207,9 @@ func openNetwork(t *testing.T, o Options) *Network {
 	if o.CacheDir == "" {
 		o.CacheDir = t.TempDir()
 	}
-	o.recheck = 24 * time.Hour // what the watch misses stays missed
+	if o.recheck == 0 {
+		o.recheck = 24 * time.Hour // what the watch misses stays missed
+	}
 	n, err := OpenNetwork(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

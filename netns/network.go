@@ -36,8 +36,8 @@ const (
 	statusDeadline  = 10 * time.Second
 	gcPatience      = 5 * time.Second  // how long GC waits for pods' ADD and DEL, and has others wait with it
 	gcDeadline      = 30 * time.Second // of the plugins' GC
-	recheckReady    = 30 * time.Second // how often a ready network is looked at without cause
-	recheckNotReady = 5 * time.Second
+	recheckReady    = 30 * time.Second // how often a ready network is looked at without cause, while somebody asks for it
+	recheckNotReady = 5 * time.Second  // and one that is not, whether or not
 )
 
 // Network is the node's CNI network.
@@ -49,6 +49,8 @@ type Network struct {
 	users *semaphore.Weighted  // see allUsers
 	adds  evidence             // what ADD has come to of late
 	own   sync.Map             // pod ID to network name: attached, or being attached, by this process
+
+	asked chan struct{} // gets a token from who asks for what has not been looked at for a while
 
 	stop context.CancelFunc
 	done chan struct{} // closed when the watching goroutine has ended
@@ -65,6 +67,8 @@ type view struct {
 	why     error   // nil: ready
 	refused bool    // why is the plugins' own word, from STATUS
 	skipped []error // configuration files that could not be used
+
+	stale time.Time // when whoever asks has it looked at again; zero: the watching goroutine sees to that
 
 	next chan struct{} // closed when this view has been replaced
 }
@@ -89,6 +93,7 @@ func OpenNetwork(ctx context.Context, o Options) (*Network, error) {
 		o:     o,
 		exec:  &plugins{locks: filepath.Join(o.CacheDir, "locks"), patience: orphanLimit, deadline: o.Deadline},
 		users: semaphore.NewWeighted(allUsers),
+		asked: make(chan struct{}, 1),
 		done:  make(chan struct{}),
 	}
 	n.cni = libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.CacheDir, n.exec)
@@ -112,9 +117,10 @@ func (n *Network) Close() error {
 
 // Ready returns nil when a new pod can be given a network, else ErrNotReady with
 // the reason: the configuration's, the plugins' own word, or that several pods' ADDs
-// hang or fail and none succeeds. It runs nothing and waits for nothing.
+// hang or fail and none succeeds. It runs nothing and waits for nothing; when what it knows is
+// old it has the configuration and the plugins looked at for the next time.
 func (n *Network) Ready() error {
-	if why := n.view.Load().why; why != nil {
+	if why := n.current().why; why != nil {
 		return why
 	}
 	return n.adds.problem(time.Now(), n.exec.runningFor)
@@ -127,11 +133,23 @@ func (n *Network) Skipped() []error { return n.view.Load().skipped }
 // Conf returns the configuration list that a new pod is to be attached with. The
 // caller saves it before Attach: Detach needs the same. The error is ErrNotReady.
 func (n *Network) Conf() ([]byte, error) {
-	v := n.view.Load()
+	v := n.current()
 	if v.conf == nil || v.refused {
 		return nil, v.why
 	}
 	return bytes.Clone(v.conf), nil
+}
+
+// current is the network as it was last seen, which may be renewed for that somebody asks.
+func (n *Network) current() *view {
+	v := n.view.Load()
+	if !v.stale.IsZero() && time.Now().After(v.stale) {
+		select {
+		case n.asked <- struct{}{}:
+		default: // somebody else has asked
+		}
+	}
+	return v
 }
 
 func (n *Network) publish(v view) {

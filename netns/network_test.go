@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -127,6 +128,27 @@ func TestNetworkAsksForStatus(t *testing.T) {
 
 	write(t, filepath.Join(dir, "10.conflist"), conflist("1.1.0", "a", "slow")) // and closed meanwhile
 	until(t, n, "the answer is awaited again", func() bool { return n.Ready() != nil })
+}
+
+// TestNetworkAtRest: plugins are asked again whether they are ready when somebody asks us, and not
+// otherwise: then nothing wakes this process.
+func TestNetworkAtRest(t *testing.T) {
+	top := t.TempDir()
+	dir, bin := filepath.Join(top, "net.d"), filepath.Join(top, "bin")
+	os.MkdirAll(bin, 0o755)
+	no := filepath.Join(t.TempDir(), "no") // not watched
+	script(t, bin, "moody", `[ ! -e `+no+` ] && exit 0; echo '{"cniVersion":"1.1.0","code":50,"msg":"not in the mood"}'; exit 1`)
+	n := openNetwork(t, Options{ConfDir: dir, BinDirs: []string{bin}, recheck: time.Nanosecond}) // whatever is known is old
+	write(t, filepath.Join(dir, "10.conflist"), conflist("1.1.0", "a", "moody"))
+	until(t, n, "the plugin says yes", func() bool { return n.view.Load().why == nil })
+	if tick, stop := (&keeper{n: n}).tick(); tick != nil {
+		t.Error("a timer wakes us although nobody asks")
+		stop()
+	}
+	write(t, no, "")
+	until(t, n, "somebody has asked, and the plugin says no", func() bool { return says(n.Ready(), "not in the mood") })
+	os.Remove(no)
+	until(t, n, "a network that is not ready is looked at by itself", func() bool { return n.view.Load().why == nil })
 }
 
 func TestNetworkEmbedded(t *testing.T) {

@@ -34,10 +34,10 @@ func (k *keeper) run(ctx context.Context) {
 	defer close(k.n.done)
 	defer k.watch.close()
 	for {
-		timer := time.NewTimer(k.pause())
+		tick, stop := k.tick()
 		select {
 		case <-ctx.Done():
-			timer.Stop()
+			stop()
 			k.hangUp()
 			return
 		case ev := <-k.watch.events():
@@ -52,23 +52,41 @@ func (k *keeper) run(ctx context.Context) {
 			k.answer, k.known, k.status = nil, true, err
 			k.cancel()
 			k.show(ctx)
-		case <-timer.C:
-			k.checked = time.Time{}
-			k.look(ctx)
+		case <-k.n.asked:
+			k.lookWithoutCause(ctx)
+		case <-tick:
+			k.lookWithoutCause(ctx)
 		}
-		timer.Stop()
+		stop()
 	}
 }
 
-// pause is how long to wait for something to happen before looking without cause.
-func (k *keeper) pause() time.Duration {
+// tick tells when to look without cause. A network that is ready, and of which every change is
+// told, is looked at when somebody asks (current): on a node at rest nothing wakes us.
+func (k *keeper) tick() (<-chan time.Time, func()) {
+	v := k.n.view.Load()
+	if !v.stale.IsZero() {
+		return nil, func() {}
+	}
+	t := time.NewTimer(k.n.o.pause(v.why == nil))
+	return t.C, func() { t.Stop() }
+}
+
+// pause is how long the network is not looked at without cause.
+func (o *Options) pause(ready bool) time.Duration {
 	switch {
-	case k.n.o.recheck > 0:
-		return k.n.o.recheck
-	case k.n.Ready() == nil:
+	case o.recheck > 0:
+		return o.recheck
+	case ready:
 		return recheckReady
 	}
 	return recheckNotReady
+}
+
+// lookWithoutCause looks, and asks the plugins again.
+func (k *keeper) lookWithoutCause(ctx context.Context) {
+	k.checked = time.Time{}
+	k.look(ctx)
 }
 
 // look reads the file system again and asks the plugins when there is cause.
@@ -123,6 +141,9 @@ func (k *keeper) show(ctx context.Context) {
 		v.why = notReady("the plugins have been asked for their STATUS and have not answered yet")
 	case k.status != nil:
 		v.why, v.refused = notReady("STATUS: %w", k.status), true
+	}
+	if v.why == nil && k.watch.fs != nil {
+		v.stale = time.Now().Add(k.n.o.pause(true))
 	}
 	was := k.n.view.Load()
 	if text(was.why) != text(v.why) || texts(was.skipped) != texts(v.skipped) {
