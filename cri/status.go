@@ -173,7 +173,7 @@ func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.S
 	}
 	s.begin(info.FullMethod)
 	defer s.calls.Add(-1)
-	defer held.Begin(stream.Context(), held.Call, info.FullMethod)()
+	defer held.Begin(stream.Context(), held.Stream, info.FullMethod)()
 	start := time.Now()
 	err := toStatus(next(srv, stream))
 	s.end(stream.Context(), info.FullMethod, time.Since(start), err)

@@ -23,8 +23,9 @@ const (
 	Operation = "operation" // has a bound; its goroutines are known
 	Stage     = "stage"     // of an operation
 	Lock      = "lock"
-	Wait      = "wait" // for a lock
-	Call      = "call" // on berthd's socket
+	Wait      = "wait"   // for a lock
+	Call      = "call"   // on berthd's socket
+	Stream    = "stream" // such a call that lasts for as long as its client likes
 )
 
 // An Entry is one thing that is held.
@@ -45,6 +46,30 @@ var table struct {
 	mu      sync.Mutex
 	last    uint64
 	entries map[uint64]*Entry
+	streams int           // of entries
+	begun   chan struct{} // closed with the next entry that is no stream; nil: nobody waits for it
+}
+
+// Busy returns a channel that is closed when something is held that is to end by itself, which a
+// Stream is not: at once, if there is such a thing now.
+func Busy() <-chan struct{} {
+	table.mu.Lock()
+	defer table.mu.Unlock()
+	if table.begun == nil {
+		table.begun = make(chan struct{})
+	}
+	begun := table.begun
+	if len(table.entries) > table.streams {
+		tellLocked()
+	}
+	return begun
+}
+
+func tellLocked() {
+	if table.begun != nil {
+		close(table.begun)
+		table.begun = nil
+	}
 }
 
 func add(e Entry) uint64 {
@@ -57,12 +82,20 @@ func add(e Entry) uint64 {
 	table.last++
 	e.ID = table.last
 	table.entries[e.ID] = &e
+	if e.Kind == Stream {
+		table.streams++
+	} else {
+		tellLocked()
+	}
 	return e.ID
 }
 
 func drop(id uint64) {
 	table.mu.Lock()
 	defer table.mu.Unlock()
+	if e := table.entries[id]; e != nil && e.Kind == Stream {
+		table.streams--
+	}
 	delete(table.entries, id)
 }
 

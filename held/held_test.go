@@ -109,3 +109,41 @@ func TestStuck(t *testing.T) {
 		t.Errorf("of none: %v", got)
 	}
 }
+
+// TestBusy: who waits for something to be under way is told, at once if there is something, and
+// not of what lasts as long as somebody likes.
+func TestBusy(t *testing.T) {
+	told := func(c <-chan struct{}) bool {
+		select {
+		case <-c:
+			return true
+		default:
+			return false
+		}
+	}
+	idle := held.Busy()
+	endStream := held.Begin(t.Context(), held.Stream, "GetContainerEvents")
+	if told(idle) || told(held.Busy()) {
+		t.Error("busy with a stream")
+	}
+	end := held.Begin(t.Context(), held.Call, "Status")
+	if !told(idle) || !told(held.Busy()) {
+		t.Error("a call is under way, and nobody is told")
+	}
+	end()
+	end()
+	endStream()
+	endStream()
+	idle = held.Busy()
+	if told(idle) {
+		t.Error("busy with nothing")
+	}
+	held.Do(t.Context(), "creation of pod a", time.Minute, func(context.Context) {
+		if !told(idle) {
+			t.Error("an operation is under way, and nobody is told")
+		}
+	})
+	if told(held.Busy()) {
+		t.Error("busy with what is over")
+	}
+}

@@ -19,7 +19,7 @@ import (
 	"github.com/berthd/berth/held"
 )
 
-// lookEvery is how often a daemon without a watchdog looks at itself.
+// lookEvery is how often a daemon without a watchdog looks at itself while something is under way.
 const lookEvery = 20 * time.Second
 
 // A watchdog looks at this daemon from outside and from inside, and keeps a dump when
@@ -32,6 +32,9 @@ const lookEvery = 20 * time.Second
 // long enough ends the daemon and starts it again, which harms no container. What hangs
 // outside, a disk, a plugin, a shim, is no reason for that: the next daemon would find it
 // as it is. It makes RuntimeReady false, or holds up its own pod.
+//
+// Without systemd's watchdog there are only dumps. Nothing hangs where nothing is under way, so
+// such a daemon looks at itself when something has been for a while, and is not woken otherwise.
 type watchdog struct {
 	socket string
 	every  time.Duration // between two looks, and how long an answer may take
@@ -56,6 +59,12 @@ func newWatchdog(socket string, dumps *dump.Keeper, text func() string) *watchdo
 
 // run looks again and again until ctx ends.
 func (w *watchdog) run(ctx context.Context) {
+	if !w.told {
+		for w.busy(ctx) {
+			w.look(ctx)
+		}
+		return
+	}
 	tick := time.NewTicker(w.every)
 	defer tick.Stop()
 	for {
@@ -64,8 +73,30 @@ func (w *watchdog) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if w.look(ctx) && w.told {
+		if w.look(ctx) {
 			tell(daemon.SdNotifyWatchdog, w.text())
+		}
+	}
+}
+
+// busy waits until there is cause to look: something is under way at the end of a while that began
+// with something under way. What comes and goes is none. It is false when ctx ends.
+func (w *watchdog) busy(ctx context.Context) bool {
+	for {
+		select {
+		case <-held.Busy():
+		case <-ctx.Done():
+			return false
+		}
+		select {
+		case <-time.After(w.every):
+		case <-ctx.Done():
+			return false
+		}
+		select {
+		case <-held.Busy():
+			return true
+		default:
 		}
 	}
 }

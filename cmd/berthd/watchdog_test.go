@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -164,4 +165,48 @@ func TestStuck(t *testing.T) {
 	if !w.look(t.Context()) {
 		t.Error("it is over")
 	}
+}
+
+// TestBusy: without systemd a daemon looks at itself only when something goes on for a while; while
+// nothing is under way there is not even a timer.
+func TestBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWatchdog("", nil, nil)
+		looks := make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			for w.busy(ctx) {
+				looks <- struct{}{}
+			}
+		}()
+		none := func(why string, within time.Duration) {
+			t.Helper()
+			select {
+			case <-looks:
+				t.Errorf("it looks: %s", why)
+			case <-time.After(within):
+			}
+		}
+		none("nothing is under way", time.Hour)
+		endStream := held.Begin(ctx, held.Stream, "GetContainerEvents")
+		none("somebody listens to events", time.Hour)
+		held.Begin(ctx, held.Call, "Version")()
+		none("a call has come and gone", time.Hour)
+		end := held.Begin(ctx, held.Call, "Status")
+		begin := time.Now()
+		<-looks
+		<-looks
+		if took := time.Since(begin); took != 2*lookEvery {
+			t.Errorf("two looks at a call that does not end after %v", took)
+		}
+		synctest.Wait()
+		end()
+		endStream()
+		none("all is over", time.Hour)
+		cancel()
+		held.Begin(ctx, held.Call, "Status")() // nobody of this test waits for the next thing
+		<-ended
+	})
 }
