@@ -20,12 +20,6 @@ type stats struct {
 	images *imageservice.Service
 }
 
-// mountpoint names the file system of images and containers, as ImageFsInfo does.
-func (s stats) mountpoint(ctx context.Context) (string, error) {
-	u, err := s.images.Usage(ctx)
-	return u.Mountpoint, err
-}
-
 // ContainerStats implements the RPC. Of a stopped container it tells the writable
 // layer: its counters are gone with its cgroup.
 func (s stats) ContainerStats(ctx context.Context, req *runtimeapi.ContainerStatsRequest) (*runtimeapi.ContainerStatsResponse, error) {
@@ -36,41 +30,28 @@ func (s stats) ContainerStats(ctx context.Context, req *runtimeapi.ContainerStat
 	if err != nil {
 		return nil, err
 	}
-	mountpoint, err := s.mountpoint(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &runtimeapi.ContainerStatsResponse{Stats: containerStats(st, mountpoint)}, nil
+	return &runtimeapi.ContainerStatsResponse{Stats: containerStats(st, s.images.Mountpoint())}, nil
 }
 
 // ListContainerStats implements the RPC: the running containers. One that goes
 // meanwhile is left out.
 func (s stats) ListContainerStats(ctx context.Context, req *runtimeapi.ListContainerStatsRequest) (*runtimeapi.ListContainerStatsResponse, error) {
-	list, err := s.containers(ctx, req.GetFilter())
-	return &runtimeapi.ListContainerStatsResponse{Stats: list}, err
+	return &runtimeapi.ListContainerStatsResponse{Stats: s.containers(ctx, req.GetFilter())}, nil
 }
 
 // StreamContainerStats implements the RPC: one reading of all, sent in parts.
 func (s stats) StreamContainerStats(req *runtimeapi.StreamContainerStatsRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamContainerStatsResponse]) error {
-	list, err := s.containers(stream.Context(), req.GetFilter())
-	if err != nil {
-		return err
-	}
-	return sendChunks(list, func(part []*runtimeapi.ContainerStats) error {
+	return sendChunks(s.containers(stream.Context(), req.GetFilter()), func(part []*runtimeapi.ContainerStats) error {
 		return stream.Send(&runtimeapi.StreamContainerStatsResponse{ContainerStats: part})
 	})
 }
 
-func (s stats) containers(ctx context.Context, f *runtimeapi.ContainerStatsFilter) ([]*runtimeapi.ContainerStats, error) {
-	mountpoint, err := s.mountpoint(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (s stats) containers(ctx context.Context, f *runtimeapi.ContainerStatsFilter) []*runtimeapi.ContainerStats {
 	found := s.stats.Containers(ctx, func(r sandbox.ContainerRecord) bool {
 		return idMatches(r.ID, f.GetId()) && idMatches(r.PodID, f.GetPodSandboxId()) &&
 			labelsMatch(r.Config().GetLabels(), f.GetLabelSelector())
 	})
-	return containerStatsList(found, mountpoint), nil
+	return containerStatsList(found, s.images.Mountpoint())
 }
 
 func containerStatsList(found []sandbox.ContainerStats, mountpoint string) []*runtimeapi.ContainerStats {
@@ -94,35 +75,22 @@ func (s stats) PodSandboxStats(ctx context.Context, req *runtimeapi.PodSandboxSt
 	if err != nil {
 		return nil, err
 	}
-	mountpoint, err := s.mountpoint(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &runtimeapi.PodSandboxStatsResponse{Stats: podStats(st, mountpoint)}, nil
+	return &runtimeapi.PodSandboxStatsResponse{Stats: podStats(st, s.images.Mountpoint())}, nil
 }
 
 // ListPodSandboxStats implements the RPC: the ready pods.
 func (s stats) ListPodSandboxStats(ctx context.Context, req *runtimeapi.ListPodSandboxStatsRequest) (*runtimeapi.ListPodSandboxStatsResponse, error) {
-	list, err := s.pods(ctx, req.GetFilter())
-	return &runtimeapi.ListPodSandboxStatsResponse{Stats: list}, err
+	return &runtimeapi.ListPodSandboxStatsResponse{Stats: s.pods(ctx, req.GetFilter())}, nil
 }
 
 // StreamPodSandboxStats implements the RPC: one reading of all, sent in parts.
 func (s stats) StreamPodSandboxStats(req *runtimeapi.StreamPodSandboxStatsRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxStatsResponse]) error {
-	list, err := s.pods(stream.Context(), req.GetFilter())
-	if err != nil {
-		return err
-	}
-	return sendChunks(list, func(part []*runtimeapi.PodSandboxStats) error {
+	return sendChunks(s.pods(stream.Context(), req.GetFilter()), func(part []*runtimeapi.PodSandboxStats) error {
 		return stream.Send(&runtimeapi.StreamPodSandboxStatsResponse{PodSandboxStats: part})
 	})
 }
 
-func (s stats) pods(ctx context.Context, f *runtimeapi.PodSandboxStatsFilter) ([]*runtimeapi.PodSandboxStats, error) {
-	mountpoint, err := s.mountpoint(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (s stats) pods(ctx context.Context, f *runtimeapi.PodSandboxStatsFilter) []*runtimeapi.PodSandboxStats {
 	found := s.stats.Pods(ctx, func(r sandbox.PodRecord) bool {
 		return idMatches(r.ID, f.GetId()) && labelsMatch(r.Config().GetLabels(), f.GetLabelSelector())
 	})
@@ -131,9 +99,9 @@ func (s stats) pods(ctx context.Context, f *runtimeapi.PodSandboxStatsFilter) ([
 	})
 	list := make([]*runtimeapi.PodSandboxStats, len(found))
 	for i, st := range found {
-		list[i] = podStats(st, mountpoint)
+		list[i] = podStats(st, s.images.Mountpoint())
 	}
-	return list, nil
+	return list
 }
 
 func podStats(st sandbox.PodStats, mountpoint string) *runtimeapi.PodSandboxStats {
@@ -143,7 +111,8 @@ func podStats(st sandbox.PodStats, mountpoint string) *runtimeapi.PodSandboxStat
 		Containers: containerStatsList(st.Containers, mountpoint),
 	}
 	if cg := st.Cgroup; cg != nil {
-		linux.Cpu, linux.Memory, linux.Io = cpuUsage(cg, st.NanoCores), memoryUsage(cg), ioUsage(cg)
+		u := &usage{}
+		linux.Cpu, linux.Memory, linux.Io = u.ofCPU(cg, st.NanoCores), u.ofMemory(cg), u.ofIO(cg)
 		if st.Processes != nil {
 			linux.Process = &runtimeapi.ProcessUsage{Timestamp: cg.Time.UnixNano(), ProcessCount: number(*st.Processes)}
 		}
@@ -156,12 +125,13 @@ func podStats(st sandbox.PodStats, mountpoint string) *runtimeapi.PodSandboxStat
 }
 
 func containerStats(st sandbox.ContainerStats, mountpoint string) *runtimeapi.ContainerStats {
-	cfg := st.Record.Config()
-	out := &runtimeapi.ContainerStats{Attributes: &runtimeapi.ContainerAttributes{
-		Id: st.Record.ID, Metadata: cfg.GetMetadata(), Labels: cfg.GetLabels(), Annotations: cfg.GetAnnotations(),
-	}}
+	cfg, u := st.Record.Config(), &usage{}
+	a := &u.attributes
+	a.Id, a.Metadata, a.Labels, a.Annotations = st.Record.ID, cfg.GetMetadata(), cfg.GetLabels(), cfg.GetAnnotations()
+	out := &u.container
+	out.Attributes = a
 	if cg := st.Cgroup; cg != nil {
-		out.Cpu, out.Memory, out.Swap, out.Io = cpuUsage(cg, st.NanoCores), memoryUsage(cg), swapUsage(cg), ioUsage(cg)
+		out.Cpu, out.Memory, out.Swap, out.Io = u.ofCPU(cg, st.NanoCores), u.ofMemory(cg), u.ofSwap(cg), u.ofIO(cg)
 	}
 	if st.Layer != nil {
 		out.WritableLayer = filesystemUsage(mountpoint, st.Layer.Bytes, st.Layer.Inodes, st.Layer.At)
@@ -169,59 +139,88 @@ func containerStats(st sandbox.ContainerStats, mountpoint string) *runtimeapi.Co
 	return out
 }
 
-func cpuUsage(cg *cgroupstat.Stats, nanoCores *uint64) *runtimeapi.CpuUsage {
-	u := &runtimeapi.CpuUsage{Timestamp: cg.Time.UnixNano(), UsageCoreNanoSeconds: number(cg.CPU.Usage), Psi: psi(cg.Pressure.CPU)}
+// A usage is room for all the messages that tell what one cgroup uses: they come and go
+// together, forty of them, for each container of the node at each question.
+type usage struct {
+	container  runtimeapi.ContainerStats
+	attributes runtimeapi.ContainerAttributes
+
+	cpu    runtimeapi.CpuUsage
+	memory runtimeapi.MemoryUsage
+	swap   runtimeapi.SwapUsage
+	io     runtimeapi.IoUsage
+	stalls [3]struct {
+		stats      runtimeapi.PsiStats
+		full, some runtimeapi.PsiData
+	}
+	numbers [10]runtimeapi.UInt64Value
+	used    int // of numbers
+}
+
+func (u *usage) number(n uint64) *runtimeapi.UInt64Value {
+	v := &u.numbers[u.used]
+	u.used++
+	v.Value = n
+	return v
+}
+
+func (u *usage) ofCPU(cg *cgroupstat.Stats, nanoCores *uint64) *runtimeapi.CpuUsage {
+	m := &u.cpu
+	m.Timestamp, m.UsageCoreNanoSeconds, m.Psi = cg.Time.UnixNano(), u.number(cg.CPU.Usage), u.psi(0, cg.Pressure.CPU)
 	if nanoCores != nil {
-		u.UsageNanoCores = number(*nanoCores)
+		m.UsageNanoCores = u.number(*nanoCores)
 	}
-	return u
+	return m
 }
 
-func memoryUsage(cg *cgroupstat.Stats) *runtimeapi.MemoryUsage {
-	m := cg.Memory
-	u := &runtimeapi.MemoryUsage{
-		Timestamp:       cg.Time.UnixNano(),
-		WorkingSetBytes: number(m.WorkingSet),
-		UsageBytes:      number(m.Usage),
-		RssBytes:        number(m.RSS),
-		PageFaults:      number(m.MinorFaults()),
-		MajorPageFaults: number(m.MajorFaults),
-		Psi:             psi(cg.Pressure.Memory),
+func (u *usage) ofMemory(cg *cgroupstat.Stats) *runtimeapi.MemoryUsage {
+	m := &u.memory
+	m.Timestamp, m.Psi = cg.Time.UnixNano(), u.psi(1, cg.Pressure.Memory)
+	m.WorkingSetBytes = u.number(cg.Memory.WorkingSet)
+	m.UsageBytes = u.number(cg.Memory.Usage)
+	m.RssBytes = u.number(cg.Memory.RSS)
+	m.PageFaults = u.number(cg.Memory.MinorFaults())
+	m.MajorPageFaults = u.number(cg.Memory.MajorFaults)
+	if left, ok := cg.Memory.Available(); ok {
+		m.AvailableBytes = u.number(left)
 	}
-	if left, ok := m.Available(); ok {
-		u.AvailableBytes = number(left)
-	}
-	return u
+	return m
 }
 
-// swapUsage is nil where the kernel does not account for swap.
-func swapUsage(cg *cgroupstat.Stats) *runtimeapi.SwapUsage {
+// ofSwap is nil where the kernel does not account for swap.
+func (u *usage) ofSwap(cg *cgroupstat.Stats) *runtimeapi.SwapUsage {
 	if !cg.Swap.Known {
 		return nil
 	}
-	u := &runtimeapi.SwapUsage{Timestamp: cg.Time.UnixNano(), SwapUsageBytes: number(cg.Swap.Usage)}
+	m := &u.swap
+	m.Timestamp, m.SwapUsageBytes = cg.Time.UnixNano(), u.number(cg.Swap.Usage)
 	if left, ok := cg.Swap.Available(); ok {
-		u.SwapAvailableBytes = number(left)
+		m.SwapAvailableBytes = u.number(left)
 	}
-	return u
+	return m
 }
 
-// ioUsage has pressure and nothing else to tell; it is nil without.
-func ioUsage(cg *cgroupstat.Stats) *runtimeapi.IoUsage {
+// ofIO has pressure and nothing else to tell; it is nil without.
+func (u *usage) ofIO(cg *cgroupstat.Stats) *runtimeapi.IoUsage {
 	if cg.Pressure.IO == nil {
 		return nil
 	}
-	return &runtimeapi.IoUsage{Timestamp: cg.Time.UnixNano(), Psi: psi(cg.Pressure.IO)}
+	m := &u.io
+	m.Timestamp, m.Psi = cg.Time.UnixNano(), u.psi(2, cg.Pressure.IO)
+	return m
 }
 
-func psi(s *cgroupstat.Stall) *runtimeapi.PsiStats {
+func (u *usage) psi(i int, s *cgroupstat.Stall) *runtimeapi.PsiStats {
 	if s == nil {
 		return nil
 	}
-	data := func(t cgroupstat.StallTime) *runtimeapi.PsiData {
-		return &runtimeapi.PsiData{Total: t.Total, Avg10: t.Avg10, Avg60: t.Avg60, Avg300: t.Avg300}
+	fill := func(m *runtimeapi.PsiData, t cgroupstat.StallTime) *runtimeapi.PsiData {
+		m.Total, m.Avg10, m.Avg60, m.Avg300 = t.Total, t.Avg10, t.Avg60, t.Avg300
+		return m
 	}
-	return &runtimeapi.PsiStats{Full: data(s.Full), Some: data(s.Some)}
+	m := &u.stalls[i]
+	m.stats.Full, m.stats.Some = fill(&m.full, s.Full), fill(&m.some, s.Some)
+	return &m.stats
 }
 
 // networkUsage is nil for a pod without a network of its own, and for one that is

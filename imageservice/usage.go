@@ -46,6 +46,9 @@ func (s *Service) Usage(ctx context.Context) (FsUsage, error) {
 	return u, nil
 }
 
+// Mountpoint is Usage's, which is always the same.
+func (s *Service) Mountpoint() string { return s.usage.Load().Mountpoint }
+
 // measure adds up what layers and documents take. What is under way is not in it.
 func (s *Service) measure(ctx context.Context) error {
 	s.measuring.Lock()

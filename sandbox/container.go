@@ -102,6 +102,7 @@ type Container struct {
 	fresh     bool                          // made by this daemon and not an earlier one
 	signalled atomic.Bool                   // the stop signal was sent
 	process   atomic.Pointer[specs.Process] // of the bundle, read once, for exec
+	cgroup    atomic.Pointer[string]        // where it is, once somebody has asked
 }
 
 // newContainer is a container of p with that record, at path.

@@ -40,11 +40,13 @@ type Roots interface {
 }
 
 // Cgroups reads the kernel's counters of a cgroup, by its path. *cgroupstat.Tree is
-// one; a cgroup that is not there is an fs.ErrNotExist.
+// one; a cgroup that is not there is an fs.ErrNotExist. What it keeps of cgroups that were read
+// it lets go with Retain, but for those named.
 type Cgroups interface {
 	Read(path string) (cgroupstat.Stats, error)
 	ReadAll(path string) (cgroupstat.Stats, error)
 	CPUUsage(path string) (uint64, error)
+	Retain(live map[string]bool)
 	CountProcesses(path string) (uint64, error)
 	Processes(path string) (cgroupstat.Processes, error)
 }

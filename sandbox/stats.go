@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -57,7 +59,7 @@ type Stats struct {
 func newStats(cs *Containers) *Stats {
 	s := &Stats{opts: cs.opts, pods: cs.pods, containers: cs}
 	s.layers = layers{roots: cs.opts.Roots, start: cs.background}
-	s.sampler = sampler{read: s.sample, start: cs.background}
+	s.sampler = sampler{read: s.sample, rest: func() { s.opts.Cgroups.Retain(nil) }, start: cs.background}
 	return s
 }
 
@@ -83,7 +85,8 @@ func (s *Stats) Container(ctx context.Context, id string) (ContainerStats, error
 	s.sampler.ask()
 	wait, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
-	st, err := s.container(wait, c, basic)
+	st, err := s.container(c, basic)
+	st.Layer = s.layers.usage(wait, st.Record.ID)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
@@ -109,12 +112,11 @@ func (s *Stats) Containers(ctx context.Context, keep func(ContainerRecord) bool)
 // measurements of their layers, and carries the logger.
 func (s *Stats) measure(wait context.Context, list []*Container, d depth) []ContainerStats {
 	all := make([]ContainerStats, len(list))
-	at := make([]int, len(list))
-	for i := range at {
-		at[i] = i
+	for _, c := range list { // all before one is waited for
+		s.layers.ask(c.Record().ID)
 	}
-	parallel(at, func(i int) {
-		st, err := s.container(wait, list[i], d)
+	sideBySide(len(list), func(i int) {
+		st, err := s.container(list[i], d)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			klog.FromContext(wait).Error(err, "Container is left out of the stats", "container", list[i].Record().ID)
 		}
@@ -125,17 +127,34 @@ func (s *Stats) measure(wait context.Context, list []*Container, d depth) []Cont
 	found := all[:0]
 	for _, st := range all {
 		if st.Cgroup != nil {
+			st.Layer = s.layers.usage(wait, st.Record.ID)
 			found = append(found, st)
 		}
 	}
 	return found
 }
 
-// container reads c. A cgroup that is not there is an fs.ErrNotExist, and the rest of
-// the answer is there. wait bounds the wait for a first measurement of the layer.
-func (s *Stats) container(wait context.Context, c *Container, d depth) (ContainerStats, error) {
+// sideBySide runs do for 0 to n-1, as many at once as there are processors: each only works.
+func sideBySide(n int, do func(i int)) {
+	var next atomic.Int64
+	work := func() {
+		for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+			do(int(i))
+		}
+	}
+	var wg sync.WaitGroup
+	for range min(n, runtime.NumCPU()) - 1 {
+		wg.Go(work)
+	}
+	work()
+	wg.Wait()
+}
+
+// container reads c, all but its layer. A cgroup that is not there is an fs.ErrNotExist, and the
+// rest of the answer is there.
+func (s *Stats) container(c *Container, d depth) (ContainerStats, error) {
 	r := c.Record()
-	st := ContainerStats{Record: r, CgroupPath: s.containerCgroup(c), Layer: s.layers.usage(wait, r.ID)}
+	st := ContainerStats{Record: r, CgroupPath: s.containerCgroup(c)}
 	if r.State != Running && r.State != Created {
 		return st, nil
 	}
@@ -166,12 +185,16 @@ func (s *Stats) read(path string, d depth) (cgroupstat.Stats, error) {
 // container were made from, so nobody is asked. A parent that the container could not
 // have been made with gives a cgroup that is not there.
 func (s *Stats) containerCgroup(c *Container) string {
-	parent := c.pod.Record().Config().GetLinux().GetCgroupParent()
-	p, err := spec.CgroupsPath(parent, c.Record().ID, s.opts.SystemdCgroup)
-	if err != nil {
-		return "/berth-none"
+	if dir := c.cgroup.Load(); dir != nil {
+		return *dir
 	}
-	return spec.CgroupDir(p)
+	dir := "/berth-none"
+	parent := c.pod.Record().Config().GetLinux().GetCgroupParent()
+	if p, err := spec.CgroupsPath(parent, c.Record().ID, s.opts.SystemdCgroup); err == nil {
+		dir = spec.CgroupDir(p)
+	}
+	c.cgroup.Store(&dir)
+	return dir
 }
 
 func podCgroup(r PodRecord) string {
@@ -307,11 +330,13 @@ func (s *Stats) addNetwork(ctx context.Context, r PodRecord, st *PodStats) {
 	st.Network, st.NetworkAt = list, at
 }
 
-// sample reads the CPU counters of all that runs, for the sampler.
+// sample reads the CPU counters of all that runs, for the sampler, and lets go of what is kept
+// of cgroups of what does not run any more.
 func (s *Stats) sample() map[string]point {
-	points := map[string]point{}
+	points, live := map[string]point{}, map[string]bool{}
 	add := func(id, path string) {
 		at := time.Now()
+		live[path] = true
 		if usage, err := s.opts.Cgroups.CPUUsage(path); err == nil {
 			points[id] = point{at, usage}
 		}
@@ -327,5 +352,6 @@ func (s *Stats) sample() map[string]point {
 			add(r.ID, path)
 		}
 	}
+	s.opts.Cgroups.Retain(live)
 	return points
 }

@@ -24,6 +24,7 @@ type point struct {
 // later on there is one.
 type sampler struct {
 	read  func() map[string]point     // of all that runs, by ID
+	rest  func()                      // nobody asks any more
 	start func(func(context.Context)) // runs the work in the background
 
 	mu     sync.Mutex
@@ -54,6 +55,7 @@ func (s *sampler) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		if s.idle() {
+			s.rest()
 			return
 		}
 		s.take(s.read())

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +23,7 @@ type fakeCgroups struct {
 	usage  map[string]uint64
 	gone   string
 	broken string
+	kept   map[string]bool // what Read has seen
 }
 
 func (f *fakeCgroups) CPUUsage(path string) (uint64, error) {
@@ -40,10 +43,22 @@ func (f *fakeCgroups) CPUUsage(path string) (uint64, error) {
 
 func (f *fakeCgroups) Read(path string) (cgroupstat.Stats, error) {
 	n, err := f.CPUUsage(path)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.kept == nil {
+		f.kept = map[string]bool{}
+	}
+	f.kept[path] = true
 	return cgroupstat.Stats{Time: time.Now(), CPU: cgroupstat.CPU{Usage: n}, Memory: cgroupstat.Memory{Usage: 10, Faults: 2}}, err
 }
 
 func (f *fakeCgroups) ReadAll(path string) (cgroupstat.Stats, error) { return f.Read(path) }
+
+func (f *fakeCgroups) Retain(live map[string]bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.kept, func(path string, _ bool) bool { return !live[path] })
+}
 
 func (f *fakeCgroups) CountProcesses(path string) (uint64, error) { return 1, nil }
 
@@ -105,6 +120,21 @@ func TestStatsVanished(t *testing.T) {
 	}
 }
 
+// What is kept of cgroups is let go when their containers have ended.
+func TestStatsLetGo(t *testing.T) {
+	node, _, cg, _, ids := measured(t, 2)
+	node.Stats.Containers(t.Context(), func(ContainerRecord) bool { return true })
+	if err := node.Containers.Stop(t.Context(), ids[0], 0); err != nil {
+		t.Fatal(err)
+	}
+	node.Stats.sample()
+	cg.mu.Lock()
+	defer cg.mu.Unlock()
+	if len(cg.kept) != 1 || !cg.kept["/berth-"+ids[1]] {
+		t.Errorf("kept: %v", cg.kept)
+	}
+}
+
 // A pod without a cgroup of its own is the sum of its containers, ended ones included
 // where it counts.
 func TestStatsSum(t *testing.T) {
@@ -137,9 +167,10 @@ func TestSampler(t *testing.T) {
 		var running sync.WaitGroup
 		begin := time.Now()
 		usage := func() uint64 { return uint64(time.Since(begin)) / 4 } // a quarter of a CPU
-		reads := 0
+		var counted, rests atomic.Int64
 		s := sampler{
-			read:  func() map[string]point { reads++; return map[string]point{"a": {time.Now(), usage()}} },
+			read:  func() map[string]point { counted.Add(1); return map[string]point{"a": {time.Now(), usage()}} },
+			rest:  func() { rests.Add(1) },
 			start: func(work func(context.Context)) { running.Go(func() { work(t.Context()) }) },
 		}
 		rate := func() *uint64 {
@@ -159,13 +190,13 @@ func TestSampler(t *testing.T) {
 				t.Fatalf("ask %d: %v, want a quarter of a CPU", i, got)
 			}
 		}
-		if want := 10; reads < want-1 || reads > want+1 {
-			t.Errorf("%d samples in 100 s", reads)
+		before := counted.Load()
+		if before < 9 || before > 11 {
+			t.Errorf("%d samples in 100 s", before)
 		}
-		before := reads
 		running.Wait() // ends by itself
-		if s.runs || s.points != nil || reads-before > int(sampleIdle/sampleEvery)+1 {
-			t.Errorf("idle: runs %v, %v, %d samples more", s.runs, s.points, reads-before)
+		if more := counted.Load() - before; s.runs || s.points != nil || rests.Load() != 1 || more > int64(sampleIdle/sampleEvery)+1 {
+			t.Errorf("idle: runs %v, %v, %d samples more, told %d times", s.runs, s.points, more, rests.Load())
 		}
 		if got := rate(); got != nil {
 			t.Errorf("first after idle: %d", *got)

@@ -283,7 +283,7 @@ func join(t *testing.T, tr *Tree, path string, pid int) {
 	}
 }
 
-func leave(t *testing.T, tr *Tree, path string) {
+func leave(t testing.TB, tr *Tree, path string) {
 	t.Helper()
 	for _, dir := range hierarchies(tr, path) {
 		for deadline := time.Now().Add(5 * time.Second); ; {

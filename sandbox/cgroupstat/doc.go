@@ -3,8 +3,9 @@
 // of both.
 //
 // A Tree knows where the hierarchies are mounted. A cgroup goes by its path below
-// their roots, which is the same in all of them. Reading takes no lock, starts nothing
-// and keeps nothing: each file of a cgroup is read once per call, with a size cap.
+// their roots, which is the same in all of them. Reading waits for nobody and starts nothing;
+// each file of a cgroup is read once per call, with a size cap. Read keeps the files open, as
+// far as the process's limit of descriptors has room for them, until Retain.
 //
 // A cgroup that is not there, or goes while it is read, is an fs.ErrNotExist. What the
 // kernel does not tell (pressure on a kernel without PSI, swap without swap accounting)

@@ -1,74 +1,99 @@
 package cgroupstat
 
 import (
+	"bytes"
 	"math"
 	"strconv"
 	"strings"
 )
 
-// value is the number that a file holds. What is none, "max" among others, is 0.
-func value(text string) uint64 {
-	n, err := strconv.ParseUint(strings.TrimSpace(text), 10, 64)
-	if err != nil {
-		return 0
+// value is the number that a file holds. What is none, "max" among others, is 0, and so is
+// what has no room in 64 bits.
+func value[T string | []byte](text T) uint64 {
+	begin, end := 0, len(text)
+	for begin < end && text[end-1] <= ' ' {
+		end--
+	}
+	for begin < end && text[begin] <= ' ' {
+		begin++
+	}
+	n := uint64(0)
+	for ; begin < end; begin++ {
+		digit := uint64(text[begin]) - '0'
+		if digit > 9 || n > (math.MaxUint64-digit)/10 {
+			return 0
+		}
+		n = 10*n + digit
 	}
 	return n
 }
 
 // limit is a limit in bytes, 0 for none: cgroup v1 writes "none" as a number near 2^63,
 // rounded to pages.
-func limit(text string) uint64 {
+func limit(text []byte) uint64 {
 	if n := value(text); n < math.MaxInt64-1<<20 {
 		return n
 	}
 	return 0
 }
 
-// pairs calls see for each line of a flat keyed file: "key value".
-func pairs(text string, see func(key string, value uint64)) {
-	for line := range strings.Lines(text) {
-		key, v, ok := strings.Cut(line, " ")
-		if ok {
+// next is what text has before sep, and what comes after; all of it and nothing without one.
+func next(text []byte, sep byte) (before, after []byte) {
+	if i := bytes.IndexByte(text, sep); i >= 0 {
+		return text[:i], text[i+1:]
+	}
+	return text, nil
+}
+
+// pairs calls see for each line of a flat keyed file: "key value". key is part of text.
+func pairs(text []byte, see func(key []byte, value uint64)) {
+	for len(text) > 0 {
+		var line []byte
+		line, text = next(text, '\n')
+		if key, v := next(line, ' '); len(v) > 0 {
 			see(key, value(v))
 		}
 	}
 }
 
 // stall reads a pressure file (Documentation/accounting/psi.rst).
-func stall(text string) *Stall {
-	s := &Stall{}
-	for line := range strings.Lines(text) {
-		var to *StallTime
-		fields := strings.Fields(line)
-		switch {
-		case len(fields) == 0:
-			continue
-		case fields[0] == "some":
-			to = &s.Some
-		case fields[0] == "full":
+func stall(text []byte) (s Stall) {
+	for len(text) > 0 {
+		var line, kind []byte
+		line, text = next(text, '\n')
+		kind, line = next(line, ' ')
+		to := &s.Some
+		switch string(kind) {
+		case "some":
+		case "full":
 			to = &s.Full
 		default:
 			continue
 		}
-		for _, f := range fields[1:] {
-			key, v, _ := strings.Cut(f, "=")
-			switch key {
-			case "avg10":
-				to.Avg10 = percent(v)
-			case "avg60":
-				to.Avg60 = percent(v)
-			case "avg300":
-				to.Avg300 = percent(v)
-			case "total":
-				to.Total = value(v) * 1000
-			}
+		for len(line) > 0 {
+			var field []byte
+			field, line = next(line, ' ')
+			to.set(next(field, '='))
 		}
 	}
 	return s
 }
 
-func percent(text string) float64 {
-	f, err := strconv.ParseFloat(text, 64)
+func (t *StallTime) set(key, v []byte) {
+	switch string(key) {
+	case "avg10":
+		t.Avg10 = percent(v)
+	case "avg60":
+		t.Avg60 = percent(v)
+	case "avg300":
+		t.Avg300 = percent(v)
+	case "total":
+		t.Total = value(v) * 1000
+	}
+}
+
+func percent(text []byte) float64 {
+	f, err := strconv.ParseFloat(string(text), 64)
 	if err != nil || math.IsNaN(f) {
 		return 0
 	}

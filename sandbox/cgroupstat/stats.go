@@ -15,7 +15,7 @@ type Stats struct {
 	Memory   Memory
 	Swap     Swap
 	Pressure Pressure
-	Tasks    uint64 // processes and threads now
+	Tasks    uint64 // processes and threads now; ReadAll only
 	TasksMax uint64 // 0: no limit; ReadAll only
 
 	IO        []DeviceIO  // by device; ReadAll only

@@ -15,7 +15,10 @@ import (
 type Tree struct {
 	unified string            // mount point of the v2 hierarchy, "" without one
 	dirs    map[string]string // controller of a v1 hierarchy → mount point; empty on pure v2
-	buffers sync.Pool         // of *[]byte
+	kept    keeper
+
+	buffers  sync.Pool // of *[]byte
+	readings sync.Pool // of *reading
 }
 
 // Find looks for the hierarchies that are mounted.
@@ -34,7 +37,9 @@ func Find() (*Tree, error) {
 // parseMounts reads proc_pid_mountinfo(5). The first mount of a hierarchy counts.
 func parseMounts(mountinfo string) *Tree {
 	t := &Tree{dirs: map[string]string{}}
+	t.kept.room.Store(min(openFilesLimit()/keptShare, maxKept))
 	t.buffers.New = func() any { return new([]byte) }
+	t.readings.New = func() any { return new(reading) }
 	for line := range strings.Lines(mountinfo) {
 		before, after, ok := strings.Cut(line, " - ")
 		mount, super := strings.Fields(before), strings.Fields(after)
@@ -60,82 +65,131 @@ func parseMounts(mountinfo string) *Tree {
 // v1 tells whether memory and CPU are counted by v1 hierarchies.
 func (t *Tree) v1() bool { return t.dirs["memory"] != "" || t.dirs["cpuacct"] != "" }
 
-// Read reads what the CRI's stats tell of the cgroup at path.
-func (t *Tree) Read(path string) (Stats, error) { return t.read(path, false) }
+// Read reads what the CRI's stats tell of the cgroup at path, and keeps its files open for the
+// next time.
+func (t *Tree) Read(path string) (Stats, error) {
+	return t.keeping(path, func(r *reading) { r.basic(t, false) })
+}
 
 // ReadAll reads all that there is about the cgroup at path. It costs about twice as
-// much as Read.
-func (t *Tree) ReadAll(path string) (Stats, error) { return t.read(path, true) }
+// much as Read, and keeps nothing open.
+func (t *Tree) ReadAll(path string) (Stats, error) {
+	r := t.begin(path)
+	defer t.readings.Put(r)
+	r.basic(t, true)
+	return r.result()
+}
 
-func (t *Tree) read(path string, all bool) (Stats, error) {
-	buf := t.buffers.Get().(*[]byte)
-	defer t.buffers.Put(buf)
-	r := &reading{buf: buf, all: all, out: Stats{Time: time.Now()}}
-	if t.v1() {
-		r.v1(t, path)
-	} else {
-		r.v2(filepath.Join(t.unified, path))
+// CPUUsage reads the cumulative CPU time of the cgroup at path and nothing else. It keeps files
+// open as Read does.
+func (t *Tree) CPUUsage(path string) (uint64, error) {
+	s, err := t.keeping(path, func(r *reading) {
+		if t.v1() {
+			r.out.CPU.Usage = r.number(t.dirs["cpuacct"], "cpuacct.usage")
+		} else {
+			r.cpuStat(t.unified)
+		}
+	})
+	return s.CPU.Usage, err
+}
+
+// begin is a reading that keeps nothing open. It is to be given back to the pool.
+func (t *Tree) begin(path string) *reading {
+	r := t.readings.Get().(*reading)
+	*r = reading{path: path, buf: r.buf, out: Stats{Time: time.Now()}}
+	return r
+}
+
+// keeping reads with what is open of the cgroup, if nobody else does just now. What was open
+// may be of a cgroup that is gone, with another one in its place: then it is read again.
+func (t *Tree) keeping(path string, read func(*reading)) (Stats, error) {
+	r := t.begin(path)
+	defer func() { t.readings.Put(r) }()
+	for {
+		r.kept = t.kept.take(path)
+		if r.kept == nil {
+			read(r)
+			return r.result()
+		}
+		old := len(r.kept.files) > 0
+		read(r)
+		t.kept.giveBack(path, r.kept, r.err == nil)
+		if !old || !errors.Is(r.err, fs.ErrNotExist) {
+			return r.result()
+		}
+		t.readings.Put(r)
+		r = t.begin(path)
 	}
-	if t.unified != "" {
-		r.pressure(filepath.Join(t.unified, path))
-	}
+}
+
+// A reading is one call in progress. The first error of a file that must be there
+// ends it; what comes after reads nothing.
+type reading struct {
+	path string // of the cgroup
+	buf  []byte // lent to who reads a file, and replaced by a larger one
+	kept *kept  // nil: files are opened and closed
+	all  bool
+	out  Stats
+	err  error
+}
+
+func (r *reading) result() (Stats, error) {
 	if r.err != nil {
 		return Stats{}, r.err
 	}
 	return r.out, nil
 }
 
-// CPUUsage reads the cumulative CPU time of the cgroup at path and nothing else.
-func (t *Tree) CPUUsage(path string) (uint64, error) {
-	buf := t.buffers.Get().(*[]byte)
-	defer t.buffers.Put(buf)
-	r := &reading{buf: buf}
+// basic reads what Read does, and with all what ReadAll does.
+func (r *reading) basic(t *Tree, all bool) {
+	r.all = all
 	if t.v1() {
-		r.out.CPU.Usage = r.number(filepath.Join(t.dirs["cpuacct"], path), "cpuacct.usage")
+		r.v1(t)
 	} else {
-		r.cpuStat(filepath.Join(t.unified, path))
+		r.v2(t.unified)
 	}
-	return r.out.CPU.Usage, r.err
+	if t.unified != "" {
+		r.pressure(t.unified)
+	}
 }
 
-// A reading is one call in progress. The first error of a file that must be there
-// ends it; what comes after reads nothing.
-type reading struct {
-	buf *[]byte
-	all bool
-	out Stats
-	err error
+// data is the contents of a file in the hierarchy that is mounted there, until the next one is read.
+func (r *reading) data(mount, name string) ([]byte, error) {
+	if r.kept != nil {
+		return r.kept.read(mount, r.path, name, &r.buf)
+	}
+	return readFile(filepath.Join(mount, r.path), name, &r.buf)
 }
 
-// text is the contents of a file that must be there.
-func (r *reading) text(dir, name string) string {
+// text is data of a file that must be there.
+func (r *reading) text(mount, name string) []byte {
 	if r.err != nil {
-		return ""
+		return nil
 	}
-	data, err := readFile(dir, name, r.buf)
+	data, err := r.data(mount, name)
 	if err != nil {
 		r.err = err
 	}
-	return string(data)
+	return data
 }
 
-// optional is the contents of a file that may be absent.
-func (r *reading) optional(dir, name string) (string, bool) {
+// optional is data of a file that may be absent.
+func (r *reading) optional(mount, name string) ([]byte, bool) {
 	if r.err != nil {
-		return "", false
+		return nil, false
 	}
-	data, err := readFile(dir, name, r.buf)
+	data, err := r.data(mount, name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		r.err = err
 	}
-	return string(data), err == nil
+	return data, err == nil
 }
 
 // number is the value of a file with one number that must be there.
-func (r *reading) number(dir, name string) uint64 { return value(r.text(dir, name)) }
+func (r *reading) number(mount, name string) uint64 { return value(r.text(mount, name)) }
 
 // maybe is the value of a file with one number, or 0.
-func (r *reading) maybe(dir, name string) uint64 {
-	text, _ := r.optional(dir, name)
+func (r *reading) maybe(mount, name string) uint64 {
+	text, _ := r.optional(mount, name)
 	return value(text)
 }

@@ -12,38 +12,31 @@ const clockTick = 10_000_000
 
 // v1 reads a cgroup of the v1 hierarchies (Documentation/admin-guide/cgroup-v1). Of a
 // controller that is not mounted, nothing is known.
-func (r *reading) v1(t *Tree, path string) {
-	dir := func(controller string) string {
-		if mount := t.dirs[controller]; mount != "" {
-			return filepath.Join(mount, path)
-		}
-		return ""
-	}
-	if acct := dir("cpuacct"); acct != "" {
+func (r *reading) v1(t *Tree) {
+	if acct := t.dirs["cpuacct"]; acct != "" {
 		r.out.CPU.Usage = r.number(acct, "cpuacct.usage")
-	} else if !exists(dir("memory")) {
-		r.err = fmt.Errorf("cgroup: %s: %w", path, fs.ErrNotExist)
+	} else if !exists(filepath.Join(t.dirs["memory"], r.path)) {
+		r.err = fmt.Errorf("cgroup: %s: %w", r.path, fs.ErrNotExist)
 	}
-	if memory := dir("memory"); memory != "" {
+	if memory := t.dirs["memory"]; memory != "" {
 		r.memoryV1(memory)
-	}
-	if pids := dir("pids"); pids != "" {
-		r.out.Tasks = r.maybe(pids, "pids.current")
-		if r.all {
-			r.out.TasksMax = r.maybe(pids, "pids.max")
-		}
 	}
 	if !r.all || r.err != nil {
 		return
 	}
-	r.cpuV1(dir("cpuacct"), dir("cpu"))
-	if io := dir("blkio"); io != "" {
-		bytes, _ := r.optional(io, "blkio.throttle.io_service_bytes_recursive")
-		ops, _ := r.optional(io, "blkio.throttle.io_serviced_recursive")
-		r.out.IO = blkio(bytes, ops)
+	if pids := t.dirs["pids"]; pids != "" {
+		r.out.Tasks = r.maybe(pids, "pids.current")
+		r.out.TasksMax = r.maybe(pids, "pids.max")
 	}
-	if huge := dir("hugetlb"); huge != "" {
-		for _, size := range pageSizes(huge, ".usage_in_bytes") {
+	r.cpuV1(t.dirs["cpuacct"], t.dirs["cpu"])
+	if io := t.dirs["blkio"]; io != "" {
+		text, _ := r.optional(io, "blkio.throttle.io_service_bytes_recursive")
+		bytes := string(text) // the next reading takes its place
+		ops, _ := r.optional(io, "blkio.throttle.io_serviced_recursive")
+		r.out.IO = blkio(bytes, string(ops))
+	}
+	if huge := t.dirs["hugetlb"]; huge != "" {
+		for _, size := range pageSizes(filepath.Join(huge, r.path), ".usage_in_bytes") {
 			r.out.HugePages = append(r.out.HugePages, HugePages{Size: size,
 				Usage: r.maybe(huge, "hugetlb."+size+".usage_in_bytes"),
 				Peak:  r.maybe(huge, "hugetlb."+size+".max_usage_in_bytes")})
@@ -55,8 +48,8 @@ func (r *reading) cpuV1(acct, cpu string) {
 	c := &r.out.CPU
 	if acct != "" {
 		stat, _ := r.optional(acct, "cpuacct.stat")
-		pairs(stat, func(key string, n uint64) {
-			switch key {
+		pairs(stat, func(key []byte, n uint64) {
+			switch string(key) {
 			case "user":
 				c.User = n * clockTick
 			case "system":
@@ -68,8 +61,8 @@ func (r *reading) cpuV1(acct, cpu string) {
 		return
 	}
 	stat, _ := r.optional(cpu, "cpu.stat")
-	pairs(stat, func(key string, n uint64) {
-		switch key {
+	pairs(stat, func(key []byte, n uint64) {
+		switch string(key) {
 		case "nr_periods":
 			c.Periods = n
 		case "nr_throttled":
@@ -85,15 +78,15 @@ func (r *reading) cpuV1(acct, cpu string) {
 
 // memoryV1 reads the memory controller. The counters of memory.stat that begin with
 // "total_" count the cgroups below too.
-func (r *reading) memoryV1(dir string) {
+func (r *reading) memoryV1(mount string) {
 	m := &r.out.Memory
-	m.Usage = r.number(dir, "memory.usage_in_bytes")
-	text, _ := r.optional(dir, "memory.limit_in_bytes")
+	m.Usage = r.number(mount, "memory.usage_in_bytes")
+	text, _ := r.optional(mount, "memory.limit_in_bytes")
 	m.Limit = limit(text)
 	swap := uint64(0)
-	stat, _ := r.optional(dir, "memory.stat")
-	pairs(stat, func(key string, n uint64) {
-		switch key {
+	stat, _ := r.optional(mount, "memory.stat")
+	pairs(stat, func(key []byte, n uint64) {
+		switch string(key) {
 		case "total_rss":
 			m.RSS = n
 		case "total_cache":
@@ -121,16 +114,16 @@ func (r *reading) memoryV1(dir string) {
 		}
 	})
 	m.WorkingSet = minus(m.Usage, m.InactiveFile)
-	r.swapV1(dir, swap)
+	r.swapV1(mount, swap)
 	if r.all {
-		r.memoryDetailV1(dir)
+		r.memoryDetailV1(mount)
 	}
 }
 
 // swapV1 needs the limit of memory and swap together, which is there only with swap
 // accounting.
-func (r *reading) swapV1(dir string, usage uint64) {
-	text, ok := r.optional(dir, "memory.memsw.limit_in_bytes")
+func (r *reading) swapV1(mount string, usage uint64) {
+	text, ok := r.optional(mount, "memory.memsw.limit_in_bytes")
 	if !ok {
 		return
 	}
@@ -138,16 +131,16 @@ func (r *reading) swapV1(dir string, usage uint64) {
 	r.out.Swap = Swap{Known: true, Usage: usage, Limited: both > 0, Limit: minus(both, r.out.Memory.Limit)}
 }
 
-func (r *reading) memoryDetailV1(dir string) {
+func (r *reading) memoryDetailV1(mount string) {
 	m := &r.out.Memory
-	m.Kernel = r.maybe(dir, "memory.kmem.usage_in_bytes")
-	m.Peak = r.maybe(dir, "memory.max_usage_in_bytes")
-	m.LimitHits = r.maybe(dir, "memory.failcnt")
-	soft, _ := r.optional(dir, "memory.soft_limit_in_bytes")
+	m.Kernel = r.maybe(mount, "memory.kmem.usage_in_bytes")
+	m.Peak = r.maybe(mount, "memory.max_usage_in_bytes")
+	m.LimitHits = r.maybe(mount, "memory.failcnt")
+	soft, _ := r.optional(mount, "memory.soft_limit_in_bytes")
 	m.Reservation = limit(soft)
-	oom, _ := r.optional(dir, "memory.oom_control")
-	pairs(oom, func(key string, n uint64) {
-		if key == "oom_kill" {
+	oom, _ := r.optional(mount, "memory.oom_control")
+	pairs(oom, func(key []byte, n uint64) {
+		if string(key) == "oom_kill" {
 			m.OOMKills = n
 		}
 	})

@@ -1,6 +1,7 @@
 package cgroupstat
 
 import (
+	"bytes"
 	"math"
 	"os"
 	"path/filepath"
@@ -8,29 +9,29 @@ import (
 )
 
 // v2 reads a cgroup of the unified hierarchy (Documentation/admin-guide/cgroup-v2.rst).
-func (r *reading) v2(dir string) {
-	r.cpuStat(dir)
-	r.memoryV2(dir)
-	r.swapV2(dir)
-	r.out.Tasks = r.maybe(dir, "pids.current")
+func (r *reading) v2(mount string) {
+	r.cpuStat(mount)
+	r.memoryV2(mount)
+	r.swapV2(mount)
 	if !r.all || r.err != nil {
 		return
 	}
-	r.out.TasksMax = r.maybe(dir, "pids.max")
-	r.cpuLimitsV2(dir)
-	text, _ := r.optional(dir, "io.stat")
-	r.out.IO = ioStat(text)
-	for _, size := range pageSizes(dir, ".current") {
-		r.out.HugePages = append(r.out.HugePages, HugePages{Size: size, Usage: r.maybe(dir, "hugetlb."+size+".current")})
+	r.out.Tasks = r.maybe(mount, "pids.current")
+	r.out.TasksMax = r.maybe(mount, "pids.max")
+	r.cpuLimitsV2(mount)
+	text, _ := r.optional(mount, "io.stat")
+	r.out.IO = ioStat(string(text))
+	for _, size := range pageSizes(filepath.Join(mount, r.path), ".current") {
+		r.out.HugePages = append(r.out.HugePages, HugePages{Size: size, Usage: r.maybe(mount, "hugetlb."+size+".current")})
 	}
 }
 
 // cpuStat reads cpu.stat, which every cgroup of v2 has.
-func (r *reading) cpuStat(dir string) {
+func (r *reading) cpuStat(mount string) {
 	const us = 1000
 	c := &r.out.CPU
-	pairs(r.text(dir, "cpu.stat"), func(key string, n uint64) {
-		switch key {
+	pairs(r.text(mount, "cpu.stat"), func(key []byte, n uint64) {
+		switch string(key) {
 		case "usage_usec":
 			c.Usage = n * us
 		case "user_usec":
@@ -47,12 +48,12 @@ func (r *reading) cpuStat(dir string) {
 	})
 }
 
-func (r *reading) cpuLimitsV2(dir string) {
-	if text, ok := r.optional(dir, "cpu.max"); ok { // "max 100000", "20000 100000"
-		quota, period, _ := strings.Cut(text, " ")
+func (r *reading) cpuLimitsV2(mount string) {
+	if text, ok := r.optional(mount, "cpu.max"); ok { // "max 100000", "20000 100000"
+		quota, period := next(text, ' ')
 		r.out.CPU.Quota, r.out.CPU.Period = value(quota), value(period)
 	}
-	if weight := r.maybe(dir, "cpu.weight"); weight > 0 {
+	if weight := r.maybe(mount, "cpu.weight"); weight > 0 {
 		r.out.CPU.Shares = shares(weight)
 	}
 }
@@ -66,18 +67,17 @@ func shares(weight uint64) uint64 {
 	return uint64(math.Round(math.Exp2(l)))
 }
 
-func (r *reading) memoryV2(dir string) {
+func (r *reading) memoryV2(mount string) {
 	m := &r.out.Memory
-	text, ok := r.optional(dir, "memory.current")
+	text, ok := r.optional(mount, "memory.current")
 	if !ok {
 		return // the controller is not enabled for it
 	}
 	m.Usage = value(text)
-	m.Limit = r.maybe(dir, "memory.max")
-	var stat string
-	stat, _ = r.optional(dir, "memory.stat")
-	pairs(stat, func(key string, n uint64) {
-		switch key {
+	m.Limit = r.maybe(mount, "memory.max")
+	stat, _ := r.optional(mount, "memory.stat")
+	pairs(stat, func(key []byte, n uint64) {
+		switch string(key) {
 		case "anon":
 			m.RSS = n
 		case "file":
@@ -104,11 +104,11 @@ func (r *reading) memoryV2(dir string) {
 	if !r.all {
 		return
 	}
-	m.Peak = r.maybe(dir, "memory.peak")
-	m.Reservation = r.maybe(dir, "memory.min")
-	events, _ := r.optional(dir, "memory.events")
-	pairs(events, func(key string, n uint64) {
-		switch key {
+	m.Peak = r.maybe(mount, "memory.peak")
+	m.Reservation = r.maybe(mount, "memory.min")
+	events, _ := r.optional(mount, "memory.events")
+	pairs(events, func(key []byte, n uint64) {
+		switch string(key) {
 		case "max":
 			m.LimitHits = n
 		case "oom_kill":
@@ -117,25 +117,35 @@ func (r *reading) memoryV2(dir string) {
 	})
 }
 
-func (r *reading) swapV2(dir string) {
-	usage, ok := r.optional(dir, "memory.swap.current")
+func (r *reading) swapV2(mount string) {
+	text, ok := r.optional(mount, "memory.swap.current")
 	if !ok {
 		return
 	}
-	most, ok := r.optional(dir, "memory.swap.max")
-	most = strings.TrimSpace(most)
-	r.out.Swap = Swap{Known: true, Usage: value(usage), Limited: ok && most != "max", Limit: value(most)}
+	r.out.Swap = Swap{Known: true, Usage: value(text)}
+	if text, ok = r.optional(mount, "memory.swap.max"); ok {
+		r.out.Swap.Limited, r.out.Swap.Limit = string(bytes.TrimSpace(text)) != "max", value(text)
+	}
 }
 
 // pressure reads the pressure files of a cgroup of the unified hierarchy, where there
 // is one.
-func (r *reading) pressure(dir string) {
-	for name, to := range map[string]**Stall{
-		"cpu.pressure": &r.out.Pressure.CPU, "memory.pressure": &r.out.Pressure.Memory, "io.pressure": &r.out.Pressure.IO,
-	} {
-		if text, ok := r.optional(dir, name); ok {
-			*to = stall(text)
+func (r *reading) pressure(mount string) {
+	p := &r.out.Pressure
+	var stalls *[3]Stall
+	for i, f := range [...]struct {
+		name string
+		to   **Stall
+	}{{"cpu.pressure", &p.CPU}, {"memory.pressure", &p.Memory}, {"io.pressure", &p.IO}} {
+		text, ok := r.optional(mount, f.name)
+		if !ok {
+			continue
 		}
+		if stalls == nil {
+			stalls = new([3]Stall)
+		}
+		stalls[i] = stall(text)
+		*f.to = &stalls[i]
 	}
 }
 
