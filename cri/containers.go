@@ -3,7 +3,6 @@ package cri
 import (
 	"cmp"
 	"context"
-	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -15,6 +14,7 @@ import (
 // containers answers for containers.
 type containers struct {
 	containers *sandbox.Containers
+	list       *listing[sandbox.ContainerRecord]
 	handlers   handlers
 }
 
@@ -80,7 +80,7 @@ func (s containers) ContainerStatus(_ context.Context, req *runtimeapi.Container
 		return nil, err
 	}
 	r := c.Record()
-	resp := &runtimeapi.ContainerStatusResponse{Status: containerStatus(r)}
+	resp := &runtimeapi.ContainerStatusResponse{Status: containerStatus(&r)}
 	if req.GetVerbose() {
 		resp.Info, err = verbose(containerInfo{ID: r.ID, SandboxID: r.PodID, State: r.State, Pid: r.Pid, LogPath: r.LogPath,
 			Resources: resources{r.Resources()}, UpdateAnnotations: r.UpdateAnnotations}, c.Stages())
@@ -93,28 +93,35 @@ func (s containers) ContainerStatus(_ context.Context, req *runtimeapi.Container
 
 // ListContainers implements the RPC, newest first.
 func (s containers) ListContainers(_ context.Context, req *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
-	return &runtimeapi.ListContainersResponse{Containers: s.items(req.GetFilter())}, nil
+	fields, err := s.list.fields(containerFilter(req.GetFilter()))
+	return withFields(&runtimeapi.ListContainersResponse{}, fields), err
 }
 
 // StreamContainers implements the RPC: what ListContainers answers, in parts.
 func (s containers) StreamContainers(req *runtimeapi.StreamContainersRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamContainersResponse]) error {
-	return sendChunks(s.items(req.GetFilter()), func(part []*runtimeapi.Container) error {
+	var items []*runtimeapi.Container
+	for _, r := range s.list.rows(containerFilter(req.GetFilter())) {
+		items = append(items, containerItem(r.rec))
+	}
+	return sendChunks(items, func(part []*runtimeapi.Container) error {
 		return stream.Send(&runtimeapi.StreamContainersResponse{Containers: part})
 	})
 }
 
-// items is one snapshot of the containers that fit the filter, newest first.
-func (s containers) items(f *runtimeapi.ContainerFilter) []*runtimeapi.Container {
-	all := s.containers.List()
-	items := make([]*runtimeapi.Container, 0, len(all))
-	for _, c := range all {
-		r := c.Record()
-		if containerMatches(r, f) {
-			items = append(items, containerItem(r))
+// listContainers lists what cs has.
+func listContainers(cs *sandbox.Containers) *listing[sandbox.ContainerRecord] {
+	return &listing[sandbox.ContainerRecord]{changes: cs.Changes, look: func() []*row[sandbox.ContainerRecord] {
+		all := cs.List()
+		rows := make([]*row[sandbox.ContainerRecord], len(all))
+		for i, c := range all {
+			rows[i] = c.Made(containerRow).(*row[sandbox.ContainerRecord])
 		}
-	}
-	slices.SortFunc(items, func(a, b *runtimeapi.Container) int { return newestFirst(a.CreatedAt, b.CreatedAt, a.Id, b.Id) })
-	return items
+		return rows
+	}}
+}
+
+func containerRow(r *sandbox.ContainerRecord) any {
+	return newRow(r, r.ID, r.CreatedAt, containerItem(r))
 }
 
 func containerState(s sandbox.State) runtimeapi.ContainerState {
@@ -130,7 +137,7 @@ func containerState(s sandbox.State) runtimeapi.ContainerState {
 
 // imageSpec is the image as the user asked for it: kubelet asks for an ID and says
 // what the user wrote beside it, and shows what it gets back in the pod's status.
-func imageSpec(r sandbox.ContainerRecord) *runtimeapi.ImageSpec {
+func imageSpec(r *sandbox.ContainerRecord) *runtimeapi.ImageSpec {
 	asked := r.Config().GetImage()
 	return &runtimeapi.ImageSpec{
 		Image:              cmp.Or(asked.GetUserSpecifiedImage(), asked.GetImage()),
@@ -140,7 +147,7 @@ func imageSpec(r sandbox.ContainerRecord) *runtimeapi.ImageSpec {
 	}
 }
 
-func containerItem(r sandbox.ContainerRecord) *runtimeapi.Container {
+func containerItem(r *sandbox.ContainerRecord) *runtimeapi.Container {
 	return &runtimeapi.Container{
 		Id:           r.ID,
 		PodSandboxId: r.PodID,
@@ -155,7 +162,7 @@ func containerItem(r sandbox.ContainerRecord) *runtimeapi.Container {
 	}
 }
 
-func containerStatus(r sandbox.ContainerRecord) *runtimeapi.ContainerStatus {
+func containerStatus(r *sandbox.ContainerRecord) *runtimeapi.ContainerStatus {
 	cfg := r.Config()
 	status := &runtimeapi.ContainerStatus{
 		Id:          r.ID,
@@ -183,7 +190,7 @@ func containerStatus(r sandbox.ContainerRecord) *runtimeapi.ContainerStatus {
 }
 
 // containerUser is who the first process is.
-func containerUser(r sandbox.ContainerRecord) *runtimeapi.ContainerUser {
+func containerUser(r *sandbox.ContainerRecord) *runtimeapi.ContainerUser {
 	groups := make([]int64, 0, len(r.Identity.AdditionalGIDs))
 	for _, g := range r.Identity.AdditionalGIDs {
 		groups = append(groups, int64(g))
@@ -193,11 +200,17 @@ func containerUser(r sandbox.ContainerRecord) *runtimeapi.ContainerUser {
 	}}
 }
 
-func containerMatches(r sandbox.ContainerRecord, f *runtimeapi.ContainerFilter) bool {
-	return idMatches(r.ID, f.GetId()) &&
-		idMatches(r.PodID, f.GetPodSandboxId()) &&
-		(f.GetState() == nil || f.GetState().GetState() == containerState(r.State)) &&
-		labelsMatch(r.Config().GetLabels(), f.GetLabelSelector())
+// containerFilter tells which containers f is for; nil: for all.
+func containerFilter(f *runtimeapi.ContainerFilter) func(*sandbox.ContainerRecord) bool {
+	if f.GetId() == "" && f.GetPodSandboxId() == "" && f.GetState() == nil && len(f.GetLabelSelector()) == 0 {
+		return nil
+	}
+	return func(r *sandbox.ContainerRecord) bool {
+		return idMatches(r.ID, f.GetId()) &&
+			idMatches(r.PodID, f.GetPodSandboxId()) &&
+			(f.GetState() == nil || f.GetState().GetState() == containerState(r.State)) &&
+			labelsMatch(r.Config().GetLabels(), f.GetLabelSelector())
+	}
 }
 
 // seconds is a duration of n seconds; a negative one is none, an absurd one is

@@ -80,8 +80,8 @@ func eventType(t sandbox.EventType) runtimeapi.ContainerEventType {
 // containerStatuses are those of a pod, oldest first.
 func containerStatuses(s sandbox.Snapshot) []*runtimeapi.ContainerStatus {
 	list := make([]*runtimeapi.ContainerStatus, 0, len(s.Containers))
-	for _, r := range s.Containers {
-		list = append(list, containerStatus(r))
+	for i := range s.Containers {
+		list = append(list, containerStatus(&s.Containers[i]))
 	}
 	return list
 }

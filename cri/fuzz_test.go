@@ -55,6 +55,12 @@ func (noProcesses) State(context.Context, string) (shim.TaskState, error) {
 // bare is a server with everything but a node, in dir.
 func bare(f testing.TB, dir string) (*Server, *sandbox.Node) {
 	f.Helper()
+	return bareWith(f, dir, func(*sandbox.Options) {})
+}
+
+// bareWith is bare with options that set has changed.
+func bareWith(f testing.TB, dir string, set func(*sandbox.Options)) (*Server, *sandbox.Node) {
+	f.Helper()
 	ctx := f.Context()
 	certs := filepath.Join(dir, "certs.d", "_default")
 	if err := os.MkdirAll(certs, 0o700); err != nil {
@@ -72,10 +78,12 @@ func bare(f testing.TB, dir string) (*Server, *sandbox.Node) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	n, err := sandbox.Open(ctx, sandbox.Options{
+	o := sandbox.Options{
 		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Handlers: map[string]sandbox.Handler{"other": {}}, PauseBinary: "/bin/true",
 		Namespaces: noNamespaces{}, Network: noNetwork{}, Roots: noRoots{}, Images: images, Tasks: noTasks{}, Processes: noProcesses{},
-	})
+	}
+	set(&o)
+	n, err := sandbox.Open(ctx, o)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -107,7 +107,7 @@ func podMetrics(table []metric, p sandbox.PodStats, fs sandbox.Filesystem, now t
 	for _, c := range p.Containers {
 		cfg := c.Record.Config()
 		out.ContainerMetrics = append(out.ContainerMetrics, &runtimeapi.ContainerMetrics{ContainerId: c.Record.ID, Metrics: values(table, subject{
-			labels: []string{cfg.GetMetadata().GetName(), c.CgroupPath, imageSpec(c.Record).GetImage(), c.Record.ID, m.GetNamespace(), m.GetName()},
+			labels: []string{cfg.GetMetadata().GetName(), c.CgroupPath, imageSpec(&c.Record).GetImage(), c.Record.ID, m.GetNamespace(), m.GetName()},
 			cgroup: c.Cgroup, processes: c.Processes, layer: c.Layer, fs: &fs, startedAt: c.Record.StartedAt, seenAt: now,
 		})})
 	}

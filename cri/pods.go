@@ -2,7 +2,6 @@ package cri
 
 import (
 	"context"
-	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -15,6 +14,7 @@ import (
 // pods answers for pod sandboxes.
 type pods struct {
 	pods          *sandbox.Pods
+	list          *listing[sandbox.PodRecord]
 	systemdCgroup bool
 }
 
@@ -83,29 +83,34 @@ func (s pods) PodSandboxStatus(_ context.Context, req *runtimeapi.PodSandboxStat
 
 // ListPodSandbox implements the RPC, newest first.
 func (s pods) ListPodSandbox(_ context.Context, req *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
-	return &runtimeapi.ListPodSandboxResponse{Items: s.items(req.GetFilter())}, nil
+	fields, err := s.list.fields(podFilter(req.GetFilter()))
+	return withFields(&runtimeapi.ListPodSandboxResponse{}, fields), err
 }
 
 // StreamPodSandboxes implements the RPC: what ListPodSandbox answers, in parts.
 func (s pods) StreamPodSandboxes(req *runtimeapi.StreamPodSandboxesRequest, stream grpc.ServerStreamingServer[runtimeapi.StreamPodSandboxesResponse]) error {
-	return sendChunks(s.items(req.GetFilter()), func(part []*runtimeapi.PodSandbox) error {
+	var items []*runtimeapi.PodSandbox
+	for _, r := range s.list.rows(podFilter(req.GetFilter())) {
+		items = append(items, podItem(r.rec))
+	}
+	return sendChunks(items, func(part []*runtimeapi.PodSandbox) error {
 		return stream.Send(&runtimeapi.StreamPodSandboxesResponse{PodSandboxes: part})
 	})
 }
 
-// items is one snapshot of the pods that fit the filter, newest first.
-func (s pods) items(f *runtimeapi.PodSandboxFilter) []*runtimeapi.PodSandbox {
-	all := s.pods.List()
-	items := make([]*runtimeapi.PodSandbox, 0, len(all))
-	for _, p := range all {
-		r := p.Record()
-		if podMatches(r, f) {
-			items = append(items, podItem(r))
+// listPods lists what ps has.
+func listPods(ps *sandbox.Pods) *listing[sandbox.PodRecord] {
+	return &listing[sandbox.PodRecord]{changes: ps.Changes, look: func() []*row[sandbox.PodRecord] {
+		all := ps.List()
+		rows := make([]*row[sandbox.PodRecord], len(all))
+		for i, p := range all {
+			rows[i] = p.Made(podRow).(*row[sandbox.PodRecord])
 		}
-	}
-	slices.SortFunc(items, func(a, b *runtimeapi.PodSandbox) int { return newestFirst(a.CreatedAt, b.CreatedAt, a.Id, b.Id) })
-	return items
+		return rows
+	}}
 }
+
+func podRow(r *sandbox.PodRecord) any { return newRow(r, r.ID, r.CreatedAt, podItem(r)) }
 
 func podState(s sandbox.State) runtimeapi.PodSandboxState {
 	if s == sandbox.Ready {
@@ -114,7 +119,7 @@ func podState(s sandbox.State) runtimeapi.PodSandboxState {
 	return runtimeapi.PodSandboxState_SANDBOX_NOTREADY
 }
 
-func podItem(r sandbox.PodRecord) *runtimeapi.PodSandbox {
+func podItem(r *sandbox.PodRecord) *runtimeapi.PodSandbox {
 	return &runtimeapi.PodSandbox{
 		Id:             r.ID,
 		Metadata:       r.Config().GetMetadata(),
@@ -152,8 +157,14 @@ func podStatus(r sandbox.PodRecord) *runtimeapi.PodSandboxStatus {
 	}
 }
 
-func podMatches(r sandbox.PodRecord, f *runtimeapi.PodSandboxFilter) bool {
-	return idMatches(r.ID, f.GetId()) &&
-		(f.GetState() == nil || f.GetState().GetState() == podState(r.State)) &&
-		labelsMatch(r.Config().GetLabels(), f.GetLabelSelector())
+// podFilter tells which pods f is for; nil: for all.
+func podFilter(f *runtimeapi.PodSandboxFilter) func(*sandbox.PodRecord) bool {
+	if f.GetId() == "" && f.GetState() == nil && len(f.GetLabelSelector()) == 0 {
+		return nil
+	}
+	return func(r *sandbox.PodRecord) bool {
+		return idMatches(r.ID, f.GetId()) &&
+			(f.GetState() == nil || f.GetState().GetState() == podState(r.State)) &&
+			labelsMatch(r.Config().GetLabels(), f.GetLabelSelector())
+	}
 }

@@ -76,8 +76,8 @@ func (s *Server) Attach(n *sandbox.Node, images *imageservice.Service) {
 	*s.runtime = runtimeService{
 		node:       node{opts: s.opts, pods: n.Pods, readiness: n.Readiness, node: n},
 		streaming:  streaming{server: s.streams, node: n},
-		pods:       pods{pods: n.Pods, systemdCgroup: s.opts.SystemdCgroup},
-		containers: containers{containers: n.Containers, handlers: s.opts.Handlers},
+		pods:       pods{pods: n.Pods, list: listPods(n.Pods), systemdCgroup: s.opts.SystemdCgroup},
+		containers: containers{containers: n.Containers, list: listContainers(n.Containers), handlers: s.opts.Handlers},
 		processes:  processes{containers: n.Containers},
 		events:     events{events: n.Events},
 		stats:      stats{stats: n.Stats, images: images},

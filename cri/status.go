@@ -211,7 +211,9 @@ func logCall(ctx context.Context, method string, took time.Duration, err error) 
 	case took > slowCall:
 		logger.Info("Slow call", "method", method, "took", took)
 	default:
-		logger.V(4).Info("Call", "method", method, "took", took)
+		if logger = logger.V(4); logger.Enabled() { // else its arguments would be made for nothing
+			logger.Info("Call", "method", method, "took", took)
+		}
 	}
 }
 

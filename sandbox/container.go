@@ -110,7 +110,7 @@ func newContainer(p *Pod, rec ContainerRecord, path string) *Container {
 	c := &Container{pod: p, exited: make(chan struct{})}
 	c.path, c.changes = path, &p.changes
 	c.trace.object, c.trace.observer = "container", p.trace.observer
-	c.rec.Store(&rec)
+	c.set(rec)
 	return c
 }
 

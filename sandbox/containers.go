@@ -69,7 +69,7 @@ func (cs *Containers) newContainer(p *Pod, spec ContainerSpec) (*Container, erro
 	rec := ContainerRecord{ID: newID(), PodID: p.Record().ID, State: Creating, BootID: cs.bootID,
 		CreatedAt: time.Now().UnixNano(), ContainerConfig: cfg}
 	c := newContainer(p, rec, cs.opts.containerRecord(rec.PodID, rec.ID))
-	c.fresh = true
+	c.fresh, c.listed = true, &cs.table.changes
 	return c, nil
 }
 
@@ -226,6 +226,9 @@ func (cs *Containers) Get(id string) (*Container, error) {
 
 // List returns every container that was ever created and not yet removed.
 func (cs *Containers) List() []*Container { return cs.table.all() }
+
+// Changes counts the changes of what List returns: see Pods.Changes.
+func (cs *Containers) Changes() uint64 { return cs.table.changes.Load() }
 
 // ExecSync runs a command in a running container and returns what it wrote.
 // It fails with shim.ErrTimeout when the command outlives timeout (0: no limit).

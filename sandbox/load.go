@@ -39,7 +39,7 @@ func (n *Node) load(ctx context.Context) error {
 			n.Pods.levels.Keep(rec.ID, rec.Level)
 		}
 		p := newPod(rec, path, n.Events)
-		p.trace.observer = n.Pods.opts.Stages
+		p.trace.observer, p.listed = n.Pods.opts.Stages, &n.Pods.table.changes
 		read = append(read, p)
 	}
 	// A pod on its way out may have given up its name: it comes last, and a ready one,
@@ -126,6 +126,7 @@ func (n *Node) loadContainers(ctx context.Context, p *Pod) {
 		}
 		n.Containers.keepLevel(rec)
 		c := newContainer(p, rec, path)
+		c.listed = &n.Containers.table.changes
 		name := containerName(rec.PodID, rec.Config().GetMetadata())
 		_, _, _ = n.Containers.table.claim(name, func() (*Container, error) { return c, nil })
 		p.containers[id] = c

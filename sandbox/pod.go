@@ -88,7 +88,7 @@ func newPod(rec PodRecord, path string, events *Events) *Pod {
 	p := &Pod{containers: map[string]*Container{}, events: events}
 	p.path, p.cell.changes = path, &p.changes
 	p.trace.object = "pod"
-	p.rec.Store(&rec)
+	p.set(rec)
 	return p
 }
 

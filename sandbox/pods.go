@@ -111,7 +111,7 @@ func (ps *Pods) newPod(spec PodSpec) (*Pod, error) {
 	rec := PodRecord{ID: newID(), State: Creating, BootID: ps.bootID, Handler: spec.Handler,
 		CreatedAt: time.Now().UnixNano(), PodConfig: cfg}
 	p := newPod(rec, ps.opts.podRecord(rec.ID), ps.events)
-	p.trace.observer = ps.opts.Stages
+	p.trace.observer, p.listed = ps.opts.Stages, &ps.table.changes
 	return p, nil
 }
 
@@ -281,6 +281,10 @@ func (ps *Pods) Get(id string) (*Pod, error) {
 
 // List returns every pod that was ever ready and not yet removed.
 func (ps *Pods) List() []*Pod { return ps.table.all() }
+
+// Changes counts the changes of what List returns, and of the records of it. A change that
+// is not counted yet may be seen already; one that is counted is seen.
+func (ps *Pods) Changes() uint64 { return ps.table.changes.Load() }
 
 // lost marks a pod whose holder ended by itself as not ready.
 func (ps *Pods) lost(ctx context.Context, p *Pod, why string) {

@@ -81,13 +81,45 @@ type cell[R any] struct {
 	path string
 
 	mu  sync.Mutex // orders writers; held across a write to the page cache, never across a sync
-	rec atomic.Pointer[R]
+	now atomic.Pointer[version[R]]
 
-	changes *atomic.Uint64 // counts changes once they are seen; nil: nobody wants to know
+	// changes and listed count changes once they are seen: of a pod, with its containers,
+	// and of all that are listed together. nil: nobody wants to know.
+	changes, listed *atomic.Uint64
+}
+
+// A version is a record as it is until the next one, and what Made keeps with it.
+type version[R any] struct {
+	rec  R
+	made atomic.Value
 }
 
 // Record returns the record as it is now. What it points to must not be changed.
-func (c *cell[R]) Record() R { return *c.rec.Load() }
+func (c *cell[R]) Record() R { return c.now.Load().rec }
+
+// Made returns what of makes of the record as it is now, and keeps it until the record
+// changes: who asks again and again pays once. of is always the same function, called by
+// several at once maybe; neither what it gets nor what it returns may be changed.
+func (c *cell[R]) Made(of func(*R) any) any {
+	v := c.now.Load()
+	if made := v.made.Load(); made != nil {
+		return made
+	}
+	made := of(&v.rec)
+	v.made.Store(made)
+	return made
+}
+
+// set lets another record be seen.
+func (c *cell[R]) set(rec R) {
+	v := &version[R]{rec: rec}
+	c.now.Store(v)
+	for _, count := range [...]*atomic.Uint64{c.changes, c.listed} {
+		if count != nil {
+			count.Add(1)
+		}
+	}
+}
 
 // update changes the record by edit, which may refuse. A change that promises
 // is saved before it is seen, and not seen when it cannot be saved.
@@ -101,9 +133,6 @@ func (c *cell[R]) update(promise bool, edit func(*R) error) error {
 	if err := saveRecord(c.path, rec); err != nil && promise {
 		return err
 	}
-	c.rec.Store(&rec)
-	if c.changes != nil {
-		c.changes.Add(1)
-	}
+	c.set(rec)
 	return nil
 }

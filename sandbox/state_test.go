@@ -92,7 +92,7 @@ func testPod(t *testing.T, s State) *Pod {
 	}
 	p := &Pod{containers: map[string]*Container{}}
 	p.path = filepath.Join(t.TempDir(), "pod.json")
-	p.rec.Store(&PodRecord{ID: newID(), State: s, PodConfig: cfg})
+	p.set(PodRecord{ID: newID(), State: s, PodConfig: cfg})
 	return p
 }
 

@@ -8,12 +8,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // A table finds objects by ID, by a unique prefix of it, and by name. Lookups by
 // ID take no lock.
 type table[T comparable] struct {
 	byID sync.Map // string → T
+
+	// changes counts what comes and goes, and the changes of what there is, once they are seen.
+	changes atomic.Uint64
 
 	mu     sync.Mutex
 	byName map[string]T // guarded by mu
@@ -37,13 +41,17 @@ func (t *table[T]) claim(name string, fresh func() (T, error)) (obj T, isNew boo
 }
 
 // put makes the object findable by its ID.
-func (t *table[T]) put(id string, obj T) { t.byID.Store(id, obj) }
+func (t *table[T]) put(id string, obj T) {
+	t.byID.Store(id, obj)
+	t.changes.Add(1)
+}
 
 // drop forgets the object, and tells whether it could be found by its ID. An ID
 // that is not there is fine, and so is a name that is not there or is another's
 // by now.
 func (t *table[T]) drop(id, name string, obj T) (known bool) {
 	_, known = t.byID.LoadAndDelete(id)
+	t.changes.Add(1)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.byName[name] == obj {
