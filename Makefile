@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: help build berthd shim setup tools test test-vm test-powercut test-faults test-logs test-crash test-exits test-abuse soak demo bench-pull bench-cold bench-restart clean
+.PHONY: help build berthd shim setup tools test test-vm test-powercut test-faults test-logs test-crash test-exits test-abuse soak demo bench-pull bench-cold bench-restart bench-idle clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ bench-cold: setup build ## pods of one cold image at once, and pods beside a pul
 
 bench-restart: setup build ## kill berthd under a hundred pods and time how soon it knows them; BENCH=-help lists the flags
 	@go run ./test/bench/restart $(BENCH)
+
+bench-idle: setup build ## what a node with pods costs at rest, and lists, statuses and stats; BENCH=-help lists the flags
+	@go run ./test/bench/idle $(BENCH)
 
 clean: ## remove what was built and cached
 	rm -rf bin .cache
