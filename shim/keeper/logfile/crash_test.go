@@ -20,6 +20,9 @@ import (
 const helperEnv = "BERTH_LOG_HELPER"
 
 func TestMain(m *testing.M) {
+	if o := os.Getenv(talkerEnv); o != "" {
+		talk(o)
+	}
 	if o := os.Getenv(helperEnv); o != "" {
 		if err := helper(o); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -234,7 +237,7 @@ func TestKills(t *testing.T) {
 					return
 				default:
 				}
-				if err := g.say(i, 1+rnd.IntN([]int{1, 3, 300}[rnd.IntN(3)])); err != nil {
+				if err := g.say(i, 1+rnd.IntN([]int{1, 3, 300, 3000}[rnd.IntN(4)])); err != nil {
 					told <- err
 					return
 				}

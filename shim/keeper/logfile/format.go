@@ -29,40 +29,30 @@ func (h head) append(dst []byte, tag string) []byte {
 	return append(dst, tag...)
 }
 
-// cut finds the next record's content in p: a line, or MaxLine bytes of one. It takes n bytes
-// of p; none when the line is not finished.
-func cut(p []byte) (line []byte, tag string, n int) {
-	if i := bytes.IndexByte(p[:min(len(p), MaxLine+1)], '\n'); i >= 0 {
-		return p[:i], " F ", i + 1
-	}
-	if len(p) > MaxLine {
-		return p[:MaxLine], " P ", MaxLine
-	}
-	return nil, "", 0
-}
+// maxHead is more than a record has beside its content, in bytes.
+const maxHead = 64
 
-// records appends p's records to dst until that has limit bytes. With all, an unfinished
-// last line is one too, marked as a part, which is what it is: kubelet then shows it
-// without a line end that the container never wrote. It takes n bytes of p.
+// records appends p's records to dst until that has limit bytes: lines, and parts of MaxLine
+// bytes of longer ones. With all, an unfinished last line is one too, marked as a part, which
+// is what it is: kubelet then shows it without a line end that the container never wrote. It
+// takes n bytes of p.
 func (h head) records(dst, p []byte, all bool, limit int) (out []byte, n int) {
-	var full, part [64]byte
+	var full, part [maxHead]byte
 	f, q := h.append(full[:0], " F "), h.append(part[:0], " P ")
 	for n < len(p) && len(dst) < limit {
-		line, tag, took := cut(p[n:])
-		if took == 0 {
-			if !all {
-				break
-			}
-			line, tag, took = p[n:], " P ", len(p)-n
+		rest := p[n:]
+		if i := bytes.IndexByte(rest[:min(len(rest), MaxLine+1)], '\n'); i >= 0 {
+			dst = append(append(dst, f...), rest[:i+1]...)
+			n += i + 1
+			continue
 		}
-		if tag == " F " {
-			dst = append(dst, f...)
-		} else {
-			dst = append(dst, q...)
+		if len(rest) > MaxLine {
+			rest = rest[:MaxLine]
+		} else if !all {
+			break
 		}
-		dst = append(dst, line...)
-		dst = append(dst, '\n')
-		n += took
+		dst = append(append(append(dst, q...), rest...), '\n')
+		n += len(rest)
 	}
 	return dst, n
 }

@@ -145,7 +145,7 @@ func TestLines(t *testing.T) {
 				rnd := rand.New(rand.NewPCG(seed, 1))
 				r := newRig(t).open()
 				for rest := in.Bytes(); len(rest) > 0; {
-					n := min(len(rest), 1+rnd.IntN([]int{1, 10, 4096, MaxLine, MaxLine + 1, readSize}[rnd.IntN(6)]))
+					n := min(len(rest), 1+rnd.IntN([]int{1, 10, 4096, MaxLine, MaxLine + 1, pipeSize}[rnd.IntN(6)]))
 					if n == 1 && len(rest) > 100 {
 						n = min(len(rest), MaxLine) // else it takes too long
 					}
@@ -195,20 +195,4 @@ func TestOpenHostile(t *testing.T) {
 	if content, _ := parse(t, r.read(), "stdout"); content != "on\n" {
 		t.Errorf("the old file has %q", content)
 	}
-}
-
-// BenchmarkLog moves lines of 100 bytes through a pipe.
-func BenchmarkLog(b *testing.B) {
-	r := newRig(b).open()
-	p := strings.Repeat(strings.Repeat("x", 100)+"\n", readSize/101)
-	b.SetBytes(int64(len(p)))
-	for n := 0; b.Loop(); n++ {
-		r.say(0, p)
-		if n%1000 == 0 {
-			if err := os.Truncate(r.o.Path, 0); err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
-	r.end()
 }

@@ -6,12 +6,8 @@ import (
 	"sync"
 )
 
-const (
-	// readSize is how much of a stream is moved at once, in bytes: what a pipe holds.
-	readSize = 64 << 10
-	// punchSize is how much of a spool is given back at once, in bytes, while it is not empty.
-	punchSize = 256 << 10
-)
+// punchSize is how much of a spool is given back at once, in bytes, while it is not empty.
+const punchSize = 256 << 10
 
 // A spool is the file that has what was taken from a stream. Its offsets grow until it is
 // empty.

@@ -54,12 +54,14 @@ type stream struct {
 	done    chan struct{} // closed when it has ended and all is logged, or the log is failing
 	started bool
 	own     bool // the ferry is ours
+	pace    pace // of who reads
 
 	// guarded by the log's mu
 	ended    bool // there is nothing more to read
 	finished bool // done is closed
 	flushing bool
 	again    bool // the flusher has to look again
+	big      bool // its pipe was made to hold bigPipe, and counts among those
 	reading  int  // the number of the goroutine that reads
 	busy     bool // it writes the log just now
 	relief   *time.Timer
@@ -98,6 +100,7 @@ func (s *stream) run(me int) {
 		n, err := s.take()
 		crashpoint.At("spooled", s.l.path)
 		if n > 0 {
+			s.took(n, time.Now())
 			s.copy(at, n)
 		}
 		switch {
@@ -121,6 +124,7 @@ func (s *stream) run(me int) {
 		if !s.dropping() && !s.log(me) {
 			return
 		}
+		s.pace.rest()
 	}
 }
 
@@ -220,6 +224,7 @@ func (s *stream) end() {
 	l := s.l
 	l.mu.Lock()
 	s.ended = true
+	s.shrinkLocked()
 	l.retryAt = time.Time{} // once more before somebody is told that it fails
 	l.mu.Unlock()
 	l.flush(s)
@@ -388,6 +393,7 @@ func (s *stream) retryInLocked(d time.Duration) {
 
 // stopLocked ends what would come later.
 func (s *stream) stopLocked() {
+	s.shrinkLocked()
 	for _, t := range []*time.Timer{s.relief, s.retry} {
 		if t != nil {
 			t.Stop()

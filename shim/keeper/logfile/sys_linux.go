@@ -59,6 +59,25 @@ func isPipe(f *os.File) bool {
 	return err == nil && st.Mode()&os.ModeNamedPipe != 0
 }
 
+// growPipe has a pipe hold bigPipe bytes.
+func growPipe(f *os.File) { pipeCtl(f, unix.F_SETPIPE_SZ, bigPipe) }
+
+// pipeRoom is what a pipe holds, in bytes; 0 if f is none. Who writes to it can change it.
+func pipeRoom(f *os.File) int64 { return pipeCtl(f, unix.F_GETPIPE_SZ, 0) }
+
+func pipeCtl(f *os.File, cmd, arg int) (size int64) {
+	rc, err := f.SyscallConn() // Fd would have reads block
+	if err != nil {
+		return 0
+	}
+	_ = rc.Control(func(fd uintptr) {
+		if n, err := unix.FcntlInt(fd, cmd, arg); err == nil {
+			size = int64(n)
+		}
+	})
+	return size
+}
+
 // take moves what src, a pipe, holds to the spool's end, and waits for something to move.
 // Zero bytes without an error are the end.
 func (s *spool) take(src *os.File) (n int64, err error) {
@@ -84,9 +103,9 @@ func (s *spool) splice(from int) (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := s.size
-	n, err := unix.Splice(from, nil, int(s.f.Fd()), &at, readSize, unix.SPLICE_F_NONBLOCK)
+	n, err := unix.Splice(from, nil, int(s.f.Fd()), &at, bigPipe, unix.SPLICE_F_NONBLOCK)
 	for errors.Is(err, unix.EINTR) {
-		n, err = unix.Splice(from, nil, int(s.f.Fd()), &at, readSize, unix.SPLICE_F_NONBLOCK)
+		n, err = unix.Splice(from, nil, int(s.f.Fd()), &at, bigPipe, unix.SPLICE_F_NONBLOCK)
 	}
 	s.size += max(n, 0)
 	return max(n, 0), err
@@ -96,7 +115,7 @@ func (s *spool) splice(from int) (int64, error) {
 func carry(src, ferry *os.File) (int64, error) {
 	to := int(ferry.Fd())
 	return spliceReady(src, func(fd int) (int64, error) {
-		return unix.Splice(fd, nil, to, nil, readSize, unix.SPLICE_F_NONBLOCK)
+		return unix.Splice(fd, nil, to, nil, pipeSize, unix.SPLICE_F_NONBLOCK)
 	})
 }
 
