@@ -1,9 +1,15 @@
 package shim_test
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/berthd/berth/shim"
+	"github.com/berthd/berth/shim/api"
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -62,6 +68,56 @@ func TestSeccompDefault(t *testing.T) {
 		}
 		b.checkConfined(true)
 	}
+}
+
+// What is on record has the whole profile, though commands are started with less of it, and
+// changes of limits are written meanwhile.
+func TestSeccompRecord(t *testing.T) {
+	h := newHost(t)
+	b := h.sleeper()
+	b.start()
+	whole := b.recordedCalls()
+	var work sync.WaitGroup
+	for range 2 {
+		work.Go(func() {
+			for range 10 {
+				if res, err := b.exec("exit 3"); err != nil || res.Code != 3 {
+					t.Errorf("code %d, %v", res.Code, err)
+				}
+			}
+		})
+	}
+	for i := range int64(20) {
+		limit := specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(100 + i)}}
+		if err := h.Update(t.Context(), shim.UpdateRequest{ID: b.id, Resources: &limit}); err != nil {
+			t.Error(err)
+		}
+		if n := b.recordedCalls(); n != whole || n < 100 {
+			t.Errorf("%d calls on record, %d before", n, whole)
+		}
+	}
+	work.Wait()
+	b.checkConfined(true)
+	h.killShim()
+	b.checkConfined(true)
+}
+
+// recordedCalls is how many system calls the profile on record names.
+func (b *box) recordedCalls() int {
+	b.h.t.Helper()
+	var state struct {
+		Config struct {
+			Seccomp struct{ Syscalls []struct{} } `json:"seccomp"`
+		} `json:"config"`
+	}
+	data, err := os.ReadFile(filepath.Join(api.RuncDir(b.h.options.State), b.id, "state.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &state)
+	}
+	if err != nil {
+		b.h.t.Fatal(err)
+	}
+	return len(state.Config.Seccomp.Syscalls)
 }
 
 // checkConfined looks at the first process and at a command: in seccomp's filter

@@ -16,10 +16,9 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 
-	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // how libcontainer sets device rules
-	"github.com/opencontainers/cgroups/manager"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // the C half of "init"
@@ -48,6 +47,9 @@ type Container struct {
 	ownPIDs bool
 	filter  *os.File // the compiled seccomp filter, or nil; not ours
 	scope   *inScope // or nil
+
+	profile sync.Mutex         // held while the seccomp profile is brief, or goes on record
+	brief   []*configs.Syscall // see briefly
 }
 
 // Create makes the container's state in runcDir, not yet a process.
@@ -69,12 +71,22 @@ func Create(ctx context.Context, runcDir string, b Bundle) (*Container, error) {
 		return nil, err
 	}
 	c.scope = in
-	profile, err := profileOf(config.Seccomp)
-	if err != nil {
+	if err := c.confine(ctx, b.Filters); err != nil {
 		return nil, err
 	}
-	c.filter = b.Filters.get(ctx, profile)
 	return c, nil
+}
+
+// confine has the container's seccomp filter compiled, or found.
+func (c *Container) confine(ctx context.Context, filters *Filters) error {
+	s := c.lc.Config().Seccomp
+	profile, err := profileOf(s)
+	if err != nil || profile == nil {
+		return err
+	}
+	filter, shared := filters.get(ctx, profile, s.Syscalls)
+	c.filter, s.Syscalls = filter, shared.([]*configs.Syscall)
+	return nil
 }
 
 // profileOf is a seccomp profile as Filters take it, nil for none and for one
@@ -89,6 +101,38 @@ func profileOf(s *configs.Seccomp) ([]byte, error) {
 		}
 	}
 	return json.Marshal(s)
+}
+
+// briefly makes a profile brief until the result is called: a command's first steps read it
+// all, and ask libseccomp for each call, on each architecture, only to find that the filter is
+// there already. It has left only what decides which calls are unknown. Without the filter
+// nothing could be done under it; a profile that allows what it does not name stays as it is.
+func (c *Container) briefly() (restore func()) {
+	s := c.lc.Config().Seccomp
+	if s == nil || c.filter == nil {
+		return func() {}
+	}
+	switch s.DefaultAction {
+	case configs.Kill, configs.KillThread, configs.KillProcess, configs.Errno:
+	default:
+		return func() {}
+	}
+	if c.brief == nil {
+		names := make([]string, len(s.Syscalls))
+		for i, call := range s.Syscalls {
+			names[i] = call.Name
+		}
+		last, err := lastCalls(s.Architectures, names)
+		if err != nil {
+			return func() {}
+		}
+		for _, i := range last {
+			c.brief = append(c.brief, s.Syscalls[i])
+		}
+	}
+	all := s.Syscalls
+	s.Syscalls = c.brief
+	return func() { s.Syscalls = all }
 }
 
 // installFilter has libseccomp compile the profile that r has as JSON, and this
@@ -134,11 +178,9 @@ func Reload(ctx context.Context, runcDir string, b Bundle) (*Container, error) {
 	}
 	has := c.lc.Config()
 	c.scope.keep(c.cgroups[""], has.Cgroups.Resources)
-	profile, err := profileOf(has.Seccomp)
-	if err != nil {
+	if err := c.confine(ctx, b.Filters); err != nil {
 		return nil, err
 	}
-	c.filter = b.Filters.get(ctx, profile)
 	return c, nil
 }
 
@@ -156,62 +198,6 @@ func (c *Container) Cgroups() map[string]string { return c.cgroups }
 
 // OwnPIDs reports whether its processes die with its init by the kernel's doing.
 func (c *Container) OwnPIDs() bool { return c.ownPIDs }
-
-// A CgroupSet is the cgroups that a container of a bundle has or would have.
-type CgroupSet struct{ m cgroups.Manager }
-
-// CgroupsOf finds the cgroups of a bundle whose container has no state.
-func CgroupsOf(b Bundle) (CgroupSet, error) {
-	config, err := convert(b.cgroupsOnly())
-	if err != nil {
-		return CgroupSet{}, err
-	}
-	m, err := manager.New(config.Cgroups)
-	if err != nil {
-		return CgroupSet{}, fmt.Errorf("cgroups: %w", err)
-	}
-	return CgroupSet{m}, nil
-}
-
-// Paths are the directories by controller.
-func (s CgroupSet) Paths() map[string]string { return s.m.GetPaths() }
-
-// SetResources applies the resources of b, except for device rules. What it leaves out
-// stays.
-func (s CgroupSet) SetResources(b Bundle) error {
-	config, err := convert(b.cgroupsOnly())
-	if err != nil {
-		return err
-	}
-	config.Cgroups.Resources.SkipDevices = true
-	return s.m.Set(config.Cgroups.Resources)
-}
-
-// Destroy removes the directories. No process may be left in them. libcontainer would
-// stop a scope by a call that has no deadline; it ends without.
-func (s CgroupSet) Destroy(ctx context.Context) error {
-	dir := s.m.GetPaths()[""]
-	if !cgroups.IsCgroup2UnifiedMode() || !strings.HasSuffix(dir, ".scope") {
-		return s.m.Destroy()
-	}
-	if err := endScope(ctx, nil, dir); err != nil {
-		return err
-	}
-	return cgroups.RemovePath(dir)
-}
-
-// cgroupsOnly is b without namespaces and mounts. To convert a user namespace that is
-// joined, libcontainer looks into it, and it may be gone by now.
-func (b Bundle) cgroupsOnly() Bundle {
-	if b.Spec.Linux == nil {
-		return b
-	}
-	spec, linux := *b.Spec, *b.Spec.Linux
-	linux.Namespaces, linux.UIDMappings, linux.GIDMappings, spec.Mounts = nil, nil, nil, nil
-	spec.Linux = &linux
-	b.Spec = &spec
-	return b
-}
 
 // convert makes libcontainer's configuration. specconv takes the working
 // directory for the bundle, so no relative path may reach it.
@@ -325,7 +311,7 @@ func (c *Container) Start(ctx context.Context, cmd Command) (Process, error) {
 		}
 		defer leave()
 	}
-	if err := c.lc.Start(lp); err != nil {
+	if err := c.start(lp); err != nil {
 		return nil, err
 	}
 	if cmd.Init {
@@ -336,6 +322,16 @@ func (c *Container) Start(ctx context.Context, cmd Command) (Process, error) {
 		return nil, err
 	}
 	return process{lp, pid}, nil
+}
+
+// start is libcontainer's. An init's profile goes on record, so it is whole.
+func (c *Container) start(lp *libcontainer.Process) error {
+	c.profile.Lock()
+	defer c.profile.Unlock()
+	if !lp.Init {
+		defer c.briefly()()
+	}
+	return c.lc.Start(lp)
 }
 
 // Created reports whether the init still waits for Run. libcontainer takes it from a FIFO,
@@ -380,18 +376,25 @@ func (c *Container) SetResources(ctx context.Context, b Bundle) (undo func() err
 	config.Cgroups, config.OomScoreAdj = &cg, next.OomScoreAdj
 	dir := c.cgroups[""]
 	if err = c.scope.set(ctx, dir, cg.Resources); err == nil {
-		err = c.lc.Set(config)
+		err = c.set(config)
 	}
 	if errors.Is(err, libcontainer.ErrNotRunning) {
 		err = errors.Join(ErrNotRunning, err)
 	}
 	undo = func() error {
-		return errors.Join(c.scope.set(context.WithoutCancel(ctx), dir, former.Cgroups.Resources), c.lc.Set(former))
+		return errors.Join(c.scope.set(context.WithoutCancel(ctx), dir, former.Cgroups.Resources), c.set(former))
 	}
 	if err != nil && c.scope != nil {
 		_ = c.scope.set(context.WithoutCancel(ctx), dir, former.Cgroups.Resources) // the files are the caller's to restore
 	}
 	return undo, err
+}
+
+// set is libcontainer's, which writes config, with the whole profile, on record.
+func (c *Container) set(config configs.Config) error {
+	c.profile.Lock()
+	defer c.profile.Unlock()
+	return c.lc.Set(config)
 }
 
 // Destroy removes the cgroups and libcontainer's state. No process may be left.

@@ -16,9 +16,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"time"
 
+	libseccomp "github.com/seccomp/libseccomp-golang"
 	"k8s.io/klog/v2"
 )
 
@@ -42,41 +44,49 @@ type Filters struct {
 	run func(func() error) error
 
 	mu    sync.Mutex
-	known map[[sha256.Size]byte]func() *os.File // guarded by mu
+	known map[[sha256.Size]byte]known // guarded by mu
+}
+
+// known is what there is of a profile.
+type known struct {
+	filter func() *os.File
+	calls  any // its calls as libcontainer has them, for all containers that have the profile
 }
 
 // NewFilters returns an empty store. run is called with what starts a child and
 // waits for it, so that nobody else does.
 func NewFilters(run func(func() error) error) *Filters {
-	return &Filters{run: run, known: map[[sha256.Size]byte]func() *os.File{}}
+	return &Filters{run: run, known: map[[sha256.Size]byte]known{}}
 }
 
 // get returns the compiled form of a profile, libcontainer's as JSON, or nil when
 // there is none to be had: then libseccomp compiles it as ever. The file stays the
-// store's.
-func (f *Filters) get(ctx context.Context, profile []byte) *os.File {
-	if f == nil || profile == nil {
-		return nil
+// store's. shared is calls, or what an earlier caller had for the same profile: some
+// ten KB that each container would have for itself, and nobody changes.
+func (f *Filters) get(ctx context.Context, profile []byte, calls any) (filter *os.File, shared any) {
+	if f == nil {
+		return nil, calls
 	}
 	key := sha256.Sum256(profile)
 	f.mu.Lock()
-	compiled := f.known[key]
-	if compiled == nil && len(f.known) < maxFilters {
-		compiled = sync.OnceValue(func() *os.File {
+	k, ok := f.known[key]
+	if !ok && len(f.known) < maxFilters {
+		k = known{calls: calls, filter: sync.OnceValue(func() *os.File {
 			file, err := f.compile(context.WithoutCancel(ctx), profile)
 			if err != nil {
 				klog.FromContext(ctx).Error(err, "Seccomp filter not compiled ahead; this start compiles it")
 				f.forget(key)
 			}
 			return file
-		})
-		f.known[key] = compiled
+		})}
+		f.known[key] = k
 	}
 	f.mu.Unlock()
-	if compiled == nil {
-		return nil
+	if k.filter == nil {
+		return nil, calls
 	}
-	return compiled()
+	filter = k.filter()
+	return filter, k.calls
 }
 
 // forget has the next get compile a profile again.
@@ -114,4 +124,35 @@ func CompileFilter() error {
 		return err
 	}
 	return errNoFilter
+}
+
+// lastCalls are the indexes in names, which are system calls, of those that have the highest
+// number on an architecture each: on archs, as libseccomp calls them, and on the machine's
+// own. What is beyond them is unknown to a profile (ENOSYS), and that is all that is asked of
+// a profile's calls when its filter is there already.
+func lastCalls(archs, names []string) (indexes []int, err error) {
+	native, err := libseccomp.GetNativeArch()
+	if err != nil {
+		return nil, err
+	}
+	all := []libseccomp.ScmpArch{native}
+	for _, name := range archs {
+		arch, err := libseccomp.GetArchFromString(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, arch)
+	}
+	for _, arch := range all {
+		last, at := libseccomp.ScmpSyscall(0), -1
+		for i, name := range names {
+			if n, err := libseccomp.GetSyscallFromNameByArch(name, arch); err == nil && n > last {
+				last, at = n, i
+			}
+		}
+		if at >= 0 && !slices.Contains(indexes, at) {
+			indexes = append(indexes, at)
+		}
+	}
+	return indexes, nil
 }
