@@ -43,6 +43,7 @@ type Keeper struct {
 	pools    *pools
 	escrow   escrow
 	gate     gate
+	rest     rest
 	heed     func()        // asks for the signals that we listen to
 	idle     chan struct{} // closed when there is nothing left to live for
 	retired  chan struct{} // closed when no container runs after a SIGTERM
@@ -67,6 +68,7 @@ func New(ctx context.Context, o Options) (*Keeper, error) {
 		nursery: n,
 		filters: container.NewFilters(n.wait),
 		pools:   newPools(),
+		rest:    newRest(),
 		idle:    make(chan struct{}),
 		retired: make(chan struct{}),
 		tasks:   map[string]*task{},
@@ -216,7 +218,7 @@ const killLimit = 10 * time.Second
 func (k *Keeper) watch(t *task) {
 	t.pidfd.WaitEnd()
 	at := time.Now()
-	leave, err := k.gate.enter(k.ctx, "the end of a container", anEnd)
+	leave, err := k.pass(k.ctx, "the end of a container", anEnd)
 	if err != nil {
 		return // never: the context has no end
 	}

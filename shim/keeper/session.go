@@ -80,7 +80,7 @@ func (s *session) serve(ctx context.Context, req *api.SessionRequest) error {
 	if req.Process != nil {
 		what = "exec"
 	}
-	leave, err := s.k.gate.enter(ctx, what, aStream)
+	leave, err := s.k.pass(ctx, what, aStream)
 	if err != nil {
 		return err
 	}
