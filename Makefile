@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: help build berthd shim setup tools test test-vm test-powercut test-faults test-logs test-crash test-exits test-abuse soak demo bench-pull bench-cold bench-restart bench-idle clean
+.PHONY: help build berthd shim setup tools test test-vm test-powercut test-faults test-logs test-crash test-exits test-abuse soak demo bench-pull bench-cold bench-restart bench-idle bench-shim clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ bench-restart: setup build ## kill berthd under a hundred pods and time how soon
 
 bench-idle: setup build ## what a node with pods costs at rest, and lists, statuses and stats; BENCH=-help lists the flags
 	@go run ./test/bench/idle $(BENCH)
+
+bench-shim: setup build ## time what keeping containers takes: calls, commands, memory, logs; BENCH=-help lists the flags
+	@go run ./test/bench/shim $(BENCH)
 
 clean: ## remove what was built and cached
 	rm -rf bin .cache

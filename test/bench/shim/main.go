@@ -2,8 +2,8 @@
 // RunPodSandbox to RemovePodSandbox, with berthd's own stages; commands; the memory of
 // berthd and its shims over the number of pods; and how fast a container's output is logged.
 //
-//	make build && go run ./test/bench/shim
-//	go run ./test/bench/shim -pods 100 -execs 500 -memory 60 -log 1024
+//	make bench-shim
+//	make bench-shim BENCH="-pods 100 -execs 500 -memory 60 -log 1024"
 package main
 
 import (
