@@ -87,6 +87,7 @@ rate_burst = 5000
 [network]
 conf_dir = "/c"
 bin_dirs = ["/b"]
+in_process = false
 embedded = true
 [image]
 certs_dir = "/certs"
@@ -119,7 +120,7 @@ tls_key = "/tls.key"
 address = "localhost:9477"
 `, func(c *Config) {
 			*c = Config{
-				Root: "/r", State: "/s", Socket: "/s.sock", Log: Log{4, "json", 1000, 5000}, Network: Network{"/c", []string{"/b"}, true},
+				Root: "/r", State: "/s", Socket: "/s.sock", Log: Log{4, "json", 1000, 5000}, Network: Network{"/c", []string{"/b"}, false, true},
 				Image: Image{"/certs", "/registries.conf", "/config.json", 8, 2, 6, []string{"registry.k8s.io/pause:3.10"}}, Shim: Shim{"/shim", 1, UpgradeNever}, Snapshot: Snapshot{"lazy", 0},
 				Cgroup: Cgroup{"cgroupfs"}, CDI: CDI{[]string{"/cdi"}}, Streaming: Streaming{"[::1]:10010", "/tls.crt", "/tls.key"}, Metrics: Metrics{"localhost:9477"}, Handlers: map[string]Handler{},
 				ProxyPlugins: map[string]ProxyPlugin{"lazy": {"/lazy.sock"}},

@@ -78,8 +78,8 @@ func program(key, path string) error {
 }
 
 // lacksPlugins is an error where there are no CNI plugins at all, or not those of
-// the embedded network, if that is on. What a network add-on's configuration
-// names comes with the add-on, later perhaps, and berth status tells.
+// the embedded network, if that is on, unless berthd answers those itself. What a network
+// add-on's configuration names comes with the add-on, later perhaps, and berth status tells.
 func (c Config) lacksPlugins() error {
 	lacks := MissingPlugins(c.Network, exists)
 	switch {
@@ -97,9 +97,12 @@ func (c Config) lacksPlugins() error {
 	return fmt.Errorf("network.bin_dirs: there are no CNI plugins in %s: install them, or name the folder where they are", strings.Join(c.Network.BinDirs, ", "))
 }
 
-// MissingPlugins are those of EmbeddedPlugins that are in no bin_dirs, where has
-// tells whether there is a file.
+// MissingPlugins are those of EmbeddedPlugins that are in no bin_dirs and that berthd does
+// not answer itself, where has tells whether there is a file.
 func MissingPlugins(n Network, has func(path string) bool) []string {
+	if n.InProcess {
+		return nil
+	}
 	return slices.DeleteFunc(slices.Clone(EmbeddedPlugins), func(plugin string) bool {
 		return slices.ContainsFunc(n.BinDirs, func(dir string) bool { return has(filepath.Join(dir, plugin)) })
 	})

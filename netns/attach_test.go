@@ -25,16 +25,35 @@ type node struct {
 	bridge string
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t *testing.T, w way) *node {
 	t.Helper()
 	inHostOfItsOwn(t)
 	bin := realPlugins(t)
+	if w == withoutPrograms {
+		bin = t.TempDir()
+	}
 	ns, _ := namespaces(t)
 	h := &node{t: t, ns: ns, bridge: "brtest0"}
-	h.net = openNetwork(t, Options{ConfDir: filepath.Join(t.TempDir(), "net.d"), BinDirs: []string{bin}, Embedded: true, Bridge: h.bridge})
+	h.net = openNetwork(t, Options{ConfDir: filepath.Join(t.TempDir(), "net.d"), BinDirs: []string{bin}, Embedded: true, Bridge: h.bridge, InProcess: w != byPrograms})
 	h.ipam = filepath.Join(h.net.o.CacheDir, "ipam", embeddedName)
 	until(t, h.net, "the plugins have answered", func() bool { return h.net.Ready() == nil })
 	return h
+}
+
+// A way is how the reference plugins are called.
+type way string
+
+const (
+	byPrograms      way = "by programs"
+	inProcess       way = "in process"
+	withoutPrograms way = "in process, without programs"
+)
+
+// onNodes runs a test on a node of each kind.
+func onNodes(t *testing.T, test func(*testing.T, *node), ways ...way) {
+	for _, w := range ways {
+		t.Run(string(w), func(t *testing.T) { test(t, newNode(t, w)) })
+	}
 }
 
 // pod makes a pod's namespace and says how it is to be attached.
@@ -113,8 +132,9 @@ func (h *node) wantNothingLeft() {
 	}
 }
 
-func TestAttach(t *testing.T) {
-	h := newNode(t)
+func TestAttach(t *testing.T) { onNodes(t, testAttach, byPrograms, inProcess, withoutPrograms) }
+
+func testAttach(t *testing.T, h *node) {
 	a, b := h.pod("pod-a"), h.pod("pod-b")
 	a.PortMappings = []PortMapping{{HostPort: 18080, ContainerPort: 80, Protocol: "TCP"}, {ContainerPort: 81}}
 	a.Annotations = map[string]string{IPsAnnotation: "10.88.0.77"}
@@ -164,7 +184,10 @@ func TestAttach(t *testing.T) {
 }
 
 func TestAttachLimitsBandwidth(t *testing.T) {
-	h := newNode(t)
+	onNodes(t, testAttachLimitsBandwidth, byPrograms, inProcess)
+}
+
+func testAttachLimitsBandwidth(t *testing.T, h *node) {
 	a := h.pod("pod-a")
 	a.Annotations = map[string]string{EgressAnnotation: "10M", IngressAnnotation: "20M"}
 	h.attach(a)
@@ -177,7 +200,10 @@ func TestAttachLimitsBandwidth(t *testing.T) {
 }
 
 func TestDetachWithoutTheNamespace(t *testing.T) {
-	h := newNode(t)
+	onNodes(t, testDetachWithoutTheNamespace, byPrograms, inProcess, withoutPrograms)
+}
+
+func testDetachWithoutTheNamespace(t *testing.T, h *node) {
 	a := h.pod("pod-a")
 	a.PortMappings = []PortMapping{{HostPort: 18080, ContainerPort: 80}}
 	h.attach(a)
@@ -203,7 +229,10 @@ func TestDetachWithoutTheNamespace(t *testing.T) {
 }
 
 func TestDetachAfterHalfAnAttach(t *testing.T) {
-	h := newNode(t)
+	onNodes(t, testDetachAfterHalfAnAttach, byPrograms, inProcess, withoutPrograms)
+}
+
+func testDetachAfterHalfAnAttach(t *testing.T, h *node) {
 	bin := t.TempDir()
 	script(t, bin, "fail", `[ "$CNI_COMMAND" = ADD ] || exit 0
 echo '{"code":11,"msg":"the controller is away"}'; exit 1`)

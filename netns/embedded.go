@@ -45,7 +45,7 @@ func (n *Network) embedded() ([]byte, error) {
 		},
 		{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}},
 	}
-	if _, err := n.exec.FindInPath("bandwidth", n.o.BinDirs); err == nil {
+	if _, err := program("bandwidth", n.o.BinDirs); err == nil {
 		plugins = append(plugins, map[string]any{
 			"type": "bandwidth", "capabilities": map[string]bool{"bandwidth": true},
 		})

@@ -11,8 +11,9 @@ import (
 
 // TestGCHostLocal: what host-local has on record from before the machine's boot, and no
 // pod on record has, is given back; it has no GC of its own.
-func TestGCHostLocal(t *testing.T) {
-	h := newNode(t)
+func TestGCHostLocal(t *testing.T) { onNodes(t, testGCHostLocal, byPrograms, inProcess) }
+
+func testGCHostLocal(t *testing.T, h *node) {
 	mine := h.pod("mine")
 	h.attach(mine)
 	kept := h.pod("kept")

@@ -129,18 +129,26 @@ func inline(list *libcni.NetworkConfigList, more []*libcni.PluginConfig) (*libcn
 	return parseList(data)
 }
 
-// missing names the programs that list needs and dirs do not have: the plugins,
-// and the address management that they call.
+// missing names the programs that list needs and dirs do not have: the plugins that are
+// not answered in this process, and the address management that those call.
 func missing(exec *plugins, list *libcni.NetworkConfigList, dirs []string) []string {
 	var names []string
+	need := func(name, why string) {
+		if !slices.ContainsFunc(names, func(n string) bool { return n == name || strings.HasPrefix(n, name+" ") }) {
+			names = append(names, name+why)
+		}
+	}
 	for _, p := range list.Plugins {
-		for _, name := range []string{p.Network.Type, p.Network.IPAM.Type} {
-			if name == "" || slices.Contains(names, name) {
-				continue
-			}
-			if _, err := exec.FindInPath(name, dirs); err != nil {
-				names = append(names, name)
-			}
+		path, err := exec.FindInPath(p.Network.Type, dirs)
+		if err != nil {
+			need(p.Network.Type, "")
+		} else if in, err := exec.inProcess(path, p.Bytes, dirs); in {
+			continue
+		} else if err != nil {
+			need(p.Network.Type, " ("+err.Error()+")")
+		}
+		if _, err := program(p.Network.IPAM.Type, dirs); err != nil && p.Network.IPAM.Type != "" {
+			need(p.Network.IPAM.Type, "")
 		}
 	}
 	return names

@@ -11,6 +11,8 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/berthd/berth/netns/plugin"
 )
 
 // Options says where CNI lives on this node.
@@ -24,6 +26,10 @@ type Options struct {
 	Embedded bool
 	Bridge   string // the embedded network's interface on the host; "" is berth0; at most 15 bytes
 	DataDir  string // the embedded network's taken addresses; "" is CacheDir/ipam
+
+	// InProcess has the reference plugins loopback, bridge, ptp, host-local and portmap answered
+	// in this process, where their programs would be run or are not there (package plugin).
+	InProcess bool
 
 	Deadline time.Duration // of one ADD or DEL of all plugins; 0 is two minutes
 
@@ -95,6 +101,9 @@ func OpenNetwork(ctx context.Context, o Options) (*Network, error) {
 		users: semaphore.NewWeighted(allUsers),
 		asked: make(chan struct{}, 1),
 		done:  make(chan struct{}),
+	}
+	if o.InProcess {
+		n.exec.reference = &plugin.Plugins{}
 	}
 	n.cni = libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.CacheDir, n.exec)
 	n.view.Store(&view{next: make(chan struct{})})

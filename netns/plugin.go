@@ -18,6 +18,7 @@ import (
 
 	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/held"
+	"github.com/berthd/berth/netns/plugin"
 )
 
 const (
@@ -27,9 +28,9 @@ const (
 	busyTries         = 5
 )
 
-// plugins runs CNI plugins for libcni. Unlike libcni's own executor it does not
-// wait for what a plugin has started: at the deadline the plugin and its
-// children are killed and the call returns.
+// plugins runs CNI plugins for libcni, or answers them in this process (answer.go).
+// Unlike libcni's own executor it does not wait for what a plugin has started: at the
+// deadline the plugin and its children are killed and the call returns.
 //
 // A plugin works on when the daemon dies: cut short, the reference plugins leave
 // things that their DEL does not find again. So that the next daemon does not run
@@ -40,10 +41,23 @@ type plugins struct {
 	patience time.Duration // for a plugin of a dead daemon
 	deadline time.Duration // for which a plugin may run
 	running  sync.Map      // container ID to the name of the plugin that runs for it
+
+	reference *plugin.Plugins // answers the reference plugins; nil runs their programs
+	programs  plugin.Programs
 }
 
-// FindInPath returns the plugin's file in the first of dirs that has one.
-func (*plugins) FindInPath(plugin string, dirs []string) (string, error) {
+// FindInPath returns the plugin's file in the first of dirs that has one, or else what
+// stands for one that needs none.
+func (p *plugins) FindInPath(name string, dirs []string) (string, error) {
+	path, err := program(name, dirs)
+	if err != nil && p.reference != nil && p.reference.Has(name) {
+		return absent(name), nil
+	}
+	return path, err
+}
+
+// program returns the plugin's file in the first of dirs that has one.
+func program(plugin string, dirs []string) (string, error) {
 	if plugin == "" || strings.ContainsRune(plugin, '/') {
 		return "", fmt.Errorf("CNI plugin %q: not a plugin's name", plugin)
 	}
@@ -56,8 +70,8 @@ func (*plugins) FindInPath(plugin string, dirs []string) (string, error) {
 	return "", fmt.Errorf("CNI plugin %q: no such program in %s", plugin, strings.Join(dirs, ", "))
 }
 
-// ExecPlugin runs the program at path once: conf on its stdin, its stdout back.
-// A program that is being installed at this moment is waited for a little.
+// ExecPlugin runs the program at path once, or answers in its place: conf on its stdin,
+// its stdout back. A program that is being installed at this moment is waited for a little.
 func (p *plugins) ExecPlugin(ctx context.Context, path string, conf []byte, env []string) ([]byte, error) {
 	name := filepath.Base(path)
 	defer held.Begin(ctx, held.Stage, "CNI plugin "+name)()
@@ -69,6 +83,17 @@ func (p *plugins) ExecPlugin(ctx context.Context, path string, conf []byte, env 
 	id := containerOf(env)
 	p.running.Store(id, name)
 	defer p.running.Delete(id)
+	if in, err := p.inProcess(path, conf, pathOf(env)); err != nil {
+		return nil, err
+	} else if in {
+		return p.answer(ctx, path, conf, env, lock)
+	}
+	return runProgram(ctx, path, conf, env, lock)
+}
+
+// runProgram runs the program at path, which inherits lock.
+func runProgram(ctx context.Context, path string, conf []byte, env []string, lock *os.File) ([]byte, error) {
+	name := filepath.Base(path)
 	for try := 1; ; try++ {
 		var stdout, stderr capped
 		cmd := exec.CommandContext(ctx, path)

@@ -303,7 +303,7 @@ func TestConfig(t *testing.T) {
 func TestConfigCheckNode(t *testing.T) {
 	dir := t.TempDir()
 	path, shim, plugins := filepath.Join(dir, "berth.toml"), filepath.Join(dir, "berth-shim"), filepath.Join(dir, "cni")
-	text := fmt.Sprintf("shim.binary = %q\nhandlers.crun.path = %q\nnetwork.bin_dirs = [%q]\n", shim, filepath.Join(dir, "crun"), plugins)
+	text := fmt.Sprintf("shim.binary = %q\nhandlers.crun.path = %q\nnetwork.bin_dirs = [%q]\nnetwork.in_process = false\n", shim, filepath.Join(dir, "crun"), plugins)
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -345,6 +345,12 @@ func TestConfigCheckNode(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	contains(t, out, "network.embedded: the plugins bridge, host-local, portmap are in none of", "streaming.tls_cert: stat /none: no such file", "streaming.tls_key: ")
+	if err := os.WriteFile(path, []byte(strings.ReplaceAll(text, "in_process = false", "in_process = true")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, _ = run(t, "config", "check", path); strings.Contains(out, "plugins") {
+		t.Errorf("plugins that berthd answers itself are wanted: %s", out)
+	}
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
 		contains(t, out, "cgroup.driver: systemd does not run this machine")
 	}

@@ -119,7 +119,8 @@ func serve(ctx context.Context, cfg config.Config) error {
 func openNetwork(ctx context.Context, cfg config.Config) (*netns.Network, error) {
 	return netns.OpenNetwork(ctx, netns.Options{
 		ConfDir: cfg.Network.ConfDir, BinDirs: cfg.Network.BinDirs, Embedded: cfg.Network.Embedded,
-		CacheDir: filepath.Join(cfg.Root, "cni-cache"),
+		InProcess: cfg.Network.InProcess,
+		CacheDir:  filepath.Join(cfg.Root, "cni-cache"),
 	})
 }
 
