@@ -5,6 +5,9 @@ import (
 	"strings"
 )
 
+// commentLimit is how many bytes of a comment the kernel keeps, beside its type, its length and an end.
+const commentLimit = 253
+
 func align(n int) int { return (n + 3) &^ 3 }
 
 // attr is one attribute, with what stands behind it to the next.
@@ -25,7 +28,7 @@ func text(s string) []byte { return append([]byte(s), 0) }
 func be32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
 
 func userdata(comment string) []byte {
-	b := text(comment[:min(len(comment), 254)])
+	b := text(comment[:min(len(comment), commentLimit)])
 	return append([]byte{udataComment, byte(len(b))}, b...)
 }
 

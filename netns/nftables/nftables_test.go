@@ -88,7 +88,7 @@ func TestBatch(t *testing.T) {
 	if err != nil || len(rules) != 3 {
 		t.Fatal(rules, err)
 	}
-	for i, comment := range []string{"", "one", long[:254]} {
+	for i, comment := range []string{"", "one", long[:commentLimit]} {
 		if r := rules[i]; r.Handle == 0 || r.Target != "to" || r.Comment != comment {
 			t.Errorf("rule %d: %+v", i, r)
 		}
@@ -121,8 +121,13 @@ func TestBatch(t *testing.T) {
 	rest.Flush(table, "c")
 	rest.Flush(table, "to")
 	rest.DeleteChain(table, "to")
-	if err := c2.Commit(&rest); err == nil {
-		t.Error("a rule was deleted twice")
+	if err := c2.Commit(&rest); err != nil {
+		t.Error(err)
+	}
+	for _, chain := range []string{"c", "to"} {
+		if has, err := c2.HasChain(table, chain); has != (chain == "c") || err != nil {
+			t.Errorf("%s: %t, %v", chain, has, err)
+		}
 	}
 }
 

@@ -278,7 +278,7 @@ func (b *Batch) AddBase(t Table, chain string, h Hook) {
 		attr(unix.NFTA_CHAIN_POLICY, be32(accept)), attr(unix.NFTA_CHAIN_TYPE, text("nat")))
 }
 
-// AddRule adds a rule at the end of a chain. A comment of more than 254 bytes is cut.
+// AddRule adds a rule at the end of a chain. A comment of more than 253 bytes is cut.
 func (b *Batch) AddRule(t Table, chain, comment string, exprs ...[]Expr) {
 	var list []byte
 	for _, part := range exprs {
@@ -323,6 +323,9 @@ func (c *Conn) Commit(b *Batch) error {
 	flags := all[len(begin)+b.last+6:]
 	binary.NativeEndian.PutUint16(flags, binary.NativeEndian.Uint16(flags)|unix.NLM_F_ACK)
 	all = append(all, edge(unix.NFNL_MSG_BATCH_END, b.n+1)...)
+	if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, max(2*len(all), bufferSize)); err != nil {
+		return fmt.Errorf("nftables: %w", os.NewSyscallError("setsockopt", err))
+	}
 	if err := unix.Sendto(c.fd, all, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("nftables: %w", os.NewSyscallError("sendto", err))
 	}
