@@ -85,8 +85,8 @@ func TestInProcessInAChain(t *testing.T) {
 	}
 	h.remove(a)
 	h.wantNothingLeft()
-	for _, command := range []string{"ADD", "DEL"} {
-		if told, err := os.ReadFile(filepath.Join(bin, "after."+command)); err != nil || !says(textError(told), `"prevResult":`, `"name":"brtest0"`) {
+	for command, want := range map[string]string{"ADD": `"name":"brtest0"`, "DEL": `"10.88.200.1/16"`} {
+		if told, err := os.ReadFile(filepath.Join(bin, "after."+command)); err != nil || !says(textError(told), `"prevResult":`, want) {
 			t.Errorf("at %s it was told %s, %v", command, told, err)
 		}
 	}

@@ -239,7 +239,9 @@ func (h *host) state() string {
 		}
 	}
 	for _, args := range [][]string{{"nft", "list", "ruleset"}, {"iptables-save"}, {"ip6tables-save"}} {
-		section(strings.Join(args, " "), plain(h.said("", args...)))
+		if _, err := exec.LookPath(args[0]); err == nil {
+			section(strings.Join(args, " "), plain(h.said("", args...)))
+		}
 	}
 	section("files", h.files())
 	return strings.ReplaceAll(b.String(), h.dir, "DIR")

@@ -2,6 +2,10 @@ package plugin
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,12 +95,62 @@ var sides = []string{"pod1", strings.Repeat("5d", 32)}
 // TestSame has the programs and this package make the same, with two pods, and each take away
 // what the other has made.
 func TestSame(t *testing.T) {
+	compare(t, programs(t), chains)
+}
+
+// TestSameWithOtherTools: on nodes whose iptables is the one from before nf_tables, and where there is
+// none.
+func TestSameWithOtherTools(t *testing.T) {
+	var some []chain
+	for _, c := range chains {
+		switch c.name {
+		case "a node's usual", "IPv6 alone", "ports by condition":
+			some = append(some, c)
+		}
+	}
 	bin := programs(t)
+	tools := t.TempDir()
+	for _, name := range []string{"nft", "ip", "sh", "nsenter", "grep"} {
+		link(t, tools, name, name)
+	}
+	t.Run("without iptables", func(t *testing.T) {
+		t.Setenv("PATH", tools)
+		compare(t, bin, slices.DeleteFunc(slices.Clone(some), func(c chain) bool { return c.name == "ports by condition" }))
+	})
+	t.Run("iptables-legacy", func(t *testing.T) {
+		if _, err := exec.LookPath("iptables-legacy"); err != nil {
+			t.Skip(err)
+		}
+		for _, family := range []string{"iptables", "ip6tables"} {
+			for _, of := range []string{"", "-save", "-restore"} {
+				link(t, tools, family+of, family+"-legacy"+of)
+			}
+		}
+		t.Setenv("PATH", tools)
+		compare(t, bin, some)
+	})
+}
+
+// link has a folder have a program by another name.
+func link(t *testing.T, dir, name, program string) {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err == nil {
+		err = os.Symlink(path, filepath.Join(dir, name))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// compare has each chain made and removed both ways, and wants the same.
+func compare(t *testing.T, bin string, chains []chain) {
 	for _, c := range chains {
 		t.Run(c.name, func(t *testing.T) {
-			program, us := byProgram(bin), byUs(&Plugins{})
+			program := byProgram(bin)
 			want := live(t, c, program, program)
-			for _, pair := range [][2]way{{us, us}, {us, program}, {program, us}} {
+			us := func() way { return byUs(&Plugins{}) } // which knows one host
+			for _, pair := range [][2]way{{us(), us()}, {us(), program}, {program, us()}} {
 				got := live(t, c, pair[0], pair[1])
 				what := "made " + pair[0].name + ", removed " + pair[1].name
 				if len(got) != len(want) {
@@ -192,12 +246,14 @@ func live(t *testing.T, c chain, makes, removes way) (all []seen) {
 				}
 			}
 		}
-		for range 2 { // once more: there is nothing any more
-			for _, id := range sortedKeys(h.pods) {
+		for again := range 2 { // once more: there is nothing any more
+			for i, id := range sortedKeys(h.pods) {
 				if err := h.del(removes, c, id); err != nil {
 					t.Errorf("DEL %s: %v", removes.name, err)
 				}
-				note("the state after DEL", h.state())
+				if again == 0 || i == len(h.pods)-1 {
+					note("the state after DEL", h.state())
+				}
 			}
 		}
 	})
