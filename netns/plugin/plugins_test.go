@@ -190,9 +190,9 @@ func TestReference(t *testing.T) {
 		want bool
 	}{
 		{of(main, "v1.9.1"), true},
-		{of(main, "v1.6.0"), true},
-		{of(main, "v1.9.1+dirty"), true},
-		{of(main, "v1.5.1"), false},
+		{of(main, "v1.9.0"), true},
+		{of(main, "v1.9.1+dirty"), false},
+		{of(main, "v1.8.0"), false},
 		{of(main, "v1.10.0"), false},
 		{of(main, "v2.9.0"), false},
 		{of(main, "v1.9.2-0.20260101000000-abcdefabcdef"), false},

@@ -6,17 +6,16 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
-	"strconv"
+	"slices"
 	"sync"
 )
 
-// The reference plugins' module, and the minor versions of 1 that are known to leave and to
-// take away what version 1.9.1 does: from 1.6 on they write rules of nf_tables.
-const (
-	module      = "github.com/containernetworking/plugins"
-	firstMinor  = 6
-	latestMinor = 9
-)
+// module is the reference plugins'.
+const module = "github.com/containernetworking/plugins"
+
+// versions are those that leave what is left here. Those before 1.9.0 have other rules of nf_tables
+// and other settings, and one that comes may have.
+var versions = []string{"v1.9.0", "v1.9.1"}
 
 // folders are where the module has its plugins.
 var folders = map[string]string{"loopback": "main", "bridge": "main", "ptp": "main", "host-local": "ipam", "portmap": "meta"}
@@ -38,7 +37,7 @@ type program struct {
 // nothing of its version is not.
 func (p *Programs) Reference(path string) bool {
 	fi, err := os.Stat(path)
-	if err != nil {
+	if err != nil || !fi.Mode().IsRegular() {
 		return false
 	}
 	id := idOf(fi)
@@ -58,7 +57,7 @@ func (p *Programs) Reference(path string) bool {
 
 func isReference(info *debug.BuildInfo, name string) bool {
 	folder, ok := folders[name]
-	return ok && info.Path == module+"/plugins/"+folder+"/"+name && knownVersion(versionOf(info))
+	return ok && info.Path == module+"/plugins/"+folder+"/"+name && slices.Contains(versions, versionOf(info))
 }
 
 // buildVersion is how the project's own build names the version.
@@ -76,16 +75,4 @@ func versionOf(info *debug.BuildInfo) string {
 		}
 	}
 	return ""
-}
-
-// release is a version without anything that says that it is not quite that one.
-var release = regexp.MustCompile(`^v?1\.([0-9]{1,3})\.[0-9]+(\+dirty|\+incompatible)?$`)
-
-func knownVersion(v string) bool {
-	m := release.FindStringSubmatch(v)
-	if m == nil {
-		return false
-	}
-	minor, err := strconv.Atoi(m[1])
-	return err == nil && minor >= firstMinor && minor <= latestMinor
 }
