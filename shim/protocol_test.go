@@ -27,7 +27,7 @@ func (o otherShim) List(_ context.Context, _ *shimapi.ListRequest) (*shimapi.Lis
 // A shim that we do not speak to keeps its containers, and is told of.
 func TestIncompatible(t *testing.T) {
 	h := newHost(t)
-	dir := shimapi.ShimDir(h.state, "other")
+	dir := shimapi.ShimDir(h.state, "0123456789abcdef")
 	if err := os.MkdirAll(shimapi.TaskDir(dir), 0o700); err != nil {
 		t.Fatal(err)
 	}
