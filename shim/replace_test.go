@@ -53,8 +53,9 @@ func TestShimKilled(t *testing.T) {
 func TestBothKilled(t *testing.T) {
 	const n = 300
 	h := newHost(t)
-	b := h.box(fmt.Sprintf("i=0; while [ $i -lt %d ]; do i=$((i+1)); echo line $i; echo $i >/test/at; busybox usleep 3000; done; exit 5", n))
+	b := h.box(fmt.Sprintf("i=0; while [ $i -lt %d ]; do i=$((i+1)); echo line $i; echo $i >/test/at; busybox usleep 3000; done; read _ </test/go; exit 5", n))
 	dir := b.share()
+	fifo(t, dir, "go") // one that ends while both are dead loses what nobody has read
 	at := func() (line int) {
 		data, _ := os.ReadFile(filepath.Join(dir, "at"))
 		_, _ = fmt.Sscan(string(data), &line) // it is being written
@@ -70,6 +71,7 @@ func TestBothKilled(t *testing.T) {
 	then := at()
 	eventually(t, "the container says more", func() bool { return at() > then+20 })
 	h.reopen()
+	writeFifo(t, dir, "go")
 	if exit := b.wait(); exit.Code != 5 {
 		t.Errorf("exit %+v", exit)
 	}
