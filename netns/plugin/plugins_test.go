@@ -407,7 +407,7 @@ func TestLockIsAwaited(t *testing.T) {
 	}
 }
 
-// BenchmarkAdd is ADD and DEL of a node's usual configuration, without ports, both ways.
+// BenchmarkAdd is ADD and DEL of a node's usual configuration, with ports and without, both ways.
 func BenchmarkAdd(b *testing.B) {
 	bin := programs(b)
 	for _, with := range []struct {
