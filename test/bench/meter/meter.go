@@ -35,9 +35,9 @@ func Of(pid int) (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	u, err := of(pid)
+	u, err := Own(pid)
 	for todo := children[pid]; err == nil && len(todo) > 0; todo = todo[1:] {
-		one, childErr := of(todo[0])
+		one, childErr := Own(todo[0])
 		if childErr != nil {
 			continue // ended meanwhile: its parent has its account
 		}
@@ -48,8 +48,9 @@ func Of(pid int) (Usage, error) {
 	return u, err
 }
 
-// of reads one process's.
-func of(pid int) (u Usage, err error) {
+// Own reads the usage of the process pid, with that of descendants that have ended and been
+// waited for.
+func Own(pid int) (u Usage, err error) {
 	stat, err := statOf(pid)
 	if err != nil {
 		return u, err
