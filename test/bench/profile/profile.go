@@ -35,6 +35,15 @@ type Recording struct {
 
 // Start takes samples of the process pid, and of what it starts, until Stop.
 func Start(ctx context.Context, pid int) (*Recording, error) {
+	return start(ctx, "-p", strconv.Itoa(pid))
+}
+
+// StartMachine takes samples of all that runs, with their times, until Sort.
+func StartMachine(ctx context.Context) (*Recording, error) {
+	return start(ctx, "-a", "-k", "realtime")
+}
+
+func start(ctx context.Context, what ...string) (*Recording, error) {
 	perf, err := exec.LookPath("perf")
 	if err != nil {
 		return nil, ErrNoPerf
@@ -54,8 +63,8 @@ func Start(ctx context.Context, pid int) (*Recording, error) {
 		return nil, errors.Join(err, ack.Close(), ackWrite.Close(), os.RemoveAll(dir))
 	}
 	r.ctl, r.ack = ctl, ack
-	r.cmd = exec.CommandContext(ctx, perf, "record", "-q", "-e", "cpu-clock", "-F", strconv.Itoa(perSecond), "-g", "-p", strconv.Itoa(pid),
-		"--delay=-1", "--control=fd:3,4", "-o", filepath.Join(dir, "data"))
+	args := []string{"record", "-q", "-e", "cpu-clock", "-F", strconv.Itoa(perSecond), "-g", "--delay=-1", "--control=fd:3,4", "-o", filepath.Join(dir, "data")}
+	r.cmd = exec.CommandContext(ctx, perf, append(args, what...)...)
 	r.cmd.ExtraFiles = []*os.File{ctlRead, ackWrite}
 	var said strings.Builder
 	r.cmd.Stderr = &said
@@ -79,28 +88,56 @@ func Start(ctx context.Context, pid int) (*Recording, error) {
 // Stop ends the recording and sorts what it holds. owner is the beginning of the names of
 // the program's own functions.
 func (r *Recording) Stop(ctx context.Context, owner string) (Profile, error) {
+	t := newTally(owner)
+	err := r.stop(ctx, "comm,period,ip,sym,dso", t.add)
+	return t.profile(), err
+}
+
+// Sort is Stop for a recording of the whole machine. It has a profile for each class that a
+// sample may be of, by when it was taken; those of class "" and of idle processors are left out.
+func (r *Recording) Sort(ctx context.Context, owner string, class func(at time.Time) string) (map[string]Profile, error) {
+	tallies := map[string]*tally{}
+	err := r.stop(ctx, "comm,time,period,ip,sym,dso", func(s sample) {
+		name := class(s.at)
+		if name == "" || s.program == "swapper" {
+			return
+		}
+		if tallies[name] == nil {
+			tallies[name] = newTally(owner)
+		}
+		tallies[name].add(s)
+	})
+	out := map[string]Profile{}
+	for name, t := range tallies {
+		out[name] = t.profile()
+	}
+	return out, err
+}
+
+// stop ends the recording and calls each for every sample in it.
+func (r *Recording) stop(ctx context.Context, fields string, each func(sample)) error {
 	defer r.close()
 	if _, err := r.ctl.WriteString("stop\n"); err != nil {
 		_ = r.cmd.Process.Kill()
 	}
 	if err := r.cmd.Wait(); err != nil {
-		return Profile{}, fmt.Errorf("perf record: %w", err)
+		return fmt.Errorf("perf record: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, "perf", "script", "-i", filepath.Join(r.dir, "data"), "-F", "comm,period,ip,sym,dso")
+	cmd := exec.CommandContext(ctx, "perf", "script", "-i", filepath.Join(r.dir, "data"), "-F", fields)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return Profile{}, err
+		return err
 	}
 	var said strings.Builder
 	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
-		return Profile{}, err
+		return err
 	}
-	p, err := parse(out, owner)
+	err = parse(out, each)
 	if waitErr := cmd.Wait(); err == nil && waitErr != nil {
 		err = fmt.Errorf("perf script: %w: %s", waitErr, said.String())
 	}
-	return p, err
+	return err
 }
 
 // close frees what a recording holds.
@@ -116,25 +153,51 @@ type Share struct {
 
 // A Profile is where CPU went; each list holds all of it, the largest share first.
 type Profile struct {
-	CPU  time.Duration
-	Work []Share // by kind of work, or by system call
-	Code []Share // by the program's own function nearest to the work
+	CPU      time.Duration
+	Work     []Share // by kind of work, or by system call
+	Code     []Share // by the program's own function nearest to the work
+	Programs []Share // by the name of the thread that ran
 }
 
-// parse reads perf script's output: for each sample a line with its period in
-// nanoseconds, a line for each frame from the innermost, and an empty line.
-func parse(from io.Reader, owner string) (Profile, error) {
-	var p Profile
-	work, code := map[string]time.Duration{}, map[string]time.Duration{}
-	var period time.Duration
-	var stack []string
+// A sample stands for its period of CPU.
+type sample struct {
+	program string
+	at      time.Time // zero where the recording has no times
+	period  time.Duration
+	stack   []string // symbols, the innermost first
+}
+
+// A tally adds samples up.
+type tally struct {
+	owner                string
+	cpu                  time.Duration
+	work, code, programs map[string]time.Duration
+}
+
+func newTally(owner string) *tally {
+	return &tally{owner: owner, work: map[string]time.Duration{}, code: map[string]time.Duration{}, programs: map[string]time.Duration{}}
+}
+
+func (t *tally) add(s sample) {
+	t.cpu += s.period
+	t.work[kind(s.stack)] += s.period
+	t.code[nearest(s.stack, t.owner)] += s.period
+	t.programs[s.program] += s.period
+}
+
+func (t *tally) profile() Profile {
+	return Profile{CPU: t.cpu, Work: sorted(t.work), Code: sorted(t.code), Programs: sorted(t.programs)}
+}
+
+// parse reads perf script's output: for each sample a line with the thread's name, the time in
+// seconds and its period in nanoseconds, a line for each frame from the innermost, and an empty line.
+func parse(from io.Reader, each func(sample)) error {
+	var s sample
 	end := func() {
-		if period > 0 {
-			p.CPU += period
-			work[kind(stack)] += period
-			code[nearest(stack, owner)] += period
+		if s.period > 0 {
+			each(s)
 		}
-		period, stack = 0, nil
+		s = sample{}
 	}
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, 1<<20)
@@ -143,20 +206,51 @@ func parse(from io.Reader, owner string) (Profile, error) {
 		switch {
 		case strings.TrimSpace(line) == "":
 			end()
-		case line[0] != '\t' && line[0] != ' ' || period == 0:
+		case line[0] != '\t' && line[0] != ' ' || s.period == 0:
 			end()
-			for _, f := range strings.Fields(line) { // the program's name may hold blanks
-				if n, err := strconv.ParseInt(strings.TrimSuffix(f, ":"), 10, 64); err == nil {
-					period = time.Duration(n)
-				}
-			}
+			s = header(line)
 		default:
-			stack = append(stack, frame(line))
+			s.stack = append(s.stack, frame(line))
 		}
 	}
 	end()
-	p.Work, p.Code = sorted(work), sorted(code)
-	return p, lines.Err()
+	return lines.Err()
+}
+
+// header reads a sample's first line. The thread's name may hold blanks and numbers: what
+// counts is at the line's end.
+func header(line string) (s sample) {
+	words := strings.Fields(line)
+	last := len(words) - 1
+	if last < 0 {
+		return s
+	}
+	n, err := strconv.ParseInt(strings.TrimSuffix(words[last], ":"), 10, 64)
+	if err != nil {
+		return s
+	}
+	s.period = time.Duration(n)
+	if last > 0 {
+		if text, ok := strings.CutSuffix(words[last-1], ":"); ok {
+			if at, err := seconds(text); err == nil {
+				s.at = at
+				last--
+			}
+		}
+	}
+	s.program = strings.Join(words[:last], " ")
+	return s
+}
+
+// seconds reads a time since 1970 with six or nine digits behind the point.
+func seconds(text string) (time.Time, error) {
+	whole, part, ok := strings.Cut(text, ".")
+	sec, err := strconv.ParseInt(whole, 10, 64)
+	if err != nil || !ok || len(part) > 9 {
+		return time.Time{}, fmt.Errorf("%q is no time", text)
+	}
+	nano, err := strconv.ParseInt(part+strings.Repeat("0", 9-len(part)), 10, 64)
+	return time.Unix(sec, nano), err
 }
 
 // frame is the symbol in "  ffffffff81 symbol (object)".

@@ -33,10 +33,11 @@ berthd 1000000
 	ffffffff81d asm_exc_page_fault ([kernel.kallsyms])
 	          4a1c10 main.main (/b/berthd)
 `
-	got, err := parse(strings.NewReader(text), "github.com/berthd/berth/")
-	if err != nil {
+	sum := newTally("github.com/berthd/berth/")
+	if err := parse(strings.NewReader(text), sum.add); err != nil {
 		t.Fatal(err)
 	}
+	got := sum.profile()
 	want := Profile{
 		CPU: 7025194,
 		Work: []Share{
@@ -47,9 +48,60 @@ berthd 1000000
 			{"imageservice.(*decompressor).Read", 2512597}, {"snapshot.write", 2512597},
 			{"(garbage collection)", 1000000}, {"(no function of its own)", 1000000},
 		},
+		Programs: []Share{{"berthd", 4512597}, {"my prog 9", 2512597}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// TestParseTimes reads samples of a recording of the whole machine.
+func TestParseTimes(t *testing.T) {
+	const text = "my prog 9: 1764409000.123456:    2512597 \n\tffffffff81a x ([kernel.kallsyms])\n\nberthd 1764409001.000001002:    7 \n"
+	var got []sample
+	if err := parse(strings.NewReader(text), func(s sample) { got = append(got, s) }); err != nil {
+		t.Fatal(err)
+	}
+	want := []sample{
+		{"my prog 9:", time.Unix(1764409000, 123456000), 2512597, []string{"x"}},
+		{"berthd", time.Unix(1764409001, 1002), 7, nil},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// TestSort takes samples of the machine while this process works, first in one class and then in another.
+func TestSort(t *testing.T) {
+	r, err := StartMachine(t.Context())
+	if err == ErrNoPerf {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var turn time.Time
+	for i := range 2 {
+		for before := cpu(t); cpu(t)-before < 200*time.Millisecond; {
+			work()
+		}
+		if i == 0 {
+			turn = time.Now()
+		}
+	}
+	all, err := r.Sort(t.Context(), "github.com/berthd/berth/", func(at time.Time) string {
+		if at.Before(turn) {
+			return "first"
+		}
+		return "second"
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, class := range []string{"first", "second"} {
+		if p := all[class]; p.CPU < 100*time.Millisecond || len(p.Programs) == 0 {
+			t.Errorf("%s: %+v, want some CPU", class, p)
+		}
 	}
 }
 
