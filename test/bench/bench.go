@@ -46,7 +46,7 @@ func Startup(ctx context.Context, nodes []*node.Node, image, logs string, n int)
 	out := map[string][]Sample{}
 	for i := range warmUp + n {
 		for _, nd := range nodes {
-			s, err := one(ctx, clients[nd.Name], image, logs, fmt.Sprintf("bench-%d", i))
+			s, err := One(ctx, clients[nd.Name], image, logs, fmt.Sprintf("bench-%d", i))
 			if err != nil {
 				return nil, fmt.Errorf("%s: pod %d: %w", nd.Name, i, err)
 			}
@@ -58,8 +58,8 @@ func Startup(ctx context.Context, nodes []*node.Node, image, logs string, n int)
 	return out, nil
 }
 
-// one runs one pod and removes it.
-func one(ctx context.Context, c *node.Client, image, logs, name string) (s Sample, err error) {
+// One runs one pod, with a container as Startup says, and removes it.
+func One(ctx context.Context, c *node.Client, image, logs, name string) (s Sample, err error) {
 	pod := node.Pod(name, logs)
 	lap := time.Now()
 	took := func() time.Duration {

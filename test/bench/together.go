@@ -67,7 +67,7 @@ func Beside(ctx context.Context, c *node.Client, image, logs, name string, n int
 	var samples []Sample
 	for i := 0; len(samples) < n; i++ {
 		was, ok := before()
-		s, err := one(ctx, c, image, logs, fmt.Sprintf("%s-%d", name, i))
+		s, err := One(ctx, c, image, logs, fmt.Sprintf("%s-%d", name, i))
 		if err != nil {
 			return nil, fmt.Errorf("pod %d: %w", i, err)
 		}

@@ -99,8 +99,8 @@ func (c *Client) RemovePod(ctx context.Context, id string) error {
 	return nil
 }
 
-// RemoveAll removes every pod and every image that is not pinned.
-func (c *Client) RemoveAll(ctx context.Context) error {
+// RemoveAllPods removes every pod.
+func (c *Client) RemoveAllPods(ctx context.Context) error {
 	pods, err := c.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil {
 		return err
@@ -109,6 +109,12 @@ func (c *Client) RemoveAll(ctx context.Context) error {
 	for _, p := range pods.GetItems() {
 		errs = append(errs, c.RemovePod(ctx, p.GetId()))
 	}
+	return errors.Join(errs...)
+}
+
+// RemoveAll removes every pod and every image that is not pinned.
+func (c *Client) RemoveAll(ctx context.Context) error {
+	errs := []error{c.RemoveAllPods(ctx)}
 	list, err := c.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
 	if err != nil {
 		return errors.Join(append(errs, err)...)

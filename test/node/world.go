@@ -121,10 +121,18 @@ func (w *World) build(ctx context.Context, script string) error {
 // writeCNI writes the network: a bridge whose address range follows from the
 // process, so that several test runs can go on side by side.
 func (w *World) writeCNI() error {
+	pid := os.Getpid()
+	return w.writeNetwork(fmt.Sprintf("10.%d.%d.0/24", 200+pid%50, pid/50%256))
+}
+
+// Widen gives the network room for a thousand pods, before there is a node. Of the runs side
+// by side, only one in fifty may do that at a time.
+func (w *World) Widen() error { return w.writeNetwork(fmt.Sprintf("10.%d.0.0/16", 200+os.Getpid()%50)) }
+
+func (w *World) writeNetwork(subnet string) error {
 	if err := os.MkdirAll(w.ConfDir, 0o755); err != nil {
 		return err
 	}
-	pid := os.Getpid()
 	text := fmt.Sprintf(`{
   "cniVersion": "1.0.0",
   "name": "%[1]s",
@@ -138,14 +146,14 @@ func (w *World) writeCNI() error {
       "ipam": {
         "type": "host-local",
         "dataDir": "%[2]s/cni/ipam",
-        "ranges": [[{"subnet": "10.%[3]d.%[4]d.0/24"}]],
+        "ranges": [[{"subnet": "%[3]s"}]],
         "routes": [{"dst": "0.0.0.0/0"}]
       }
     },
     {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}
   ]
 }
-`, w.Bridge, w.Dir, 200+pid%50, pid/50%256)
+`, w.Bridge, w.Dir, subnet)
 	return os.WriteFile(filepath.Join(w.ConfDir, "10-test.conflist"), []byte(text), 0o644)
 }
 

@@ -32,6 +32,7 @@ type setting struct {
 	drivers  []string
 	profile  bool
 	markdown string
+	json     string
 	dir      string
 	helpers  bool
 }
@@ -43,6 +44,7 @@ func options(args []string) (o setting, err error) {
 	drivers := flags.String("drivers", "", "berth's snapshot.driver; several, separated by commas, take turns; empty is berth's default")
 	flags.BoolVar(&o.profile, "profile", true, "one more pull each at the end, under perf, to say where the CPU goes")
 	flags.StringVar(&o.markdown, "markdown", "", "file that the tables are also written to, as markdown")
+	flags.StringVar(&o.json, "json", "", "file that the wall times and the disk used by each round are also written to, as JSON")
 	flags.BoolVar(&o.helpers, "helpers", true, "let containerd unpack gzip with igzip or unpigz where they are installed, as it does by itself")
 	flags.StringVar(&o.dir, "dir", "", "folder for the stores, on a disk that nobody else uses; empty is an ext4 of the benchmark's own, on a loop device")
 	if err := flags.Parse(args); err != nil {
@@ -77,5 +79,5 @@ func run(ctx context.Context, o setting) (err error) {
 	if err := b.all(ctx); err != nil {
 		return err
 	}
-	return bench.Print(b.tables(), b.markdown)
+	return errors.Join(b.export(), bench.Print(b.tables(), b.markdown))
 }
