@@ -66,11 +66,27 @@ func PSS(pids ...int) (total int64, err error) {
 type Activity struct {
 	CPU      time.Duration // with that of children that have ended
 	Switches int64         // how often a thread of theirs has stopped running: the least number of wakeups
+
+	parts map[int]Activity // of each thread by its ID; of a process's children by the negative of its PID
 }
 
-// Sub is what was done since from.
-func (a Activity) Sub(from Activity) Activity {
-	return Activity{a.CPU - from.CPU, a.Switches - from.Switches}
+// Sub is what was done since from. A thread that has ended since is left out.
+func (a Activity) Sub(from Activity) (did Activity) {
+	for id, part := range a.parts {
+		before := from.parts[id]
+		did.CPU += part.CPU - before.CPU
+		did.Switches += part.Switches - before.Switches
+	}
+	return did
+}
+
+func (a *Activity) add(id int, part Activity) {
+	if a.parts == nil {
+		a.parts = map[int]Activity{}
+	}
+	a.parts[id] = part
+	a.CPU += part.CPU
+	a.Switches += part.Switches
 }
 
 // ActivityOf reads the activity of the processes, that of threads which have ended left out. A
@@ -84,8 +100,9 @@ func ActivityOf(pids ...int) (total Activity, err error) {
 		if err != nil {
 			return total, err
 		}
-		total.CPU += a.CPU
-		total.Switches += a.Switches
+		for id, part := range a.parts {
+			total.add(id, part)
+		}
 	}
 	return total, nil
 }
@@ -95,15 +112,21 @@ func activityOf(pid int) (a Activity, err error) {
 	if err != nil {
 		return a, err
 	}
-	if a.CPU, err = cpuOf(stat, 16, 17); err != nil { // cutime, cstime
+	children, err := cpuOf(stat, 16, 17) // cutime, cstime
+	if err != nil {
 		return a, err
 	}
+	a.add(-pid, Activity{CPU: children})
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
 		return a, err
 	}
 	for _, t := range tasks {
-		dir := fmt.Sprintf("/proc/%d/task/%s/", pid, t.Name())
+		id, err := strconv.Atoi(t.Name())
+		if err != nil {
+			return a, err
+		}
+		dir := fmt.Sprintf("/proc/%d/task/%d/", pid, id)
 		ran, err := os.ReadFile(dir + "schedstat")
 		if err != nil {
 			continue // the thread has ended
@@ -117,8 +140,7 @@ func activityOf(pid int) (a Activity, err error) {
 		if err != nil {
 			continue
 		}
-		a.CPU += time.Duration(ns)
-		a.Switches += status["voluntary_ctxt_switches"] + status["nonvoluntary_ctxt_switches"]
+		a.add(id, Activity{CPU: time.Duration(ns), Switches: status["voluntary_ctxt_switches"] + status["nonvoluntary_ctxt_switches"]})
 	}
 	return a, nil
 }
