@@ -35,11 +35,12 @@ func phases() []phase {
 	own := func(pkg string) bool { return !strings.HasPrefix(pkg, "test/") }
 	small := func(pkg string) bool {
 		return slices.Contains([]string{"test/images", "test/leaks", "test/tally", "test/arch", "test/node", "test/run", "test/bench", "test/vm"}, pkg) ||
-			strings.HasPrefix(pkg, "test/bench/")
+			strings.HasPrefix(pkg, "test/bench/") && pkg != "test/bench/baseline"
 	}
 	is := func(name string) func(string) bool { return func(pkg string) bool { return pkg == name } }
 	return []phase{
 		{"unit", []string{"-race", "-count=1", "-p=1", "-timeout=10m"}, func(pkg string) bool { return own(pkg) || small(pkg) }},
+		{"bench", []string{"-count=1", "-timeout=5m"}, is("test/bench/baseline")},
 		{"recovery", []string{"-count=1", "-timeout=5m"}, is("test/recovery")},
 		{"upgrade", []string{"-count=1", "-timeout=10m"}, is("test/upgrade")},
 		{"crash", []string{"-count=1", "-timeout=5m"}, is("test/crash")},
