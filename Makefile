@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: help build berthd shim setup tools test test-vm test-powercut test-faults test-logs test-crash test-exits test-abuse soak demo bench-pull bench-cold bench-restart bench-idle bench-shim clean
+.PHONY: help build berthd shim setup tools test test-vm test-powercut test-faults test-logs test-crash test-exits test-abuse soak demo bench bench-pull bench-cold bench-restart bench-idle bench-shim clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ soak: tools build ## keep 110 pods in motion and in trouble for an hour; SOAK=-h
 
 demo: tools build ## run a pod with a web server through crictl; DEMO_IMAGE=name runs another image
 	@go run ./test/demo
+
+bench: tools build ## measure berth beside containerd, figure by figure, and write docs/performance.md; BENCH=-help lists the flags; 40 min
+	@go run ./test/bench/all -markdown docs/performance.md $(BENCH)
 
 bench-pull: setup build ## pull a big image with berth and with containerd, in turns; BENCH=-help lists the flags
 	@go run ./test/bench/pull $(BENCH)
