@@ -333,7 +333,7 @@ func (n *Node) Close() error {
 	err := n.Stop()
 	n.log.Close()
 	if n.Name == "containerd" {
-		err = errors.Join(err, removeEmpty("/run/containerd/s", "/run/containerd", "/sys/fs/cgroup/k8s.io", "/sys/fs/cgroup/*/k8s.io"))
+		err = errors.Join(err, removeEmpty("/run/containerd/s", "/run/containerd/runc/k8s.io", "/run/containerd/runc", "/run/containerd", "/sys/fs/cgroup/k8s.io", "/sys/fs/cgroup/*/k8s.io"))
 	}
 	return errors.Join(err, os.RemoveAll(filepath.Dir(n.State)), os.RemoveAll(filepath.Dir(n.Root)))
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/berthd/berth/test/bench"
 	"github.com/berthd/berth/test/bench/meter"
 	"github.com/berthd/berth/test/node"
 )
@@ -25,6 +26,8 @@ const (
 	settling = 500 * time.Millisecond
 	// aside is how many pods are made or removed at once where that is not measured.
 	aside = 8
+	// lifeLimit is how long what a pod needs from its start to its end may take.
+	lifeLimit = 3 * time.Minute
 )
 
 // A contender is one of the runtimes that are compared.
@@ -123,7 +126,10 @@ func (b *benchmark) close(ctx context.Context) error {
 // close removes the contender's pods and stops it. It may be called at any time.
 func (c *contender) close(ctx context.Context) error {
 	var err error
-	if c.client != nil && c.node.PID() != 0 {
+	if c.client != nil && c.node.PID() == 0 {
+		err = c.node.Start(ctx) // it has pods, and has been killed
+	}
+	if c.client != nil && err == nil {
 		err = errors.Join(c.clear(ctx), c.client.RemoveAll(ctx))
 	}
 	if c.client != nil {
@@ -132,11 +138,42 @@ func (c *contender) close(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("%s: %w\nend of its log:\n%s", c.name, err, c.node.Tail(10))
 	}
-	return errors.Join(err, c.node.Close())
+	err = errors.Join(err, c.node.Close())
+	left, keepersErr := c.keepers()
+	if len(left) > 0 {
+		kill(left)
+		err = errors.Join(err, fmt.Errorf("%s: processes that kept pods were left, and have been killed: %d", c.name, left))
+	}
+	return errors.Join(err, keepersErr)
+}
+
+// begin is the context of what makes a pod. It goes on when ctx ends meanwhile: a runtime does not drop
+// what it is at, and something might come to be after all had been taken away.
+func begin(ctx context.Context) (context.Context, context.CancelFunc, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), lifeLimit)
+	return whole, cancel, nil
+}
+
+// one runs a pod and removes it.
+func (c *contender) one(ctx context.Context, name string) (bench.Sample, error) {
+	ctx, cancel, err := begin(ctx)
+	if err != nil {
+		return bench.Sample{}, err
+	}
+	defer cancel()
+	return bench.One(ctx, c.client, busybox, c.logs, name)
 }
 
 // run runs a pod with a container that waits, and returns their IDs.
 func (c *contender) run(ctx context.Context, name string) (pod, container string, err error) {
+	ctx, cancel, err := begin(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	defer cancel()
 	conf := node.Pod(name, c.logs)
 	if pod, err = c.client.RunPod(ctx, conf); err != nil {
 		return "", "", fmt.Errorf("%s: %w", c.name, err)

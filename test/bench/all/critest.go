@@ -13,8 +13,13 @@ import (
 	"github.com/berthd/berth/test/bench"
 )
 
-// criticLimit is how long critest's benchmark may take.
-const criticLimit = 20 * time.Minute
+const (
+	// criticLimit is how long critest's benchmark may take.
+	criticLimit = 20 * time.Minute
+	// dropping is how long a runtime gets to take away what critest was at when it was interrupted: no
+	// list has that yet.
+	dropping = 10 * time.Second
+)
 
 // A criticism is how long one operation took in critest's benchmark.
 type criticism struct {
@@ -32,6 +37,7 @@ func (b *benchmark) critest(ctx context.Context) error {
 			return err
 		}
 		if err := c.criticise(ctx, b.world.Bin("critest"), dir, max(1, b.n/turns)); err != nil {
+			time.Sleep(dropping)
 			return err
 		}
 		for _, kind := range []string{"pod", "container"} {
@@ -61,6 +67,7 @@ func (c *contender) criticise(ctx context.Context, critest, dir string, n int) e
 		"-runtime-endpoint=unix://"+c.node.Socket, "-image-endpoint=unix://"+c.node.Socket, "-config="+filepath.Join(dir, "none"),
 		"-ginkgo.no-color", "-ginkgo.timeout="+criticLimit.String())
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
+	interrupt(cmd) // it then takes its pods away
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
 	if err := cmd.Run(); err != nil {
 		data, readErr := os.ReadFile(log.Name())

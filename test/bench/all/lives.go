@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/berthd/berth/test/bench"
 	"github.com/berthd/berth/test/node"
 )
 
@@ -32,7 +31,7 @@ const (
 
 // one runs a pod and removes it, and notes how long that took if it counts.
 func (b *benchmark) one(ctx context.Context, c *contender, name string, counts bool) error {
-	s, err := bench.One(ctx, c.client, busybox, c.logs, name)
+	s, err := c.one(ctx, name)
 	if err != nil || !counts {
 		return err
 	}
@@ -61,7 +60,7 @@ func (b *benchmark) together(ctx context.Context) error {
 		for i := range clients {
 			group.Go(func() error {
 				for k := range perClient {
-					if _, err := bench.One(groupCtx, c.client, busybox, c.logs, fmt.Sprintf("together-%d-%d-%d", turn, i, k)); err != nil {
+					if _, err := c.one(groupCtx, fmt.Sprintf("together-%d-%d-%d", turn, i, k)); err != nil {
 						return err
 					}
 				}
@@ -151,8 +150,13 @@ func (b *benchmark) logs(ctx context.Context) error {
 
 // logged has a container copy the file to its log, and returns how fast: MiB/s of the file.
 func (c *contender) logged(ctx context.Context, name, file string) (rate float64, err error) {
+	whole, cancel, err := begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer cancel()
 	conf := node.Pod(name, c.logs)
-	pod, err := c.client.RunPod(ctx, conf)
+	pod, err := c.client.RunPod(whole, conf)
 	if err != nil {
 		return 0, err
 	}
@@ -164,11 +168,11 @@ func (c *contender) logged(ctx context.Context, name, file string) (rate float64
 	container.Mounts = []*runtimeapi.Mount{{HostPath: file, ContainerPath: "/lines", Readonly: true}}
 	done := make(chan error, 1)
 	go func() {
-		_, err := c.client.Run(ctx, pod, conf, container)
+		_, err := c.client.Run(whole, pod, conf, container)
 		done <- err
 	}()
 	if rate, err = follow(ctx, log); err != nil {
-		return 0, err
+		return 0, errors.Join(err, <-done)
 	}
 	return rate, <-done
 }

@@ -137,9 +137,14 @@ func servedBy(ctx context.Context, socket string) (map[string]time.Duration, err
 
 // pod runs a pod, takes what berthd says of its stages, and removes it.
 func (s *staged) pod(ctx context.Context, c *contender, name string) (err error) {
+	ctx, cancel, err := begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer cancel()
 	conf := node.Pod(name, c.logs)
-	begin := time.Now()
-	lap := begin
+	first := time.Now()
+	lap := first
 	took := func(call string) {
 		now := time.Now()
 		s.wall[call] += now.Sub(lap)
@@ -171,8 +176,8 @@ func (s *staged) pod(ctx context.Context, c *contender, name string) (err error)
 		return err
 	}
 	return errors.Join(
-		s.read(pod.GetInfo(), begin, func(string) string { return "RunPodSandbox" }),
-		s.read(container.GetInfo(), begin, func(stage string) string {
+		s.read(pod.GetInfo(), first, func(string) string { return "RunPodSandbox" }),
+		s.read(container.GetInfo(), first, func(stage string) string {
 			if stage == "start" {
 				return "StartContainer"
 			}

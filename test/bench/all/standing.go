@@ -9,7 +9,6 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/berthd/berth/test/bench"
 	"github.com/berthd/berth/test/bench/meter"
 )
 
@@ -177,7 +176,7 @@ func (b *benchmark) idle(ctx context.Context, steps map[string]*step, bare map[s
 // starts measures pods that come and go beside those that stand.
 func (b *benchmark) starts(ctx context.Context, steps map[string]*step, _ map[string]float64) error {
 	return b.turns(min(startsMore, b.n), func(i int, c *contender) error {
-		s, err := bench.One(ctx, c.client, busybox, c.logs, fmt.Sprintf("beside-%d-%d", steps[c.name].pods, i))
+		s, err := c.one(ctx, fmt.Sprintf("beside-%d-%d", steps[c.name].pods, i))
 		steps[c.name].start = append(steps[c.name].start, milliseconds(s.Up()))
 		return err
 	})
@@ -259,7 +258,7 @@ func (b *benchmark) restart(ctx context.Context) error {
 	return b.turns(b.restarts, func(turn int, c *contender) error {
 		c.node.Kill()
 		begin := time.Now()
-		if err := c.node.Start(ctx); err != nil {
+		if err := c.node.Start(context.WithoutCancel(ctx)); err != nil {
 			return err
 		}
 		for {

@@ -10,6 +10,9 @@ import (
 func freeze(pids []int) { signal(pids, syscall.SIGSTOP) }
 func thaw(pids []int)   { signal(pids, syscall.SIGCONT) }
 
+// kill ends processes at once.
+func kill(pids []int) { signal(pids, syscall.SIGKILL) }
+
 func signal(pids []int, s syscall.Signal) {
 	for _, pid := range pids {
 		_ = syscall.Kill(pid, s)
