@@ -93,10 +93,12 @@ const (
 )
 
 // A Conn is a socket of nf_tables. Close it.
-type Conn struct{ fd int }
+type Conn struct {
+	fd int
+	in namespace // where it is, if it is to be kept
+}
 
-// Open opens one in the network namespace of the calling thread.
-func Open() (*Conn, error) {
+func open() (*Conn, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, fmt.Errorf("nftables: %w", os.NewSyscallError("socket", err))
@@ -109,11 +111,34 @@ func Open() (*Conn, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("nftables: %w", os.NewSyscallError("bind", err))
 	}
-	return &Conn{fd}, nil
+	return &Conn{fd: fd}, nil
 }
 
-// Close ends the connection.
-func (c *Conn) Close() { unix.Close(c.fd) }
+func (c *Conn) end() { unix.Close(c.fd) }
+
+// drain takes what nobody has read, and reports whether there is no more to come: the kernel answers
+// while it is asked, and goes on with a list while it is read.
+func (c *Conn) drain() bool {
+	buf := make([]byte, 4096) // what is cut short is not read anyway
+	for {
+		n, _, err := unix.Recvfrom(c.fd, buf, unix.MSG_DONTWAIT)
+		if err != nil || n == 0 {
+			return err == unix.EAGAIN
+		}
+	}
+}
+
+// A namespace is a network namespace by its file's identity.
+type namespace struct{ dev, ino uint64 }
+
+// here is that of the calling thread.
+func here() (namespace, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+		return namespace{}, fmt.Errorf("nftables: %w", os.NewSyscallError("stat", err))
+	}
+	return namespace{st.Dev, st.Ino}, nil
+}
 
 // Supported returns nil when the kernel has nf_tables and lets this process use it.
 func (c *Conn) Supported() error {

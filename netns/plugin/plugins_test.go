@@ -14,6 +14,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthd/berth/netns/nftables"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -420,6 +422,9 @@ func BenchmarkAdd(b *testing.B) {
 					c := usual(b)
 					c.caps = with.caps
 					h := newHost(b)
+					if err := nftables.Keep(); err != nil { // as berthd does
+						b.Fatal(err)
+					}
 					for i := 0; b.Loop(); i++ {
 						b.StopTimer()
 						id := fmt.Sprintf("pod%d", i)
