@@ -12,6 +12,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/berthd/berth/netns/nftables"
 	"github.com/berthd/berth/netns/plugin"
 )
 
@@ -30,6 +31,9 @@ type Options struct {
 	// InProcess has the reference plugins loopback, bridge, ptp, host-local and portmap answered
 	// in this process, where their programs would be run or are not there (package plugin).
 	InProcess bool
+	// Stays says that this process never leaves the network namespace that it is in: what is
+	// answered in it is then quicker.
+	Stays bool
 
 	Deadline time.Duration // of one ADD or DEL of all plugins; 0 is two minutes
 
@@ -103,6 +107,11 @@ func OpenNetwork(ctx context.Context, o Options) (*Network, error) {
 		done:  make(chan struct{}),
 	}
 	if o.InProcess {
+		if o.Stays {
+			if err := nftables.Keep(); err != nil {
+				return nil, fmt.Errorf("network: %w", err)
+			}
+		}
 		n.exec.reference = &plugin.Plugins{}
 	}
 	n.cni = libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.CacheDir, n.exec)

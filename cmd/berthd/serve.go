@@ -19,7 +19,6 @@ import (
 	"github.com/berthd/berth/cri"
 	"github.com/berthd/berth/imageservice"
 	"github.com/berthd/berth/netns"
-	"github.com/berthd/berth/netns/nftables"
 	"github.com/berthd/berth/operator"
 	operatorapi "github.com/berthd/berth/operator/api"
 	"github.com/berthd/berth/operator/metrics"
@@ -118,15 +117,10 @@ func serve(ctx context.Context, cfg config.Config) error {
 
 // openNetwork opens the pods' network. Close it.
 func openNetwork(ctx context.Context, cfg config.Config) (*netns.Network, error) {
-	if cfg.Network.InProcess {
-		if err := nftables.Keep(); err != nil { // berthd stays on the host
-			return nil, err
-		}
-	}
 	return netns.OpenNetwork(ctx, netns.Options{
 		ConfDir: cfg.Network.ConfDir, BinDirs: cfg.Network.BinDirs, Embedded: cfg.Network.Embedded,
-		InProcess: cfg.Network.InProcess,
-		CacheDir:  filepath.Join(cfg.Root, "cni-cache"),
+		InProcess: cfg.Network.InProcess, Stays: true,
+		CacheDir: filepath.Join(cfg.Root, "cni-cache"),
 	})
 }
 
