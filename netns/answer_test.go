@@ -121,3 +121,19 @@ func TestInProcessInAUserNamespace(t *testing.T) {
 	h.remove(a)
 	h.wantNothingLeft()
 }
+
+// TestNoProgramDel: what nothing can have made without a program is taken away without one.
+func TestNoProgramDel(t *testing.T) {
+	dir := t.TempDir()
+	p := &plugins{reference: &plugin.Plugins{}}
+	conf := []byte(`{"cniVersion":"1.0.0","name":"n","type":"bridge","bridge":"btnone","vlan":5,"ipam":{}}`)
+	for command, ok := range map[string]bool{"ADD": false, "DEL": true} {
+		env := []string{"CNI_COMMAND=" + command, "CNI_CONTAINERID=pod1", "CNI_NETNS=", "CNI_IFNAME=eth0", "CNI_PATH=" + dir}
+		if command == "ADD" {
+			env[2] += "/var/run/netns/none"
+		}
+		if _, err := p.ExecPlugin(limited(t), absent("bridge"), conf, env); (err == nil) != ok {
+			t.Errorf("%s: %v", command, err)
+		}
+	}
+}

@@ -116,9 +116,12 @@ func portArgs(mappings []PortMapping) ([]portMappingArg, error) {
 			bad("unknown protocol")
 			continue
 		}
-		if _, err := netip.ParseAddr(m.HostIP); m.HostIP != "" && err != nil {
-			bad("host IP: " + err.Error())
-			continue
+		if a, err := netip.ParseAddr(m.HostIP); m.HostIP != "" {
+			if err != nil || a.Zone() != "" {
+				bad(fmt.Sprintf("host IP: %.100q is no address, or has a zone", m.HostIP))
+				continue
+			}
+			arg.HostIP = a.Unmap().String()
 		}
 		args = append(args, arg)
 	}

@@ -25,7 +25,7 @@ func TestCapabilities(t *testing.T) {
 		{"only ports that are not mapped", Attachment{PortMappings: []PortMapping{{ContainerPort: 80}}}, `{}`, false},
 		{"bad ports", Attachment{PortMappings: []PortMapping{
 			{HostPort: 65536, ContainerPort: 80}, {HostPort: -1, ContainerPort: 80}, {HostPort: 80},
-			{HostPort: 80, ContainerPort: 80, Protocol: "icmp"}, {HostPort: 80, ContainerPort: 80, HostIP: "localhost"},
+			{HostPort: 80, ContainerPort: 80, Protocol: "icmp"}, {HostPort: 80, ContainerPort: 80, HostIP: "localhost"}, {HostPort: 81, ContainerPort: 80, HostIP: "fe80::1%eth0"},
 			{HostPort: 80, ContainerPort: 80},
 		}}, `{"portMappings":[{"hostPort":80,"containerPort":80,"protocol":"tcp"}]}`, true},
 		{"bandwidth by annotations", Attachment{Annotations: map[string]string{IngressAnnotation: "10M", EgressAnnotation: "1.5Ki"}},

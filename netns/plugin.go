@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -83,9 +84,14 @@ func (p *plugins) ExecPlugin(ctx context.Context, path string, conf []byte, env 
 	id := containerOf(env)
 	p.running.Store(id, name)
 	defer p.running.Delete(id)
-	if in, err := p.inProcess(path, conf, pathOf(env)); err != nil {
+	in, err := p.inProcess(path, conf, pathOf(env))
+	if err != nil && slices.Contains(env, "CNI_COMMAND=DEL") { // there is no program, and has made nothing
+		in, err = true, nil
+	}
+	if err != nil {
 		return nil, err
-	} else if in {
+	}
+	if in {
 		return p.answer(ctx, path, conf, env, lock)
 	}
 	return runProgram(ctx, path, conf, env, lock)

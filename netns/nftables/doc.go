@@ -17,6 +17,9 @@ import (
 	"os"
 )
 
+// ErrUnsupported: the kernel has no nf_tables to speak to.
+var ErrUnsupported = errors.New("the kernel has no nf_tables")
+
 // changeTries is how often a change is tried that meets somebody else's.
 const changeTries = 5
 

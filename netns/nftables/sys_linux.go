@@ -101,7 +101,11 @@ type Conn struct {
 func open() (*Conn, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
-		return nil, fmt.Errorf("nftables: %w", os.NewSyscallError("socket", err))
+		err = os.NewSyscallError("socket", err)
+		if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) {
+			err = fmt.Errorf("%w: %w", ErrUnsupported, err)
+		}
+		return nil, fmt.Errorf("nftables: %w", err)
 	}
 	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 	if err == nil {
@@ -348,7 +352,12 @@ func (c *Conn) Commit(b *Batch) error {
 	flags := all[len(begin)+b.last+6:]
 	binary.NativeEndian.PutUint16(flags, binary.NativeEndian.Uint16(flags)|unix.NLM_F_ACK)
 	all = append(all, edge(unix.NFNL_MSG_BATCH_END, b.n+1)...)
-	if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, max(2*len(all), bufferSize)); err != nil {
+	size := max(2*len(all), bufferSize)
+	err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, size)
+	if err == unix.EPERM { // of a user namespace: as much as there may be
+		err = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, size)
+	}
+	if err != nil {
 		return fmt.Errorf("nftables: %w", os.NewSyscallError("setsockopt", err))
 	}
 	if err := unix.Sendto(c.fd, all, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {

@@ -35,6 +35,9 @@ type bridging struct {
 	bridge, port, inner *types100.Interface // of the result: the bridge, the host's end and the pod's
 }
 
+// linkLimit is how long the kernel may take for one answer about links.
+const linkLimit = 30 * time.Second
+
 // addBridge connects the pod to the bridge, which it makes when there is none.
 func (p *Plugins) addBridge(ctx context.Context, c *call) (types.Result, error) {
 	conf, mac, err := readBridge(c)
@@ -49,6 +52,9 @@ func (p *Plugins) addBridge(ctx context.Context, c *call) (types.Result, error) 
 		return nil, err
 	}
 	defer host.Close()
+	if err := host.SetSocketTimeout(linkLimit); err != nil {
+		return nil, err
+	}
 	b := &bridging{call: c, p: p, conf: conf, mac: mac, host: host}
 	if err := b.ensureBridge(); err != nil {
 		return nil, fmt.Errorf("failed to create bridge %q: %w", conf.Bridge, err)

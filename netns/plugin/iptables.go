@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/netns/nftables"
@@ -20,6 +21,7 @@ const nat = "nat"
 // Programs of iptables say on how many bytes of output they are listened to, and a race with
 // somebody else's rules is tried again so often.
 const (
+	iptablesPipeLimit   = 2 * time.Second // how long what it has started may hold its output after it has ended
 	iptablesOutputLimit = 4 << 20
 	iptablesTries       = 5
 )
@@ -137,11 +139,12 @@ func (t iptables) run(ctx context.Context, path string, input []byte, args ...st
 	var stdout, stderr capped
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &stdout, &stderr
+	cmd.WaitDelay = iptablesPipeLimit
 	inOwnGroup(cmd)
 	if t.lock != nil {
 		cmd.ExtraFiles = []*os.File{t.lock}
 	}
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Run(); err != nil && (ctx.Err() != nil || !errors.Is(err, exec.ErrWaitDelay)) {
 		if ctx.Err() != nil {
 			return "", fmt.Errorf("%s: no answer, killed: %w", path, context.Cause(ctx))
 		}
@@ -167,6 +170,12 @@ func (t iptables) exists(ctx context.Context, args ...string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// hasNAT tells whether the family has the table nat, where somebody may have rules.
+func (t iptables) hasNAT(ctx context.Context) bool {
+	_, err := t.hasChain(ctx, "OUTPUT")
+	return err == nil || ctx.Err() != nil
 }
 
 // hasChain tells whether the table nat has a chain.

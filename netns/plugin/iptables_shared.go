@@ -39,8 +39,9 @@ func (t iptables) ensure(ctx context.Context, chains []sharedChain) error {
 			t.tools.setShared(id, seen)
 			return nil
 		}
-		if err := t.restore(ctx, lines); err != nil && (try >= iptablesTries || ctx.Err() != nil) {
-			return err
+		err = t.restore(ctx, lines)
+		if try >= iptablesTries || ctx.Err() != nil {
+			return err // added, and gone again: as for the program, once is enough
 		}
 	}
 }

@@ -76,7 +76,7 @@ func (p *Plugins) unsetMasquerade(ctx context.Context, c *call, m masquerade) er
 		if err == nil {
 			err = ipt.remove(ctx, m.chain(), postrouting)
 		}
-		if err != nil && p.tools.usable(ctx, f, c.lock) {
+		if err != nil && (ctx.Err() != nil || p.tools.usable(ctx, f, c.lock) && ipt.hasNAT(ctx)) {
 			errs = append(errs, err)
 		}
 	}
@@ -234,12 +234,16 @@ func (m masquerade) setNFTables() error {
 // unsetNFTables deletes m's rules. Where there is no nf_tables there are none.
 func (m masquerade) unsetNFTables() error {
 	crashpoint.At("unmasquerade", masqTableName)
-	return nftables.Change(func(conn *nftables.Conn, b *nftables.Batch) error {
+	err := nftables.Change(func(conn *nftables.Conn, b *nftables.Batch) error {
 		if conn.Supported() != nil {
 			return nil
 		}
 		return m.deleteRules(conn, b)
 	})
+	if errors.Is(err, nftables.ErrUnsupported) {
+		return nil
+	}
+	return err
 }
 
 func (m masquerade) deleteRules(conn *nftables.Conn, b *nftables.Batch) error {

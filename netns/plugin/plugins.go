@@ -97,7 +97,8 @@ func (p *Plugins) Answer(ctx context.Context, name string, conf []byte, env []st
 	if err != nil {
 		return nil, err
 	}
-	if key, err := plugin.unsupported(c); err == nil && key != "" {
+	// What was not made for its configuration is to be taken away all the same.
+	if key, err := plugin.unsupported(c); c.command != "DEL" && err == nil && key != "" {
 		return nil, types.NewError(types.ErrUnsupportedField, fmt.Sprintf("%s: the key %s is not answered in-process", name, key), "")
 	}
 	result, err := c.run(ctx, plugin)

@@ -266,9 +266,14 @@ func (f portForward) complete(ctx context.Context) error {
 	if f.address.Addr().Is4() {
 		family = familyIPv4
 	}
+	seen := map[int]bool{}
 	for _, m := range f.RuntimeConfig.PortMaps {
-		if m.Protocol != "udp" {
+		if m.Protocol != "udp" || seen[m.HostPort] {
 			continue
+		}
+		seen[m.HostPort] = true
+		if err := ended(ctx, "ending old connections"); err != nil { // each reads all connections
+			return err
 		}
 		if err := utils.DeleteConntrackEntriesForDstPort(uint16(m.HostPort), protoUDP, family); err != nil {
 			klog.FromContext(ctx).V(2).Info("Old connections to a mapped port may go on", "port", m.HostPort, "err", err)

@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -86,7 +87,7 @@ func (f portForward) unsetNFTables() error {
 			}
 			return f.deleteRules(conn, b, t)
 		})
-		if err != nil {
+		if err != nil && !errors.Is(err, nftables.ErrUnsupported) {
 			return fmt.Errorf("error deleting nftables rules: %w", err)
 		}
 		return nil
