@@ -89,7 +89,8 @@ func (n *Node) usable(ctx context.Context, err error, got, id string) bool {
 	case err == nil && got == id:
 		return true
 	case err == nil, errors.Is(err, errDamaged), errors.Is(err, fs.ErrNotExist):
-		klog.FromContext(ctx).Error(cmp.Or(err, fmt.Errorf("it is of %.100q", got)), "A record is damaged; what it names is ended and removed", "id", id)
+		// After a power cut that is what is left of a pod that nobody was promised.
+		klog.FromContext(ctx).Info("A record is damaged; what it names is ended and removed", "id", id, "err", cmp.Or(err, fmt.Errorf("it is of %.100q", got)))
 	default:
 		klog.FromContext(ctx).Error(err, "Record cannot be read; what it names is left alone until the next start", "id", id)
 		n.unread = append(n.unread, id)

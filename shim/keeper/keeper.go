@@ -45,6 +45,7 @@ type Keeper struct {
 	gate     gate
 	rest     rest
 	heed     func()        // asks for the signals that we listen to
+	resumed  bool          // it has taken over from another; set before it serves
 	idle     chan struct{} // closed when there is nothing left to live for
 	retired  chan struct{} // closed when no container runs after a SIGTERM
 

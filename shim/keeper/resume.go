@@ -28,6 +28,7 @@ const endLimit = 20 * time.Second
 // task that cannot be taken over is stopped, and has exited then; one that never came to have a
 // process is taken away.
 func (k *Keeper) Resume(ctx context.Context, h api.Handover) error {
+	k.resumed = true
 	files, err := os.ReadDir(api.TaskDir(k.o.Dir))
 	if err != nil {
 		return fmt.Errorf("resume: %w", err)

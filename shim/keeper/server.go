@@ -17,6 +17,9 @@ import (
 // firstCall is how long a shim waits for the daemon that started it.
 const firstCall = time.Minute
 
+// heirCall is how long one without containers waits that has taken over from another program.
+const heirCall = 5 * time.Second
+
 // Serve answers on ln until there is neither a task nor a connection left, then
 // removes the shim's folder; after a SIGTERM until no container runs. It makes this process the subreaper of its
 // containers; only one Keeper may serve in a process.
@@ -33,7 +36,11 @@ func (k *Keeper) Serve(ctx context.Context, ln net.Listener) error {
 
 	k.connected(1) // the first, which is expected
 	came := sync.OnceFunc(func() { k.connected(-1) })
-	time.AfterFunc(firstCall, came)
+	limit := firstCall
+	if k.resumed && len(k.list()) == 0 { // whoever had its predecessor may have been done with that
+		limit = heirCall
+	}
+	time.AfterFunc(limit, came)
 
 	if err := os.Remove(api.SessionPath(k.o.Dir)); err != nil && !errors.Is(err, os.ErrNotExist) { // a predecessor's
 		return fmt.Errorf("serve: %w", err)

@@ -32,12 +32,10 @@ func (k *Keeper) upgrade(ctx context.Context, program string) (waitsFor string, 
 		return waitsFor, nil
 	}
 	defer k.gate.open()
-	k.mu.Lock()
-	ending := k.retiring || k.stopped
-	k.mu.Unlock()
-	if ending {
+	if !k.stay() {
 		return "", fmt.Errorf("upgrade: the shim is about to end: %w", errNotRunning)
 	}
+	defer k.mayEnd()
 	h, files, err := k.handover()
 	if err != nil {
 		return "", fmt.Errorf("upgrade: %w", err)
@@ -58,6 +56,20 @@ func (k *Keeper) upgrade(ctx context.Context, program string) (waitsFor string, 
 	err = successor.Exec(program, args, heirEnv(os.Environ()), append(files, over, k.o.Listener), k.heed)
 	return "", fmt.Errorf("upgrade: %w", err)
 }
+
+// stay keeps the shim from ending for want of work until mayEnd is called. It is false when it is
+// ending already: what its successor needs is being taken away.
+func (k *Keeper) stay() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.retiring || k.stopped {
+		return false
+	}
+	k.conns++
+	return true
+}
+
+func (k *Keeper) mayEnd() { k.connected(-1) }
 
 // heirEnv is the environment without what this process has set for its children.
 func heirEnv(env []string) []string {

@@ -21,8 +21,10 @@ type fault struct {
 	// meet prepares a pod, before the party is held, that is going to meet it; nil: none does.
 	meet func(ctx context.Context, s *scene, name string) (meeting, error)
 
-	others   bool    // the party is held for one pod, and others' pods are expected to go on
-	said     string  // what is to be said of the pod that meets it: part of the error, or of berth why; or one of several, separated by |
+	others bool   // the party is held for one pod, and others' pods are expected to go on
+	said   string // what is to be said of the pod that meets it: part of the error, or of berth why; or one of several, separated by |
+	passes bool   // what meets the party may be done all the same
+
 	everyone *expect // the party is held for all, and this is to be what Status says; nil: it is not
 }
 

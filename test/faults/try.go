@@ -39,6 +39,16 @@ func try(ctx context.Context, do func(context.Context) error) *trying {
 	return t
 }
 
+// isDone reports whether it has succeeded.
+func (t *trying) isDone() bool {
+	select {
+	case <-t.done:
+		return t.said() == ""
+	default:
+		return false
+	}
+}
+
 // said is the last error's text.
 func (t *trying) said() string {
 	t.mu.Lock()
