@@ -288,15 +288,3 @@ func TestDetachOfNothing(t *testing.T) {
 		t.Errorf("Detach = %v", err)
 	}
 }
-
-func TestCapped(t *testing.T) {
-	var c capped
-	for range 3 {
-		if n, err := c.Write(make([]byte, pluginOutputLimit/2+1)); n != pluginOutputLimit/2+1 || err != nil {
-			t.Error(n, err)
-		}
-	}
-	if c.Len() != pluginOutputLimit {
-		t.Errorf("kept %d bytes", c.Len())
-	}
-}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -106,7 +107,7 @@ func TestHungPluginOfADeadDaemon(t *testing.T) {
 		}
 		cmd := exec.CommandContext(t.Context(), "sh", "-c", text+" echo; read _")
 		cmd.ExtraFiles = []*os.File{lock}
-		inOwnGroup(cmd)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		in, err := cmd.StdinPipe()
 		if err != nil {
 			t.Fatal(err)

@@ -1,13 +1,10 @@
 package netns
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,12 +16,12 @@ import (
 
 	"github.com/berthd/berth/crashpoint"
 	"github.com/berthd/berth/held"
+	"github.com/berthd/berth/netns/child"
 	"github.com/berthd/berth/netns/plugin"
 )
 
 const (
-	pluginOutputLimit = 1 << 20         // bytes of stdout, and of stderr, that a plugin is listened to
-	pluginPipeLimit   = 2 * time.Second // how long a plugin's children may hold its output after it has ended
+	pluginOutputLimit = 1 << 20 // bytes of stdout, and of stderr, that a plugin is listened to
 	busyWait          = 200 * time.Millisecond
 	busyTries         = 5
 )
@@ -101,29 +98,18 @@ func (p *plugins) ExecPlugin(ctx context.Context, path string, conf []byte, env 
 func runProgram(ctx context.Context, path string, conf []byte, env []string, lock *os.File) ([]byte, error) {
 	name := filepath.Base(path)
 	for try := 1; ; try++ {
-		var stdout, stderr capped
-		cmd := exec.CommandContext(ctx, path)
-		cmd.Env = env
-		cmd.Stdin = bytes.NewReader(conf)
-		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		cmd.WaitDelay = pluginPipeLimit
-		if lock != nil {
-			cmd.ExtraFiles = []*os.File{lock}
-		}
-		inOwnGroup(cmd)
-
 		crashpoint.At("run plugin", path)
-		err := cmd.Run()
+		stdout, stderr, err := child.Program{Path: path, Env: env, Input: conf, Limit: pluginOutputLimit, Lock: lock}.Run(ctx)
 		crashpoint.At("ran plugin", path)
 		switch {
-		case err == nil || errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil:
-			return stdout.Bytes(), nil
+		case err == nil:
+			return stdout, nil
 		case ctx.Err() != nil:
-			return nil, fmt.Errorf("CNI plugin %s: no answer, killed: %w", name, context.Cause(ctx))
+			return nil, fmt.Errorf("CNI plugin %s: %w", name, err)
 		case isBusy(err) && try < busyTries:
 			wait(ctx, busyWait)
 		default:
-			return nil, pluginError(name, err, stdout.Bytes(), stderr.Bytes())
+			return nil, pluginError(name, err, stdout, stderr)
 		}
 	}
 }
@@ -151,16 +137,6 @@ func pluginError(name string, err error, stdout, stderr []byte) error {
 		said.Msg = fmt.Sprintf("CNI plugin %s: %v: it gave no reason", name, err)
 	}
 	return &said
-}
-
-// capped keeps the first pluginOutputLimit bytes written to it.
-type capped struct{ bytes.Buffer }
-
-func (c *capped) Write(p []byte) (int, error) {
-	if room := pluginOutputLimit - c.Len(); room > 0 {
-		c.Buffer.Write(p[:min(room, len(p))])
-	}
-	return len(p), nil
 }
 
 // wait returns after d, or when ctx ends.

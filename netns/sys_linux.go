@@ -184,19 +184,6 @@ func isBadValue(err error) bool {
 // written at this moment.
 func isBusy(err error) bool { return errors.Is(err, unix.ETXTBSY) }
 
-// inOwnGroup has cmd run in a process group of its own, all of which is killed
-// when cmd's context ends.
-func inOwnGroup(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error {
-		err := unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
-		if errors.Is(err, unix.ESRCH) {
-			return os.ErrProcessDone
-		}
-		return os.NewSyscallError("kill", err)
-	}
-}
-
 // tryLock takes the lock of an open file, which every process that inherits the
 // file holds too; held is true when another has it.
 func tryLock(f *os.File) (held bool, err error) {

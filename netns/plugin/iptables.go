@@ -9,9 +9,9 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/berthd/berth/crashpoint"
+	"github.com/berthd/berth/netns/child"
 	"github.com/berthd/berth/netns/nftables"
 )
 
@@ -21,7 +21,6 @@ const nat = "nat"
 // Programs of iptables say on how many bytes of output they are listened to, and a race with
 // somebody else's rules is tried again so often.
 const (
-	iptablesPipeLimit   = 2 * time.Second // how long what it has started may hold its output after it has ended
 	iptablesOutputLimit = 4 << 20
 	iptablesTries       = 5
 )
@@ -136,31 +135,11 @@ func (t iptables) table() nftables.Table { return nftables.Table{Family: t.famil
 
 // run runs a program of iptables' and returns what it says.
 func (t iptables) run(ctx context.Context, path string, input []byte, args ...string) (string, error) {
-	var stdout, stderr capped
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &stdout, &stderr
-	cmd.WaitDelay = iptablesPipeLimit
-	inOwnGroup(cmd)
-	if t.lock != nil {
-		cmd.ExtraFiles = []*os.File{t.lock}
+	stdout, stderr, err := child.Program{Path: path, Args: args, Input: input, Limit: iptablesOutputLimit, Lock: t.lock}.Run(ctx)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w: %s", path, err, bytes.TrimSpace(stderr))
 	}
-	if err := cmd.Run(); err != nil && (ctx.Err() != nil || !errors.Is(err, exec.ErrWaitDelay)) {
-		if ctx.Err() != nil {
-			return "", fmt.Errorf("%s: no answer, killed: %w", path, context.Cause(ctx))
-		}
-		return "", fmt.Errorf("%s: %w: %s", path, err, strings.TrimSpace(stderr.String()))
-	}
-	return stdout.String(), nil
-}
-
-// capped keeps the first iptablesOutputLimit bytes written to it.
-type capped struct{ bytes.Buffer }
-
-func (c *capped) Write(p []byte) (int, error) {
-	if room := iptablesOutputLimit - c.Len(); room > 0 {
-		c.Buffer.Write(p[:min(room, len(p))])
-	}
-	return len(p), nil
+	return string(stdout), nil
 }
 
 // exists runs iptables for an answer of yes or no.

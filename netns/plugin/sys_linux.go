@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -36,19 +35,6 @@ func idOf(fi os.FileInfo) fileID {
 		return fileID{}
 	}
 	return fileID{uint64(st.Dev), st.Ino, st.Size, unix.Timespec(st.Mtim)}
-}
-
-// inOwnGroup has cmd run in a process group of its own, all of which is killed when cmd's
-// context ends.
-func inOwnGroup(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error {
-		err := unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
-		if errors.Is(err, unix.ESRCH) {
-			return os.ErrProcessDone
-		}
-		return os.NewSyscallError("kill", err)
-	}
 }
 
 // tryLock takes the lock of an open file; held is true when another has it.
