@@ -52,7 +52,7 @@ type Log struct {
 type Network struct {
 	ConfDir   string   `toml:"conf_dir" comment:"CNI configurations. The first usable file by name is the node's network; changes are seen at once."`
 	BinDirs   []string `toml:"bin_dirs" comment:"Folders of the CNI plugins' programs, searched in this order."`
-	InProcess bool     `toml:"in_process" comment:"Answer the CNI reference plugins loopback, bridge, ptp, host-local and portmap within berthd, by system calls: ADD takes a tenth of the time, DEL a third.\nWhat is on the node afterwards is the same. It needs no programs of theirs; where those in bin_dirs are not the project's own,\nor of a version other than 1.9, or a configuration has what berthd does not know, the programs are run. false: always."`
+	InProcess bool     `toml:"in_process" comment:"Answer the CNI reference plugins loopback, bridge, ptp, host-local and portmap within berthd, by system calls, in a fraction of the time.\nWhat is on the node afterwards is the same. It needs no programs of theirs; where those in bin_dirs are not the project's own,\nor of a version other than 1.9, or a configuration has what berthd does not know, the programs are run. false: always."`
 	Embedded  bool     `toml:"embedded" comment:"While conf_dir has no configuration at all, use a bridge network of berth's own (berth0).\nLeave it off where a network add-on brings the configuration after the node has started."`
 }
 

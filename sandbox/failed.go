@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 	"sync"
@@ -71,6 +70,6 @@ func (f *failures) since(t time.Time) []Failure {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	list := slices.DeleteFunc(slices.Clone(f.list), func(o Failure) bool { return o.At.Before(t) })
-	slices.SortStableFunc(list, func(a, b Failure) int { return cmp.Compare(b.At.UnixNano(), a.At.UnixNano()) })
+	slices.Reverse(list)
 	return list
 }

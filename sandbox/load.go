@@ -23,10 +23,11 @@ func (n *Node) load(ctx context.Context) error {
 	}
 	var read []*Pod
 	for _, d := range dirs {
-		if !d.IsDir() || !isID(d.Name()) {
-			if !isID(d.Name()) { // else it is swept
-				klog.FromContext(ctx).Info("No pod's folder; it is left alone", "path", filepath.Join(n.Pods.opts.Root, "pods", d.Name()))
-			}
+		if !isID(d.Name()) {
+			klog.FromContext(ctx).Info("No pod's folder; it is left alone", "path", filepath.Join(n.Pods.opts.Root, "pods", d.Name()))
+			continue
+		}
+		if !d.IsDir() { // it has a name of ours, and is swept
 			continue
 		}
 		path := n.Pods.opts.podRecord(d.Name())

@@ -25,7 +25,9 @@ func (s *Shims) Delete(ctx context.Context, id string) error {
 		return s.deleteUnknown(ctx, id)
 	}
 	stopped := e.p.isStopped()
-	if err = ErrNoAnswer; !stopped {
+	if stopped {
+		err = ErrNoAnswer
+	} else {
 		err = e.delete(ctx)
 	}
 	without := err != nil && ctx.Err() == nil &&
