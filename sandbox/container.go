@@ -141,8 +141,8 @@ func (c *Container) move(next State, edit func(*ContainerRecord)) error {
 		return nil
 	})
 	if err == nil && next == Exited {
+		c.stopped() // before those who wait go on: its pod's end is announced after it
 		c.exitOnce.Do(func() { close(c.exited) })
-		c.stopped()
 	}
 	return err
 }

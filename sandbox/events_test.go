@@ -76,8 +76,7 @@ func TestEvents(t *testing.T) {
 }
 
 // What an event shows includes the change that it is about. It may be of later:
-// who stops a pod is told of the exit before the readers are, and may be done by
-// the time that they look.
+// the readers look at a pod when they come to it.
 func TestEventsShowTheirChange(t *testing.T) {
 	f, dir := newFakeNode(t), t.TempDir()
 	n := f.open(t, dir)

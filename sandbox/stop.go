@@ -39,7 +39,10 @@ func (cs *Containers) Stop(ctx context.Context, id string, timeout time.Duration
 // halt is Stop of a container that is at hand.
 func (cs *Containers) halt(ctx context.Context, c *Container, timeout time.Duration) error {
 	switch c.Record().State {
-	case Exited, Removing, Creating:
+	case Exited:
+		<-c.exited // its end is announced, and its pod's comes after it
+		return nil
+	case Removing, Creating:
 		return nil
 	case Created:
 		if c.Record().Refusal != "" { // there is no task

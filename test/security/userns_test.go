@@ -234,7 +234,7 @@ func TestUserNamespaceOutlivesTheDaemon(t *testing.T) {
 func TestUserNamespaceOrphansAreSwept(t *testing.T) {
 	s := open(t)
 	podID, pod := s.pod(t, inUserns)
-	s.container(t, podID, pod)
+	id := s.container(t, podID, pod)
 	s.node.Kill()
 	if err := os.RemoveAll(filepath.Join(s.node.Root, "pods", podID, "pod.json")); err != nil {
 		t.Fatal(err)
@@ -245,15 +245,23 @@ func TestUserNamespaceOrphansAreSwept(t *testing.T) {
 	if pods, err := s.ListPodSandbox(t.Context(), &runtimeapi.ListPodSandboxRequest{}); err != nil || len(pods.GetItems()) > 0 {
 		t.Errorf("pods: %v, %v", pods.GetItems(), err)
 	}
-	// What no record owns goes in the background, by the last step the pod's folder.
-	for _, err := os.Stat(filepath.Join(s.node.Root, "pods", podID)); err == nil; _, err = os.Stat(filepath.Join(s.node.Root, "pods", podID)) {
+	// What no record owns goes in the background: a pod's folder by its last step, and
+	// a container's root, which keeps the image's layers.
+	s.gone(t, filepath.Join(s.node.Root, "pods", podID))
+	s.gone(t, filepath.Join(s.node.Root, "snapshots", "roots", id))
+	// The test's end expects that nothing is left, mounts and files.
+}
+
+// gone waits until nothing is at path.
+func (s *suite) gone(t *testing.T, path string) {
+	t.Helper()
+	for _, err := os.Lstat(path); err == nil; _, err = os.Lstat(path) {
 		select {
 		case <-t.Context().Done():
 			t.Fatal(t.Context().Err())
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	// The test's end expects that nothing is left, mounts and files.
 }
 
 // TestUserNamespaceFeatures: what kubelet is told.
