@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -34,7 +33,7 @@ import (
 // would end the process, with 2, when a stop comes on the heels of the start.
 func Init() {
 	if os.Getpid() == 1 {
-		signal.Notify(make(chan os.Signal, 1)) // until exec, which resets handlers
+		dropSignals()
 	}
 	libcontainer.Init()
 }

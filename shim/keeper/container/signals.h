@@ -1,0 +1,1 @@
+void berth_drop_signals(void);
