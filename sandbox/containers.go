@@ -84,6 +84,7 @@ func (cs *Containers) create(ctx context.Context, c *Container) error {
 	case s != Creating:
 		return fmt.Errorf("is %s: %w", s, ErrNameTaken)
 	}
+	cs.opts.Tasks.Expect()
 	left, err := build(ctx, c, &c.trace, cs.steps())
 	if err == nil {
 		c.noteStages()

@@ -292,6 +292,8 @@ func (f fakeTasks) Wait(ctx context.Context, id string) (shim.Exit, error) {
 	}
 }
 
+func (f fakeTasks) Expect() {}
+
 func (f fakeTasks) Delete(_ context.Context, id string) error {
 	if f.fail == "Tasks" {
 		return fmt.Errorf("delete: %w", errFault)

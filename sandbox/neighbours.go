@@ -57,8 +57,10 @@ type Images interface {
 	Collect(ctx context.Context) error
 }
 
-// Tasks is the life of a container's processes. *shim.Shims is one.
+// Tasks is the life of a container's processes. *shim.Shims is one. Expect says that a Create
+// is about to come, and does not wait.
 type Tasks interface {
+	Expect()
 	Create(ctx context.Context, r shim.CreateRequest) (pid int, err error)
 	Start(ctx context.Context, id string) error
 	Update(ctx context.Context, r shim.UpdateRequest) error

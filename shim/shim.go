@@ -120,6 +120,8 @@ type Shims struct {
 	tasks map[string]*entry   // by container ID
 	heirs map[int]bool        // processes that dead shims have left, and that are waited for
 
+	expectation expectation
+
 	doubted os.FileInfo // a program that did not go on with containers
 
 	muteAfter time.Duration // muteAfter, but in tests
