@@ -27,6 +27,9 @@ func (s *Server) begin(method string) {
 // end tells of the end of a call; err has its code already.
 func (s *Server) end(ctx context.Context, method string, took time.Duration, err error) {
 	logCall(ctx, method, took, err)
+	if changing[method] {
+		s.opts.Rest.PutOff()
+	}
 	if s.opts.Observer != nil {
 		s.opts.Observer.CallEnded(method, status.Code(err), took)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/berthd/berth/cri/stream"
 	"github.com/berthd/berth/imageservice"
+	"github.com/berthd/berth/rest"
 	"github.com/berthd/berth/sandbox"
 )
 
@@ -24,6 +25,7 @@ type Options struct {
 	Config         func() (string, error) // the effective configuration as JSON, for Status with verbose
 
 	Observer CallObserver // nil: nobody
+	Rest     rest.Rest    // put off by calls that leave much to tidy up; the zero value: by none
 
 	Streaming Streaming // where exec, attach and port-forward are served
 }
@@ -88,7 +90,7 @@ func (s *Server) Attach(n *sandbox.Node, images *imageservice.Service) {
 	close(s.ready)
 }
 
-// runtimeService is the sum of small servers. What none of them has, rest
+// runtimeService is the sum of small servers. What none of them has, unbuilt
 // answers with Unimplemented: embedded deeper, it loses to every other.
 type runtimeService struct {
 	node
@@ -100,9 +102,9 @@ type runtimeService struct {
 	metrics
 	updates
 	streaming
-	rest
+	unbuilt
 }
 
-type rest struct {
+type unbuilt struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
 }

@@ -163,6 +163,21 @@ var starting = map[string]bool{
 	runtimeapi.RuntimeService_StartContainer_FullMethodName:  true,
 }
 
+// changing are the calls that make or take away pods, containers and images. They leave
+// much on the heap, and are what the daemon rests from; what kubelet asks every second and
+// commands of probes are not.
+var changing = map[string]bool{
+	runtimeapi.RuntimeService_RunPodSandbox_FullMethodName:    true,
+	runtimeapi.RuntimeService_StopPodSandbox_FullMethodName:   true,
+	runtimeapi.RuntimeService_RemovePodSandbox_FullMethodName: true,
+	runtimeapi.RuntimeService_CreateContainer_FullMethodName:  true,
+	runtimeapi.RuntimeService_StartContainer_FullMethodName:   true,
+	runtimeapi.RuntimeService_StopContainer_FullMethodName:    true,
+	runtimeapi.RuntimeService_RemoveContainer_FullMethodName:  true,
+	runtimeapi.ImageService_PullImage_FullMethodName:          true,
+	runtimeapi.ImageService_RemoveImage_FullMethodName:        true,
+}
+
 // interceptStream is intercept for calls that answer with a stream.
 func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	if err := s.gate(stream.Context()); err != nil {

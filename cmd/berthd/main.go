@@ -19,6 +19,9 @@ import (
 // version is set when the release is built.
 var version = "0.1.0-dev"
 
+// The heap is not sampled: nobody reads that profile, and its table takes 1.4 MB.
+func init() { runtime.MemProfileRate = 0 }
+
 func main() {
 	if err := run(); err != nil {
 		forgetSockets(socketNames...)

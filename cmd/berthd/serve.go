@@ -22,6 +22,7 @@ import (
 	"github.com/berthd/berth/operator"
 	operatorapi "github.com/berthd/berth/operator/api"
 	"github.com/berthd/berth/operator/metrics"
+	"github.com/berthd/berth/rest"
 	"github.com/berthd/berth/sandbox"
 	"github.com/berthd/berth/sandbox/selinux"
 	"github.com/berthd/berth/shim"
@@ -131,7 +132,10 @@ func newServer(cfg config.Config, network *netns.Network, figures *metrics.Metri
 	if _, err := os.Stat("/run/systemd/system"); systemd && err != nil {
 		return nil, nil, errors.New("cgroup.driver: systemd does not run this machine; leave the key out, or set it to \"cgroupfs\"")
 	}
+	idle := rest.New()
+	idle.PutOff() // from all that starts the daemon, too
 	server := cri.New(cri.Options{
+		Rest:    idle,
 		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,
 		Observer: figures, NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.JSON,
 		Streaming: cri.Streaming{

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berthd/berth/crashpoint"
+	"github.com/berthd/berth/rest"
 	"github.com/berthd/berth/shim/api"
 	"github.com/berthd/berth/shim/keeper/container"
 	"github.com/berthd/berth/shim/keeper/logfile"
@@ -43,7 +44,7 @@ type Keeper struct {
 	pools    *pools
 	escrow   escrow
 	gate     gate
-	rest     rest
+	rest     rest.Rest
 	heed     func()        // asks for the signals that we listen to
 	resumed  bool          // it has taken over from another; set before it serves
 	idle     chan struct{} // closed when there is nothing left to live for
@@ -69,7 +70,7 @@ func New(ctx context.Context, o Options) (*Keeper, error) {
 		nursery: n,
 		filters: container.NewFilters(n.wait),
 		pools:   newPools(),
-		rest:    newRest(),
+		rest:    rest.New(),
 		idle:    make(chan struct{}),
 		retired: make(chan struct{}),
 		tasks:   map[string]*task{},
