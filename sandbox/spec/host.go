@@ -27,13 +27,13 @@ type Host struct {
 	AppArmorProfiles  []string            // that are loaded; nil when the kernel does not tell
 	AppArmorLack      error               // why AppArmorProfile could not be loaded, nil when nobody tried
 	Capabilities      []string            // that we can give, "CAP_…"
-	Devices           []specs.LinuxDevice // of /dev, for privileged containers
+	Devices           []specs.LinuxDevice // HostDevices, for a privileged container
 	OOMScoreAdjMin    int                 // lowest oom_score_adj we can set
 	Hostname          string
 }
 
-// ProbeHost looks at the machine. It changes nothing, runs nothing and takes about a
-// millisecond. Devices come and go, so a Host is for one container.
+// ProbeHost looks at the machine, but for its devices. It changes nothing, runs nothing and
+// takes a fraction of a millisecond.
 func ProbeHost() (Host, error) {
 	h := Host{
 		Seccomp:           exists("/proc/sys/kernel/seccomp/actions_avail"),
@@ -49,9 +49,6 @@ func ProbeHost() (Host, error) {
 		return Host{}, err
 	}
 	if h.OOMScoreAdjMin, err = oomScoreAdjMin(h.Capabilities); err != nil {
-		return Host{}, err
-	}
-	if h.Devices, err = HostDevices(); err != nil {
 		return Host{}, err
 	}
 	if h.Hostname, err = os.Hostname(); err != nil {
