@@ -8,6 +8,12 @@
 //	berth-shim filter                        compiles a seccomp profile, for "serve"
 //	berth-shim pause, or called "pause"      the holder of a shared PID namespace
 //	berth-shim version                       the release; --json: and the protocols that it speaks
+//
+// Go's runtime need not look for the cgroup's CPU limit when it starts and every second:
+// GOMAXPROCS is set for the first steps, and a shim has little to do at once.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 package main
 
 import (

@@ -61,6 +61,9 @@ func (b *benchmark) open(ctx context.Context) (err error) {
 	if err := errors.Join(b.world.Widen(), b.world.BuildContainerd(ctx), b.world.BuildTools(ctx)); err != nil {
 		return err
 	}
+	if err := install(filepath.Join(b.world.Repo, "bin"), filepath.Dir(b.world.Bin("containerd"))); err != nil {
+		return err
+	}
 	if b.busy {
 		b.spinner = exec.Command("setsid", "sh", "-c", "while :; do :; done")
 		if err := b.spinner.Start(); err != nil {

@@ -79,6 +79,7 @@ func rows() []row {
 		{"logs", "container log throughput", "MiB/s", false, goal{ratio: 8, least: true},
 			"a container copies 64 MiB in lines of 100 bytes to its stdout: from the log's first byte to its last."},
 		{"list", "ListContainers", "ms", true, goal{ratio: 0.5}, "with the pods there, a container in each, in turns of 10 calls while the other runtime stands still (SIGSTOP)."},
+		{"empty", "– a call that answers nothing", "ms", true, goal{}, "Version, likewise: what gRPC and the measuring program take of each call."},
 		{"stats", "ListContainerStats", "ms", true, goal{ratio: 0.15}, "likewise, in turns of 4."},
 		{"restart", "daemon killed: first correct full list", "s", false, goal{ratio: 0.25}, "from the start of the new process until lists of pods and containers have all of them, running."},
 		{"gzip", "pull, 6 gzip layers", "s", false, goal{ratio: 0.45}, "PullImage of the image of `make bench-pull` into an empty store. containerd leaves it to the page cache, berth's is on the disk."},

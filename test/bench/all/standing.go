@@ -24,12 +24,12 @@ const (
 
 // A step is what one contender costs with a number of pods, each with a container.
 type step struct {
-	contender         string
-	pods              int
-	rate              float64 // pods per second until they were there, eight at a time; 0: none were added
-	start, list, stat []float64
-	pss               float64 // KiB per pod
-	idle, wakeups     float64 // ms per second, per second
+	contender                string
+	pods                     int
+	rate                     float64 // pods per second until they were there, eight at a time; 0: none were added
+	start, list, empty, stat []float64
+	pss                      float64 // KiB per pod
+	idle, wakeups            float64 // ms per second, per second
 }
 
 // standing measures what pods cost that are there: memory, idle CPU, lists and statistics, first
@@ -120,7 +120,7 @@ func (b *benchmark) step(ctx context.Context, n int, bare map[string]float64) er
 		if n != b.pods {
 			continue
 		}
-		for key, values := range map[string][]float64{"pss": {s.pss}, "idle": {s.idle}, "wakeups": {s.wakeups}, "list": s.list, "stats": s.stat} {
+		for key, values := range map[string][]float64{"pss": {s.pss}, "idle": {s.idle}, "wakeups": {s.wakeups}, "list": s.list, "empty": s.empty, "stats": s.stat} {
 			for _, v := range values {
 				b.note(key, c, v)
 			}
@@ -194,6 +194,13 @@ func (b *benchmark) lists(ctx context.Context, steps map[string]*step, _ map[str
 			if err != nil {
 				return fmt.Errorf("list: %w", err)
 			}
+			empty, err := timed(listsATurn, func() error {
+				_, err := c.client.Version(ctx, &runtimeapi.VersionRequest{})
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("version: %w", err)
+			}
 			stat, err := timed(statsATurn, func() error {
 				resp, err := c.client.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{})
 				return enough(len(resp.GetStats()), s.pods, err)
@@ -202,7 +209,7 @@ func (b *benchmark) lists(ctx context.Context, steps map[string]*step, _ map[str
 				return fmt.Errorf("stats: %w", err)
 			}
 			if turn > 0 { // the first warms up
-				s.list, s.stat = append(s.list, list...), append(s.stat, stat...)
+				s.list, s.empty, s.stat = append(s.list, list...), append(s.empty, empty...), append(s.stat, stat...)
 			}
 			return nil
 		})
