@@ -45,6 +45,7 @@ func (noNetwork) GC(context.Context, []netns.Attachment) error   { return nil }
 func (noRoots) CheckIDMap(context.Context, snapshot.IDMap) error { return errNoNode }
 func (noRoots) Remove(context.Context, string) error             { return nil }
 func (noRoots) ListRoots(context.Context) ([]string, error)      { return nil, nil }
+func (noTasks) Expect()                                          {}
 func (noTasks) Delete(context.Context, string) error             { return nil }
 func (noTasks) Kill(context.Context, string, int, bool) error    { return nil }
 func (noProcesses) Tasks(context.Context) ([]shim.Task, error)   { return nil, nil }
