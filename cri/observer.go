@@ -19,6 +19,9 @@ type CallObserver interface {
 // begin counts a call in.
 func (s *Server) begin(method string) {
 	s.calls.Add(1)
+	if changing[method] {
+		s.opts.Rest.PutOff()
+	}
 	if s.opts.Observer != nil {
 		s.opts.Observer.CallBegan(method)
 	}

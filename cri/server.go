@@ -87,6 +87,7 @@ func (s *Server) Attach(n *sandbox.Node, images *imageservice.Service) {
 		updates:    updates{pods: n.Pods, containers: n.Containers},
 	}
 	*s.images = imageServer{images: images, handlers: s.opts.Handlers, stats: n.Stats}
+	s.opts.Rest.PutOff() // from all that starts a daemon
 	close(s.ready)
 }
 

@@ -9,9 +9,10 @@ import (
 
 // letGo unmaps the pages of the program that hold code and constants. What is needed of them
 // is mapped again as it is used, a dozen pages at a time, out of the page cache, where they stay
-// as long as the kernel sees no better use for them: what is mapped is what was used since.
-func letGo() {
-	for _, p := range program() {
+// as long as the kernel sees no better use for them: what is mapped is what was used since. A
+// debugger's breakpoints in the code go, too.
+func letGo(parts []part) {
+	for _, p := range parts {
 		_, _, _ = unix.Syscall(unix.SYS_MADVISE, p.begin, p.end-p.begin, unix.MADV_DONTNEED) // else they stay mapped
 	}
 }
@@ -19,8 +20,9 @@ func letGo() {
 // A part is a range of addresses, of whole pages.
 type part struct{ begin, end uintptr }
 
-// program is the parts of the running program that nobody can have written to. A part that is
-// writable, or was while it was loaded (RELRO), holds what is in no file.
+// program is the parts of the running program that it cannot have written to. A part that is
+// writable, or was while it was loaded (RELRO), holds what is in no file. There are none of a
+// program that is loaded at any address (PIE).
 var program = sync.OnceValue(func() (parts []part) {
 	f, err := elf.Open("/proc/self/exe")
 	if err != nil {

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// After is how long nothing is done before memory is given back.
+// After is how long nothing begins or ends before memory is given back. What takes longer may
+// be under way then: it goes on.
 const After = 5 * time.Second
 
 // A Rest is what a process goes to when it is asked for nothing any more. The zero value is one
@@ -14,12 +15,10 @@ const After = 5 * time.Second
 type Rest struct{ timer *time.Timer }
 
 // New returns a Rest that is taken, each time, After the last PutOff.
-func New() Rest {
-	t := time.AfterFunc(After, func() {
-		runtime.GC() // buffers that are kept for the next in need go at the second collection
-		debug.FreeOSMemory()
-		letGo()
-	})
+func New() Rest { return newRest(giveBack) }
+
+func newRest(take func()) Rest {
+	t := time.AfterFunc(After, take)
 	t.Stop()
 	return Rest{t}
 }
@@ -29,4 +28,11 @@ func (r Rest) PutOff() {
 	if r.timer != nil {
 		r.timer.Reset(After)
 	}
+}
+
+func giveBack() {
+	parts := program() // reads a file, the first time
+	runtime.GC() // buffers that are kept for the next in need go at the second collection
+	debug.FreeOSMemory()
+	letGo(parts)
 }

@@ -96,7 +96,7 @@ type Container struct {
 	gone  atomic.Bool // its record and name are no more
 
 	exitOnce sync.Once
-	exited   chan struct{} // closed when the exit is on record
+	exited   chan struct{} // closed when the exit is on record, and announced or put off until its start is
 
 	launch    launch
 	fresh     bool                          // made by this daemon and not an earlier one

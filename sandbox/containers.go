@@ -176,6 +176,9 @@ func (cs *Containers) finish(ctx context.Context, c *Container, reason string, c
 	if err := c.move(Exited, edit); err != nil && reason == ReasonStartError && c.Record().State == Exited {
 		_ = c.note(edit)
 	}
+	if c.Record().State == Exited { // by now, or by its keeper's word a moment ago
+		<-c.exited
+	}
 	return nil
 }
 

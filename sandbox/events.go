@@ -258,7 +258,8 @@ func (c *Container) launched(ok bool) {
 	c.launch.under, c.launch.postponed = false, false
 }
 
-// stopped has c's exit announced, or postponed until its start is.
+// stopped has c's exit announced, or postponed until its start is. Who waits for the exit does not
+// wait for that: a pod that is stopped while a start hangs is announced as stopped first.
 func (c *Container) stopped() {
 	c.launch.mu.Lock()
 	defer c.launch.mu.Unlock()

@@ -75,8 +75,7 @@ func TestEvents(t *testing.T) {
 	assertNothing(t, f, dir)
 }
 
-// What an event shows includes the change that it is about. It may be of later:
-// the readers look at a pod when they come to it.
+// What an event shows includes the change that it is about. It may be of later.
 func TestEventsShowTheirChange(t *testing.T) {
 	f, dir := newFakeNode(t), t.TempDir()
 	n := f.open(t, dir)

@@ -78,11 +78,11 @@ func (n *Node) recover(ctx context.Context) error {
 		// Before namespaces go: plugins look into them.
 		n.collectAddresses(ctx, live)
 		parallel(orphans, func(id string) { logLeft(ctx, n.sweep(ctx, id), "id", id) })
-		if len(orphans) > 0 { // an image that was removed meanwhile could not take its layers with it
-			logLeft(ctx, n.Containers.opts.Images.Collect(ctx), "what", "layers of what no record owns")
-		}
 		for _, p := range owing { // GC waits for DELs under way: these come after it
 			n.Containers.background(func(ctx context.Context) { n.Pods.settle(ctx, p) })
+		}
+		if len(orphans) > 0 { // an image that was removed meanwhile could not take its layers with it
+			_ = n.Containers.collect(ctx, nil)
 		}
 	})
 	return nil

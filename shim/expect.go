@@ -1,57 +1,71 @@
 package shim
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/cgroups"
 )
 
-// An expectation has the kernel get ready to move processes between cgroups of version 1.
+// An expectation has the kernel get ready to move processes between cgroups.
 //
 // It lets nobody fork or exit while it moves one, and the first move after a while waits for
 // all CPUs to have taken notice (an RCU grace period, 5 to 12 ms on a quiet machine); those that
 // follow within that time do not. libcontainer moves each container's first process, and that
 // wait is most of what the move takes. Any move will do to have it over with before: this
-// process is moved to where it is already. On a host with version 2 alone libcontainer has
-// the kernel create the process in its cgroup, there is no such wait, and nothing is done.
+// process is moved to where it is already.
 type expectation struct {
 	under sync.Mutex // held while a move is under way: one is enough
-	find  sync.Once
-	procs string // cgroup.procs of this process in one hierarchy of version 1, "" without one
 }
 
-// Expect says that a container will be created within milliseconds. It does not wait.
+// Expect says that a container will be created within milliseconds. It does not wait. Where the
+// kernel is stuck in a move, one thread of this process is, until the kernel goes on.
 func (s *Shims) Expect() {
 	e := &s.expectation
 	if !e.under.TryLock() {
 		return
 	}
-	go func() { // finite, and nothing of s: Close need not wait for the kernel
+	go func() { // nothing of s: Close need not wait for the kernel
 		defer e.under.Unlock()
-		_ = e.move() // else the container's own move waits, as ever
+		_ = stay() // else the container's own move waits, as ever
 	}()
 }
 
-// move moves this process to where it is.
-func (e *expectation) move() error {
-	e.find.Do(func() { e.procs = ownProcs() })
-	if e.procs == "" {
-		return nil
+var errNoHierarchy = errors.New("this process's cgroup is in no hierarchy that is mounted")
+
+// stay moves this process to where it is.
+func stay() error {
+	procs, err := ownProcs()
+	if err != nil {
+		return err
 	}
-	return os.WriteFile(e.procs, []byte("0"), 0)
+	f, err := os.OpenFile(procs, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString("0")
+	return errors.Join(err, f.Close())
 }
 
-// ownProcs is where this process is moved to where it is.
-func ownProcs() string {
+// ownProcs is cgroup.procs of this process's cgroup in one of the hierarchies. Where it is may
+// change: an administrator moves a daemon.
+func ownProcs() (string, error) {
+	const root = "/sys/fs/cgroup"
 	if cgroups.IsCgroup2UnifiedMode() {
-		return ""
+		own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+		if err != nil {
+			return "", err
+		}
+		return filepath.Join(root, own[""], "cgroup.procs"), nil
 	}
 	for _, controller := range []string{"freezer", "pids", "devices", "memory", "cpu"} {
-		if dir, err := cgroups.GetOwnCgroupPath(controller); err == nil {
-			return filepath.Join(dir, "cgroup.procs")
+		dir, err := cgroups.GetOwnCgroupPath(controller)
+		if err == nil && strings.HasPrefix(dir, root+"/") && dir != root {
+			return filepath.Join(dir, "cgroup.procs"), nil
 		}
 	}
-	return ""
+	return "", errNoHierarchy
 }

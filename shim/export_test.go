@@ -1,9 +1,35 @@
 package shim
 
-import "time"
+import (
+	"maps"
+	"slices"
+	"time"
+)
 
 // SetMuteAfter is how long tests want a silent shim to be waited for. It comes before the first call.
 func (s *Shims) SetMuteAfter(d time.Duration) { s.muteAfter = d }
 
 // IsOrphan is isOrphan.
 func IsOrphan(pid, session int) bool { return isOrphan(pid, session) }
+
+// SharedFilters is how many filters there are for new shims.
+func (s *Shims) SharedFilters() (n int) {
+	s.filters.mu.Lock()
+	defer s.filters.mu.Unlock()
+	for _, of := range s.filters.of {
+		n += len(of)
+	}
+	return n
+}
+
+// SwapFilters has the filters for new shims pass for one another, in turns.
+func (s *Shims) SwapFilters() {
+	s.filters.mu.Lock()
+	defer s.filters.mu.Unlock()
+	for _, of := range s.filters.of {
+		keys := slices.Sorted(maps.Keys(of))
+		for i := range keys[1:] {
+			of[keys[i]], of[keys[i+1]] = of[keys[i+1]], of[keys[i]]
+		}
+	}
+}

@@ -70,6 +70,38 @@ func TestSeccompDefault(t *testing.T) {
 	}
 }
 
+// A new shim takes what others have compiled: two filters that were swapped on the way come
+// out swapped.
+func TestSeccompShared(t *testing.T) {
+	if fixture.runtime != "" {
+		t.Skip("another runtime compiles filters itself")
+	}
+	h := newHost(t)
+	h.options.PodsPerProcess = 1
+	h.reopen()
+	could := func(denied string) string {
+		b := h.box("sleep 1000")
+		b.spec.Linux.Seccomp = denying(denied)
+		b.start()
+		got, err := b.exec("mkdir /tmp/d 2>/dev/null && echo mkdir; ln -s x /tmp/l 2>/dev/null && echo symlink; rm -rf /tmp/d /tmp/l")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(got.Stdout))
+	}
+	if got := could("mkdir"); got != "symlink" {
+		t.Fatalf("without mkdir a command could do %q", got)
+	}
+	if got := could("symlink"); got != "mkdir" {
+		t.Fatalf("without symlink a command could do %q", got)
+	}
+	eventually(t, "two filters are known", func() bool { return h.SharedFilters() == 2 })
+	h.SwapFilters()
+	if got := could("mkdir"); got != "mkdir" {
+		t.Errorf("with the other's filter a command could do %q, want mkdir", got)
+	}
+}
+
 // What is on record has the whole profile, though commands are started with less of it, and
 // changes of limits are written meanwhile.
 func TestSeccompRecord(t *testing.T) {

@@ -69,6 +69,7 @@ func (s *Shims) find(ctx, limited context.Context, shimID string) {
 	switch {
 	case err == nil:
 		s.meet(p, infos)
+		s.learn(p)
 	case isDeath(err):
 		s.inherit(p, err)
 	case ctx.Err() != nil: // that says nothing of the shim

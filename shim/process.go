@@ -32,14 +32,15 @@ type process struct {
 
 	escrow escrow
 
-	mu     sync.Mutex
-	usage  usage         // guarded by mu, as is all that follows
-	conn   *ttrpc.Client // nil: dead, once it has answered, or away
-	away   chan struct{} // not nil while it is lost and looked for; closed when that is over
-	mute   bool          // a question is without an answer
-	closed bool          // by us
-	deaths []time.Time   // the last ones
-	err    error         // why it never was alive
+	mu      sync.Mutex
+	usage   usage         // guarded by mu, as is all that follows
+	conn    *ttrpc.Client // nil: dead, once it has answered, or away
+	away    chan struct{} // not nil while it is lost and looked for; closed when that is over
+	mute    bool          // a question is without an answer
+	closed  bool          // by us
+	deaths  []time.Time   // the last ones
+	learned time.Time     // when it was asked for its filters last
+	err     error         // why it never was alive
 
 	spawned api.Spawned   // its process, as who has started it says; zero when that is not on record
 	info    *api.ShimInfo // what it has said of itself last; nil before that, and when it says nothing
@@ -98,7 +99,9 @@ func (s *Shims) first(p *process) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.greet(p, c)
+	if _, err = s.greet(p, c); err == nil {
+		s.share(p, c)
+	}
 	return err
 }
 

@@ -121,6 +121,7 @@ type Shims struct {
 	heirs map[int]bool        // processes that dead shims have left, and that are waited for
 
 	expectation expectation
+	filters     filters
 
 	doubted os.FileInfo // a program that did not go on with containers
 

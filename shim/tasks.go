@@ -184,6 +184,7 @@ func (s *Shims) Create(ctx context.Context, req CreateRequest) (pid int, err err
 	s.mu.Lock()
 	s.watchLocked(e)
 	s.mu.Unlock()
+	s.learn(p)
 	return int(resp.Pid), nil
 }
 

@@ -133,7 +133,6 @@ func newServer(cfg config.Config, network *netns.Network, figures *metrics.Metri
 		return nil, nil, errors.New("cgroup.driver: systemd does not run this machine; leave the key out, or set it to \"cgroupfs\"")
 	}
 	idle := rest.New()
-	idle.PutOff() // from all that starts the daemon, too
 	server := cri.New(cri.Options{
 		Rest:    idle,
 		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,

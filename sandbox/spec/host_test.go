@@ -43,7 +43,7 @@ func TestProbeHost(t *testing.T) {
 	}
 	// What the host can do must be settable, or no container starts.
 	in := request(asPrivileged)
-	in.Host = h
+	in.Host, in.Host.Devices = h, devices
 	in.Container.Linux.Resources.OomScoreAdj = -1000
 	s, err := Container(in)
 	if err != nil {

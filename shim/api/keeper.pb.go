@@ -73,6 +73,147 @@ func (Status) EnumDescriptor() ([]byte, []int) {
 	return file_keeper_proto_rawDescGZIP(), []int{0}
 }
 
+// Filter is a compiled seccomp filter.
+type Filter struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`         // the SHA-256 of the profile that it was compiled from, as the shim has it
+	Program       []byte                 `protobuf:"bytes,2,opt,name=program,proto3" json:"program,omitempty"` // instructions of the kernel's, as many as it takes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Filter) Reset() {
+	*x = Filter{}
+	mi := &file_keeper_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Filter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Filter) ProtoMessage() {}
+
+func (x *Filter) ProtoReflect() protoreflect.Message {
+	mi := &file_keeper_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Filter.ProtoReflect.Descriptor instead.
+func (*Filter) Descriptor() ([]byte, []int) {
+	return file_keeper_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Filter) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Filter) GetProgram() []byte {
+	if x != nil {
+		return x.Program
+	}
+	return nil
+}
+
+type ShareFiltersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filters       []*Filter              `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareFiltersRequest) Reset() {
+	*x = ShareFiltersRequest{}
+	mi := &file_keeper_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareFiltersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareFiltersRequest) ProtoMessage() {}
+
+func (x *ShareFiltersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_keeper_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareFiltersRequest.ProtoReflect.Descriptor instead.
+func (*ShareFiltersRequest) Descriptor() ([]byte, []int) {
+	return file_keeper_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ShareFiltersRequest) GetFilters() []*Filter {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+type ShareFiltersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filters       []*Filter              `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareFiltersResponse) Reset() {
+	*x = ShareFiltersResponse{}
+	mi := &file_keeper_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareFiltersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareFiltersResponse) ProtoMessage() {}
+
+func (x *ShareFiltersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_keeper_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareFiltersResponse.ProtoReflect.Descriptor instead.
+func (*ShareFiltersResponse) Descriptor() ([]byte, []int) {
+	return file_keeper_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ShareFiltersResponse) GetFilters() []*Filter {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
 // CreateOptions is what Task.Create is given in its options.
 type CreateOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -98,7 +239,7 @@ type CreateOptions struct {
 
 func (x *CreateOptions) Reset() {
 	*x = CreateOptions{}
-	mi := &file_keeper_proto_msgTypes[0]
+	mi := &file_keeper_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -110,7 +251,7 @@ func (x *CreateOptions) String() string {
 func (*CreateOptions) ProtoMessage() {}
 
 func (x *CreateOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[0]
+	mi := &file_keeper_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -123,7 +264,7 @@ func (x *CreateOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateOptions.ProtoReflect.Descriptor instead.
 func (*CreateOptions) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{0}
+	return file_keeper_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateOptions) GetPodId() string {
@@ -193,7 +334,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_keeper_proto_msgTypes[1]
+	mi := &file_keeper_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -205,7 +346,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[1]
+	mi := &file_keeper_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -218,7 +359,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{1}
+	return file_keeper_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -256,7 +397,7 @@ type TaskInfo struct {
 
 func (x *TaskInfo) Reset() {
 	*x = TaskInfo{}
-	mi := &file_keeper_proto_msgTypes[2]
+	mi := &file_keeper_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -268,7 +409,7 @@ func (x *TaskInfo) String() string {
 func (*TaskInfo) ProtoMessage() {}
 
 func (x *TaskInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[2]
+	mi := &file_keeper_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -281,7 +422,7 @@ func (x *TaskInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskInfo.ProtoReflect.Descriptor instead.
 func (*TaskInfo) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{2}
+	return file_keeper_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TaskInfo) GetId() string {
@@ -335,7 +476,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_keeper_proto_msgTypes[3]
+	mi := &file_keeper_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +488,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[3]
+	mi := &file_keeper_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +501,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{3}
+	return file_keeper_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListRequest) GetId() string {
@@ -380,7 +521,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_keeper_proto_msgTypes[4]
+	mi := &file_keeper_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +533,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[4]
+	mi := &file_keeper_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +546,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{4}
+	return file_keeper_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListResponse) GetTasks() []*TaskInfo {
@@ -436,7 +577,7 @@ type ShimInfo struct {
 
 func (x *ShimInfo) Reset() {
 	*x = ShimInfo{}
-	mi := &file_keeper_proto_msgTypes[5]
+	mi := &file_keeper_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +589,7 @@ func (x *ShimInfo) String() string {
 func (*ShimInfo) ProtoMessage() {}
 
 func (x *ShimInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[5]
+	mi := &file_keeper_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +602,7 @@ func (x *ShimInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShimInfo.ProtoReflect.Descriptor instead.
 func (*ShimInfo) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{5}
+	return file_keeper_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ShimInfo) GetProtocol() uint32 {
@@ -508,7 +649,7 @@ type UpgradeRequest struct {
 
 func (x *UpgradeRequest) Reset() {
 	*x = UpgradeRequest{}
-	mi := &file_keeper_proto_msgTypes[6]
+	mi := &file_keeper_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +661,7 @@ func (x *UpgradeRequest) String() string {
 func (*UpgradeRequest) ProtoMessage() {}
 
 func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[6]
+	mi := &file_keeper_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +674,7 @@ func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
 func (*UpgradeRequest) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{6}
+	return file_keeper_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpgradeRequest) GetProgram() string {
@@ -552,7 +693,7 @@ type UpgradeResponse struct {
 
 func (x *UpgradeResponse) Reset() {
 	*x = UpgradeResponse{}
-	mi := &file_keeper_proto_msgTypes[7]
+	mi := &file_keeper_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -564,7 +705,7 @@ func (x *UpgradeResponse) String() string {
 func (*UpgradeResponse) ProtoMessage() {}
 
 func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[7]
+	mi := &file_keeper_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -577,7 +718,7 @@ func (x *UpgradeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeResponse.ProtoReflect.Descriptor instead.
 func (*UpgradeResponse) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{7}
+	return file_keeper_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpgradeResponse) GetWaitsFor() string {
@@ -600,7 +741,7 @@ type ExecSyncRequest struct {
 
 func (x *ExecSyncRequest) Reset() {
 	*x = ExecSyncRequest{}
-	mi := &file_keeper_proto_msgTypes[8]
+	mi := &file_keeper_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +753,7 @@ func (x *ExecSyncRequest) String() string {
 func (*ExecSyncRequest) ProtoMessage() {}
 
 func (x *ExecSyncRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[8]
+	mi := &file_keeper_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +766,7 @@ func (x *ExecSyncRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecSyncRequest.ProtoReflect.Descriptor instead.
 func (*ExecSyncRequest) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{8}
+	return file_keeper_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExecSyncRequest) GetId() string {
@@ -675,7 +816,7 @@ type ExecSyncChunk struct {
 
 func (x *ExecSyncChunk) Reset() {
 	*x = ExecSyncChunk{}
-	mi := &file_keeper_proto_msgTypes[9]
+	mi := &file_keeper_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +828,7 @@ func (x *ExecSyncChunk) String() string {
 func (*ExecSyncChunk) ProtoMessage() {}
 
 func (x *ExecSyncChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[9]
+	mi := &file_keeper_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +841,7 @@ func (x *ExecSyncChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecSyncChunk.ProtoReflect.Descriptor instead.
 func (*ExecSyncChunk) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{9}
+	return file_keeper_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExecSyncChunk) GetStdout() []byte {
@@ -740,7 +881,7 @@ type CancelExecRequest struct {
 
 func (x *CancelExecRequest) Reset() {
 	*x = CancelExecRequest{}
-	mi := &file_keeper_proto_msgTypes[10]
+	mi := &file_keeper_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +893,7 @@ func (x *CancelExecRequest) String() string {
 func (*CancelExecRequest) ProtoMessage() {}
 
 func (x *CancelExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[10]
+	mi := &file_keeper_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +906,7 @@ func (x *CancelExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelExecRequest.ProtoReflect.Descriptor instead.
 func (*CancelExecRequest) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{10}
+	return file_keeper_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CancelExecRequest) GetExecId() string {
@@ -783,7 +924,7 @@ type CancelExecResponse struct {
 
 func (x *CancelExecResponse) Reset() {
 	*x = CancelExecResponse{}
-	mi := &file_keeper_proto_msgTypes[11]
+	mi := &file_keeper_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +936,7 @@ func (x *CancelExecResponse) String() string {
 func (*CancelExecResponse) ProtoMessage() {}
 
 func (x *CancelExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[11]
+	mi := &file_keeper_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +949,7 @@ func (x *CancelExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelExecResponse.ProtoReflect.Descriptor instead.
 func (*CancelExecResponse) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{11}
+	return file_keeper_proto_rawDescGZIP(), []int{14}
 }
 
 type ReopenLogRequest struct {
@@ -820,7 +961,7 @@ type ReopenLogRequest struct {
 
 func (x *ReopenLogRequest) Reset() {
 	*x = ReopenLogRequest{}
-	mi := &file_keeper_proto_msgTypes[12]
+	mi := &file_keeper_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +973,7 @@ func (x *ReopenLogRequest) String() string {
 func (*ReopenLogRequest) ProtoMessage() {}
 
 func (x *ReopenLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[12]
+	mi := &file_keeper_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +986,7 @@ func (x *ReopenLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReopenLogRequest.ProtoReflect.Descriptor instead.
 func (*ReopenLogRequest) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{12}
+	return file_keeper_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReopenLogRequest) GetId() string {
@@ -863,7 +1004,7 @@ type ReopenLogResponse struct {
 
 func (x *ReopenLogResponse) Reset() {
 	*x = ReopenLogResponse{}
-	mi := &file_keeper_proto_msgTypes[13]
+	mi := &file_keeper_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +1016,7 @@ func (x *ReopenLogResponse) String() string {
 func (*ReopenLogResponse) ProtoMessage() {}
 
 func (x *ReopenLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_keeper_proto_msgTypes[13]
+	mi := &file_keeper_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,14 +1029,21 @@ func (x *ReopenLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReopenLogResponse.ProtoReflect.Descriptor instead.
 func (*ReopenLogResponse) Descriptor() ([]byte, []int) {
-	return file_keeper_proto_rawDescGZIP(), []int{13}
+	return file_keeper_proto_rawDescGZIP(), []int{16}
 }
 
 var File_keeper_proto protoreflect.FileDescriptor
 
 const file_keeper_proto_rawDesc = "" +
 	"\n" +
-	"\fkeeper.proto\x12\rberth.shim.v1\"\xef\x01\n" +
+	"\fkeeper.proto\x12\rberth.shim.v1\"4\n" +
+	"\x06Filter\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x18\n" +
+	"\aprogram\x18\x02 \x01(\fR\aprogram\"F\n" +
+	"\x13ShareFiltersRequest\x12/\n" +
+	"\afilters\x18\x01 \x03(\v2\x15.berth.shim.v1.FilterR\afilters\"G\n" +
+	"\x14ShareFiltersResponse\x12/\n" +
+	"\afilters\x18\x01 \x03(\v2\x15.berth.shim.v1.FilterR\afilters\"\xef\x01\n" +
 	"\rCreateOptions\x12\x15\n" +
 	"\x06pod_id\x18\x01 \x01(\tR\x05podId\x12\x19\n" +
 	"\blog_path\x18\x02 \x01(\tR\alogPath\x12\x14\n" +
@@ -956,14 +1104,15 @@ const file_keeper_proto_rawDesc = "" +
 	"\aCREATED\x10\x01\x12\v\n" +
 	"\aRUNNING\x10\x02\x12\n" +
 	"\n" +
-	"\x06EXITED\x10\x032\x82\x03\n" +
+	"\x06EXITED\x10\x032\xdb\x03\n" +
 	"\x06Keeper\x12?\n" +
 	"\x04List\x12\x1a.berth.shim.v1.ListRequest\x1a\x1b.berth.shim.v1.ListResponse\x12J\n" +
 	"\bExecSync\x12\x1e.berth.shim.v1.ExecSyncRequest\x1a\x1c.berth.shim.v1.ExecSyncChunk0\x01\x12Q\n" +
 	"\n" +
 	"CancelExec\x12 .berth.shim.v1.CancelExecRequest\x1a!.berth.shim.v1.CancelExecResponse\x12N\n" +
 	"\tReopenLog\x12\x1f.berth.shim.v1.ReopenLogRequest\x1a .berth.shim.v1.ReopenLogResponse\x12H\n" +
-	"\aUpgrade\x12\x1d.berth.shim.v1.UpgradeRequest\x1a\x1e.berth.shim.v1.UpgradeResponseB&Z$github.com/berthd/berth/shim/api;apib\x06proto3"
+	"\aUpgrade\x12\x1d.berth.shim.v1.UpgradeRequest\x1a\x1e.berth.shim.v1.UpgradeResponse\x12W\n" +
+	"\fShareFilters\x12\".berth.shim.v1.ShareFiltersRequest\x1a#.berth.shim.v1.ShareFiltersResponseB&Z$github.com/berthd/berth/shim/api;apib\x06proto3"
 
 var (
 	file_keeper_proto_rawDescOnce sync.Once
@@ -978,44 +1127,51 @@ func file_keeper_proto_rawDescGZIP() []byte {
 }
 
 var file_keeper_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_keeper_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_keeper_proto_goTypes = []any{
-	(Status)(0),                // 0: berth.shim.v1.Status
-	(*CreateOptions)(nil),      // 1: berth.shim.v1.CreateOptions
-	(*Exit)(nil),               // 2: berth.shim.v1.Exit
-	(*TaskInfo)(nil),           // 3: berth.shim.v1.TaskInfo
-	(*ListRequest)(nil),        // 4: berth.shim.v1.ListRequest
-	(*ListResponse)(nil),       // 5: berth.shim.v1.ListResponse
-	(*ShimInfo)(nil),           // 6: berth.shim.v1.ShimInfo
-	(*UpgradeRequest)(nil),     // 7: berth.shim.v1.UpgradeRequest
-	(*UpgradeResponse)(nil),    // 8: berth.shim.v1.UpgradeResponse
-	(*ExecSyncRequest)(nil),    // 9: berth.shim.v1.ExecSyncRequest
-	(*ExecSyncChunk)(nil),      // 10: berth.shim.v1.ExecSyncChunk
-	(*CancelExecRequest)(nil),  // 11: berth.shim.v1.CancelExecRequest
-	(*CancelExecResponse)(nil), // 12: berth.shim.v1.CancelExecResponse
-	(*ReopenLogRequest)(nil),   // 13: berth.shim.v1.ReopenLogRequest
-	(*ReopenLogResponse)(nil),  // 14: berth.shim.v1.ReopenLogResponse
+	(Status)(0),                  // 0: berth.shim.v1.Status
+	(*Filter)(nil),               // 1: berth.shim.v1.Filter
+	(*ShareFiltersRequest)(nil),  // 2: berth.shim.v1.ShareFiltersRequest
+	(*ShareFiltersResponse)(nil), // 3: berth.shim.v1.ShareFiltersResponse
+	(*CreateOptions)(nil),        // 4: berth.shim.v1.CreateOptions
+	(*Exit)(nil),                 // 5: berth.shim.v1.Exit
+	(*TaskInfo)(nil),             // 6: berth.shim.v1.TaskInfo
+	(*ListRequest)(nil),          // 7: berth.shim.v1.ListRequest
+	(*ListResponse)(nil),         // 8: berth.shim.v1.ListResponse
+	(*ShimInfo)(nil),             // 9: berth.shim.v1.ShimInfo
+	(*UpgradeRequest)(nil),       // 10: berth.shim.v1.UpgradeRequest
+	(*UpgradeResponse)(nil),      // 11: berth.shim.v1.UpgradeResponse
+	(*ExecSyncRequest)(nil),      // 12: berth.shim.v1.ExecSyncRequest
+	(*ExecSyncChunk)(nil),        // 13: berth.shim.v1.ExecSyncChunk
+	(*CancelExecRequest)(nil),    // 14: berth.shim.v1.CancelExecRequest
+	(*CancelExecResponse)(nil),   // 15: berth.shim.v1.CancelExecResponse
+	(*ReopenLogRequest)(nil),     // 16: berth.shim.v1.ReopenLogRequest
+	(*ReopenLogResponse)(nil),    // 17: berth.shim.v1.ReopenLogResponse
 }
 var file_keeper_proto_depIdxs = []int32{
-	0,  // 0: berth.shim.v1.TaskInfo.status:type_name -> berth.shim.v1.Status
-	2,  // 1: berth.shim.v1.TaskInfo.exit:type_name -> berth.shim.v1.Exit
-	3,  // 2: berth.shim.v1.ListResponse.tasks:type_name -> berth.shim.v1.TaskInfo
-	6,  // 3: berth.shim.v1.ListResponse.shim:type_name -> berth.shim.v1.ShimInfo
-	4,  // 4: berth.shim.v1.Keeper.List:input_type -> berth.shim.v1.ListRequest
-	9,  // 5: berth.shim.v1.Keeper.ExecSync:input_type -> berth.shim.v1.ExecSyncRequest
-	11, // 6: berth.shim.v1.Keeper.CancelExec:input_type -> berth.shim.v1.CancelExecRequest
-	13, // 7: berth.shim.v1.Keeper.ReopenLog:input_type -> berth.shim.v1.ReopenLogRequest
-	7,  // 8: berth.shim.v1.Keeper.Upgrade:input_type -> berth.shim.v1.UpgradeRequest
-	5,  // 9: berth.shim.v1.Keeper.List:output_type -> berth.shim.v1.ListResponse
-	10, // 10: berth.shim.v1.Keeper.ExecSync:output_type -> berth.shim.v1.ExecSyncChunk
-	12, // 11: berth.shim.v1.Keeper.CancelExec:output_type -> berth.shim.v1.CancelExecResponse
-	14, // 12: berth.shim.v1.Keeper.ReopenLog:output_type -> berth.shim.v1.ReopenLogResponse
-	8,  // 13: berth.shim.v1.Keeper.Upgrade:output_type -> berth.shim.v1.UpgradeResponse
-	9,  // [9:14] is the sub-list for method output_type
-	4,  // [4:9] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	1,  // 0: berth.shim.v1.ShareFiltersRequest.filters:type_name -> berth.shim.v1.Filter
+	1,  // 1: berth.shim.v1.ShareFiltersResponse.filters:type_name -> berth.shim.v1.Filter
+	0,  // 2: berth.shim.v1.TaskInfo.status:type_name -> berth.shim.v1.Status
+	5,  // 3: berth.shim.v1.TaskInfo.exit:type_name -> berth.shim.v1.Exit
+	6,  // 4: berth.shim.v1.ListResponse.tasks:type_name -> berth.shim.v1.TaskInfo
+	9,  // 5: berth.shim.v1.ListResponse.shim:type_name -> berth.shim.v1.ShimInfo
+	7,  // 6: berth.shim.v1.Keeper.List:input_type -> berth.shim.v1.ListRequest
+	12, // 7: berth.shim.v1.Keeper.ExecSync:input_type -> berth.shim.v1.ExecSyncRequest
+	14, // 8: berth.shim.v1.Keeper.CancelExec:input_type -> berth.shim.v1.CancelExecRequest
+	16, // 9: berth.shim.v1.Keeper.ReopenLog:input_type -> berth.shim.v1.ReopenLogRequest
+	10, // 10: berth.shim.v1.Keeper.Upgrade:input_type -> berth.shim.v1.UpgradeRequest
+	2,  // 11: berth.shim.v1.Keeper.ShareFilters:input_type -> berth.shim.v1.ShareFiltersRequest
+	8,  // 12: berth.shim.v1.Keeper.List:output_type -> berth.shim.v1.ListResponse
+	13, // 13: berth.shim.v1.Keeper.ExecSync:output_type -> berth.shim.v1.ExecSyncChunk
+	15, // 14: berth.shim.v1.Keeper.CancelExec:output_type -> berth.shim.v1.CancelExecResponse
+	17, // 15: berth.shim.v1.Keeper.ReopenLog:output_type -> berth.shim.v1.ReopenLogResponse
+	11, // 16: berth.shim.v1.Keeper.Upgrade:output_type -> berth.shim.v1.UpgradeResponse
+	3,  // 17: berth.shim.v1.Keeper.ShareFilters:output_type -> berth.shim.v1.ShareFiltersResponse
+	12, // [12:18] is the sub-list for method output_type
+	6,  // [6:12] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_keeper_proto_init() }
@@ -1029,7 +1185,7 @@ func file_keeper_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_keeper_proto_rawDesc), len(file_keeper_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -13,6 +13,7 @@ type KeeperService interface {
 	CancelExec(context.Context, *CancelExecRequest) (*CancelExecResponse, error)
 	ReopenLog(context.Context, *ReopenLogRequest) (*ReopenLogResponse, error)
 	Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error)
+	ShareFilters(context.Context, *ShareFiltersRequest) (*ShareFiltersResponse, error)
 }
 
 type Keeper_ExecSyncServer interface {
@@ -59,6 +60,13 @@ func RegisterKeeperService(srv *ttrpc.Server, svc KeeperService) {
 				}
 				return svc.Upgrade(ctx, &req)
 			},
+			"ShareFilters": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ShareFiltersRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.ShareFilters(ctx, &req)
+			},
 		},
 		Streams: map[string]ttrpc.Stream{
 			"ExecSync": {
@@ -82,6 +90,7 @@ type KeeperClient interface {
 	CancelExec(context.Context, *CancelExecRequest) (*CancelExecResponse, error)
 	ReopenLog(context.Context, *ReopenLogRequest) (*ReopenLogResponse, error)
 	Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error)
+	ShareFilters(context.Context, *ShareFiltersRequest) (*ShareFiltersResponse, error)
 }
 
 type keeperClient struct {
@@ -150,6 +159,14 @@ func (c *keeperClient) ReopenLog(ctx context.Context, req *ReopenLogRequest) (*R
 func (c *keeperClient) Upgrade(ctx context.Context, req *UpgradeRequest) (*UpgradeResponse, error) {
 	var resp UpgradeResponse
 	if err := c.client.Call(ctx, "berth.shim.v1.Keeper", "Upgrade", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *keeperClient) ShareFilters(ctx context.Context, req *ShareFiltersRequest) (*ShareFiltersResponse, error) {
+	var resp ShareFiltersResponse
+	if err := c.client.Call(ctx, "berth.shim.v1.Keeper", "ShareFilters", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

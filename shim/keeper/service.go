@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/berthd/berth/shim/api"
+	"github.com/berthd/berth/shim/keeper/container"
 )
 
 // keeperService answers what Task v3 lacks.
@@ -59,6 +60,25 @@ func (s *keeperService) Upgrade(ctx context.Context, req *api.UpgradeRequest) (*
 		return nil, toStatus(err)
 	}
 	return &api.UpgradeResponse{WaitsFor: waitsFor}, nil
+}
+
+func (s *keeperService) ShareFilters(_ context.Context, req *api.ShareFiltersRequest) (*api.ShareFiltersResponse, error) {
+	var given []container.Filter
+	for _, f := range req.Filters {
+		given = append(given, container.Filter{Key: f.Key, Program: f.Program})
+	}
+	if err := s.k.filters.Add(given); err != nil {
+		return nil, toStatus(err)
+	}
+	have, err := s.k.filters.List()
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	resp := &api.ShareFiltersResponse{}
+	for _, f := range have {
+		resp.Filters = append(resp.Filters, &api.Filter{Key: f.Key, Program: f.Program})
+	}
+	return resp, nil
 }
 
 func (s *keeperService) CancelExec(_ context.Context, req *api.CancelExecRequest) (*api.CancelExecResponse, error) {

@@ -31,6 +31,8 @@ const (
 	// maxFilter bounds a compiled filter, in bytes: the kernel takes 4096
 	// instructions of 8 (BPF_MAXINSNS).
 	maxFilter = 4096 * 8
+	// magicSize is how many bytes of a file are before the filter.
+	magicSize = C.BERTH_FILTER_MAGIC_LEN
 	// compileLimit is how long compiling one may take.
 	compileLimit = 10 * time.Second
 )
@@ -44,19 +46,20 @@ type Filters struct {
 	run func(func() error) error
 
 	mu    sync.Mutex
-	known map[[sha256.Size]byte]known // guarded by mu
+	known map[[sha256.Size]byte]known    // guarded by mu
+	files map[[sha256.Size]byte]*os.File // those that are there, sealed; guarded by mu
 }
 
 // known is what there is of a profile.
 type known struct {
 	filter func() *os.File
-	calls  any // its calls as libcontainer has them, for all containers that have the profile
+	calls  any // its calls as libcontainer has them, for all containers that have the profile; nil: nobody has had it yet
 }
 
 // NewFilters returns an empty store. run is called with what starts a child and
 // waits for it, so that nobody else does.
 func NewFilters(run func(func() error) error) *Filters {
-	return &Filters{run: run, known: map[[sha256.Size]byte]known{}}
+	return &Filters{run: run, known: map[[sha256.Size]byte]known{}, files: map[[sha256.Size]byte]*os.File{}}
 }
 
 // get returns the compiled form of a profile, libcontainer's as JSON, or nil when
@@ -76,9 +79,15 @@ func (f *Filters) get(ctx context.Context, profile []byte, calls any) (filter *o
 			if err != nil {
 				klog.FromContext(ctx).Error(err, "Seccomp filter not compiled ahead; this start compiles it")
 				f.forget(key)
+				return nil
 			}
+			f.keep(key, file)
 			return file
 		})}
+		f.known[key] = k
+	}
+	if k.filter != nil && k.calls == nil { // somebody else compiled it
+		k.calls = calls
 		f.known[key] = k
 	}
 	f.mu.Unlock()
@@ -96,6 +105,13 @@ func (f *Filters) forget(key [sha256.Size]byte) {
 	delete(f.known, key)
 }
 
+// keep keeps a filter for List.
+func (f *Filters) keep(key [sha256.Size]byte, file *os.File) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.files[key] = file
+}
+
 // compile runs this program as "filter".
 func (f *Filters) compile(ctx context.Context, profile []byte) (*os.File, error) {
 	ctx, cancel := context.WithTimeout(ctx, compileLimit)
@@ -106,10 +122,15 @@ func (f *Filters) compile(ctx context.Context, profile []byte) (*os.File, error)
 	if err := f.run(cmd.Run); err != nil {
 		return nil, fmt.Errorf("compile: %w: %s", err, bytes.TrimSpace(why.Bytes()))
 	}
-	if n := out.Len(); n == 0 || n%8 != 0 || n > maxFilter {
-		return nil, fmt.Errorf("compile: %d bytes are no filter", n)
+	return filterFile(out.Bytes())
+}
+
+// filterFile is a sealed memfd with a compiled filter, as filter.c takes it.
+func filterFile(program []byte) (*os.File, error) {
+	if n := len(program); n == 0 || n%8 != 0 || n > maxFilter {
+		return nil, fmt.Errorf("%d bytes are no filter", n)
 	}
-	return sealed("berth-seccomp", append([]byte(C.BERTH_FILTER_MAGIC), out.Bytes()...))
+	return sealed("berth-seccomp", append([]byte(C.BERTH_FILTER_MAGIC), program...))
 }
 
 // errNoFilter is returned when libseccomp came back without having compiled.

@@ -1,4 +1,4 @@
-// Go's runtime has a handler for every signal, and ends the process by some of them
+// Go's runtime has handlers for nearly all signals, and ends the process by some of them
 // unless the program asks for them. Asking takes two switches between threads for each, and
 // there is nothing to be told: without a handler the kernel drops them, for a PID 1.
 
@@ -8,7 +8,7 @@
 #include <signal.h>
 #include <stddef.h>
 
-// Those of a fault in the program itself (SIGSEGV, SIGBUS, SIGFPE) stay Go's.
+// Those of a fault in the program itself (SIGSEGV, SIGBUS, SIGFPE) stay Go's: see signals.go.
 static const int deadly[] = { SIGHUP, SIGINT, SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGSTKFLT, SIGTERM, SIGSYS };
 
 void berth_drop_signals(void) {
