@@ -36,6 +36,18 @@ func BenchmarkStart(b *testing.B) {
 	}
 }
 
+// BenchmarkStartNewShim is BenchmarkStart where each container gets a new shim: -benchtime 20x.
+func BenchmarkStartNewShim(b *testing.B) {
+	h := newHost(b)
+	h.options.PodsPerProcess = 1
+	h.reopen()
+	h.sleeper().start()
+	eventually(b, "its filter is known", func() bool { return h.SharedFilters() == 1 })
+	for b.Loop() {
+		h.sleeper().start()
+	}
+}
+
 // BenchmarkDelete measures the removal of a running container.
 func BenchmarkDelete(b *testing.B) {
 	h := newHost(b)
