@@ -226,6 +226,7 @@ func (s *Systemd) dial(ctx context.Context) (*peer, error) {
 	lasting := context.WithoutCancel(ctx)
 	go func() {
 		s.read(p, signals)
+		s.drop(p) // signals end a moment before the connection counts as closed
 		s.rejoin(lasting)
 	}()
 	return p, nil
