@@ -221,6 +221,13 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// now is the connection that there is.
+func (s *Systemd) now() *peer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peer
+}
+
 // TestSystemdComesBack: a connection that broke is made again by the next call.
 func TestSystemdComesBack(t *testing.T) {
 	f := newFake(t)
@@ -229,7 +236,7 @@ func TestSystemdComesBack(t *testing.T) {
 		if err := s.Start(t.Context(), "a.scope", "b.slice", 42, nil); err != nil {
 			t.Fatal(err)
 		}
-		conn := s.peer.conn
+		conn := s.now().conn
 		f.hangUp()
 		<-conn.Context().Done()
 	}
@@ -245,7 +252,7 @@ func TestClose(t *testing.T) {
 	if err := s.Stop(t.Context(), "a.scope"); err != nil {
 		t.Fatal(err)
 	}
-	conn := s.peer.conn
+	conn := s.now().conn
 	s.Close()
 	s.Close()
 	select {
