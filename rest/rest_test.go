@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -31,4 +32,22 @@ func TestRest(t *testing.T) {
 		expect(After, 2)
 	})
 	Rest{}.PutOff()
+}
+
+// TestAfterCollections: each collection is told of, not only the first.
+func TestAfterCollections(t *testing.T) {
+	told := make(chan struct{}, 1)
+	afterCollections(func() { told <- struct{}{} })
+	for i := range 3 {
+		runtime.GC()
+		select {
+		case <-told:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("not told of collection %d", i+1)
+		}
+	}
+	go func() {
+		for range told { // of what comes after the test, so that nobody waits
+		}
+	}()
 }
