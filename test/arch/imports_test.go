@@ -12,6 +12,7 @@ var mayImport = map[string][]string{
 	"config":       {},
 	"crashpoint":   {},
 	"held":         {},
+	"rest":         {},
 	"netns":        {},
 	"shim":         {},
 	"snapshot":     {},
@@ -23,9 +24,9 @@ var mayImport = map[string][]string{
 	"test":         {"cmd", "config", "cri", "imageservice", "netns", "operator", "sandbox", "shim", "snapshot"},
 }
 
-// everywhere may be imported by all: crashpoint, of which nothing is left in what is shipped, and
-// held, which only takes notes.
-var everywhere = []string{"crashpoint", "held"}
+// everywhere may be imported by all: crashpoint, of which nothing is left in what is shipped,
+// held, which only takes notes, and rest, which gives back a process's memory.
+var everywhere = []string{"crashpoint", "held", "rest"}
 
 // leaves are packages that stand on their own: they import nothing of ours
 // outside the list, not even what their folder may.

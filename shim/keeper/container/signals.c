@@ -8,7 +8,7 @@
 #include <signal.h>
 #include <stddef.h>
 
-// Those of a fault in the program itself (SIGSEGV, SIGBUS, SIGFPE) stay Go's: see signals.go.
+// Those of a fault in the program itself (SIGSEGV, SIGBUS, SIGFPE) stay Go's: see dropSignals.
 static const int deadly[] = { SIGHUP, SIGINT, SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGSTKFLT, SIGTERM, SIGSYS };
 
 void berth_drop_signals(void) {

@@ -1,9 +1,13 @@
 package container
 
+// #include "signals.h"
+import "C"
+
 import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"syscall"
 
@@ -82,4 +86,11 @@ func holder() (pid int, leave func(), err error) {
 		_ = cmd.Wait() // killed: that is no failure
 		runtime.UnlockOSThread()
 	}, nil
+}
+
+// dropSignals has this process, a PID 1, not end by a signal from outside. Those that Go needs
+// for faults of the program itself are asked for: sent by somebody, they would end it as well.
+func dropSignals() {
+	C.berth_drop_signals()
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGFPE) // until exec
 }
