@@ -1,7 +1,9 @@
 package security
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime"
 	"strings"
@@ -35,8 +37,11 @@ func TestStartedContainerHasNothingOfOurs(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, e := range entries {
-				to, _ := os.Readlink("/proc/" + pid + "/fd/" + e.Name())
-				ofLoader := strings.HasPrefix(to, "/lib") // that it opens as it starts
+				to, err := os.Readlink("/proc/" + pid + "/fd/" + e.Name())
+				if errors.Is(err, fs.ErrNotExist) {
+					continue // closed by now: the loader's, which opens libraries as the command starts
+				}
+				ofLoader := strings.HasPrefix(to, "/lib") || to == "/etc/ld.so.cache"
 				if !strings.Contains(" 0 1 2 ", " "+e.Name()+" ") && !ofLoader {
 					t.Errorf("descriptor %s is %s", e.Name(), to)
 				}
