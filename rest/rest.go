@@ -32,8 +32,8 @@ func New() Rest {
 func newRest(take func()) Rest {
 	r := Rest{taken: new(atomic.Bool)}
 	r.timer = time.AfterFunc(After, func() {
-		take()
 		r.taken.Store(true)
+		take()
 	})
 	r.timer.Stop()
 	return r

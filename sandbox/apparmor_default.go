@@ -10,15 +10,11 @@ import (
 	"github.com/berthd/berth/sandbox/spec"
 )
 
-// probeHost is spec.ProbeHost with the host's devices, which come and go, when what is to run
-// is privileged. It has the default AppArmor profile loaded when what is to
+// probeHost is spec.ProbeHost, and has the default AppArmor profile loaded when what is to
 // run gets it and it is not there: somebody may have unloaded it. That it cannot be had
 // is the spec's to judge. sc is nil for a pod's holder, which gets it.
 func (o Options) probeHost(ctx context.Context, sc *runtimeapi.LinuxContainerSecurityContext) (spec.Host, error) {
 	h, err := spec.ProbeHost()
-	if err == nil && sc.GetPrivileged() {
-		h.Devices, err = spec.HostDevices()
-	}
 	if err != nil || o.appArmor == nil || !h.AppArmor || !spec.GetsAppArmorDefault(sc) || slices.Contains(h.AppArmorProfiles, spec.AppArmorProfile) {
 		return h, err
 	}

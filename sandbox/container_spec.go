@@ -98,8 +98,14 @@ func (cs *Containers) specInput(ctx context.Context, c *Container) (spec.Input, 
 		SELinux:      cs.opts.selinux(pod.Level),
 		ImageVolumes: cs.opts.volumeSources(r.ID, r.Config().GetMounts()),
 	}
-	if in.Host, err = cs.opts.probeHost(ctx, r.Config().GetLinux().GetSecurityContext()); err != nil {
+	sc := r.Config().GetLinux().GetSecurityContext()
+	if in.Host, err = cs.opts.probeHost(ctx, sc); err != nil {
 		return spec.Input{}, err
+	}
+	if sc.GetPrivileged() { // devices come and go
+		if in.Host.Devices, err = spec.HostDevices(); err != nil {
+			return spec.Input{}, err
+		}
 	}
 	_, can, err := cs.pods.handlers.use(ctx, pod.Handler)
 	if err != nil {
@@ -122,7 +128,7 @@ func (cs *Containers) specInput(ctx context.Context, c *Container) (spec.Input, 
 	if in.Volumes, err = cs.makeVolumes(ctx, c, img.Config.Volumes); err != nil {
 		return spec.Input{}, err
 	}
-	in.SeccompLocalhost, err = localhostProfile(r.Config().GetLinux().GetSecurityContext())
+	in.SeccompLocalhost, err = localhostProfile(sc)
 	return in, err
 }
 

@@ -2,7 +2,6 @@ package shim
 
 import (
 	"errors"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -38,33 +37,28 @@ var errNoHierarchy = errors.New("this process's cgroup is in no hierarchy that i
 
 // stay moves this process to where it is.
 func stay() error {
-	procs, err := ownProcs()
+	dir, err := ownCgroup()
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(procs, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString("0")
-	return errors.Join(err, f.Close())
+	return cgroups.WriteFile(dir, "cgroup.procs", "0")
 }
 
-// ownProcs is cgroup.procs of this process's cgroup in one of the hierarchies. Where it is may
-// change: an administrator moves a daemon.
-func ownProcs() (string, error) {
+// ownCgroup is this process's cgroup in one of the hierarchies. Where it is may change: an
+// administrator moves a daemon.
+func ownCgroup() (string, error) {
 	const root = "/sys/fs/cgroup"
 	if cgroups.IsCgroup2UnifiedMode() {
 		own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
 		if err != nil {
 			return "", err
 		}
-		return filepath.Join(root, own[""], "cgroup.procs"), nil
+		return filepath.Join(root, own[""]), nil
 	}
 	for _, controller := range []string{"freezer", "pids", "devices", "memory", "cpu"} {
 		dir, err := cgroups.GetOwnCgroupPath(controller)
-		if err == nil && strings.HasPrefix(dir, root+"/") && dir != root {
-			return filepath.Join(dir, "cgroup.procs"), nil
+		if err == nil && strings.HasPrefix(dir, root+"/") {
+			return dir, nil
 		}
 	}
 	return "", errNoHierarchy

@@ -13,23 +13,19 @@ func (s *Shims) SetMuteAfter(d time.Duration) { s.muteAfter = d }
 func IsOrphan(pid, session int) bool { return isOrphan(pid, session) }
 
 // SharedFilters is how many filters there are for new shims.
-func (s *Shims) SharedFilters() (n int) {
+func (s *Shims) SharedFilters() int {
 	s.filters.mu.Lock()
 	defer s.filters.mu.Unlock()
-	for _, of := range s.filters.of {
-		n += len(of)
-	}
-	return n
+	return len(s.filters.known)
 }
 
 // SwapFilters has the filters for new shims pass for one another, in turns.
 func (s *Shims) SwapFilters() {
 	s.filters.mu.Lock()
 	defer s.filters.mu.Unlock()
-	for _, of := range s.filters.of {
-		keys := slices.Sorted(maps.Keys(of))
-		for i := range keys[1:] {
-			of[keys[i]], of[keys[i+1]] = of[keys[i+1]], of[keys[i]]
-		}
+	of := s.filters.known
+	keys := slices.Sorted(maps.Keys(of))
+	for i := range keys[1:] {
+		of[keys[i]], of[keys[i+1]] = of[keys[i+1]], of[keys[i]]
 	}
 }

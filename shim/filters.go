@@ -2,8 +2,6 @@ package shim
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -22,33 +20,37 @@ const (
 )
 
 // filters are the seccomp filters that shims have compiled, for those that are started: to
-// compile one takes as long as to start several containers. They are kept apart by the
-// release of the shim. The zero value is ready; it is safe for concurrent use.
+// compile one takes as long as to start several containers. They are of one release's shims,
+// the last that was heard of. The zero value is ready; it is safe for concurrent use.
 type filters struct {
-	mu sync.Mutex
-	of map[string]map[string][]byte // by release and key
+	mu      sync.Mutex
+	release string            // guarded by mu
+	known   map[string][]byte // by key; guarded by mu
 }
 
-// of a release, as a shim takes them.
+// list is those for a shim of that release.
 func (f *filters) list(release string) (all []*api.Filter) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, key := range slices.Sorted(maps.Keys(f.of[release])) {
-		all = append(all, &api.Filter{Key: []byte(key), Program: f.of[release][key]})
+	if release != f.release {
+		return nil
+	}
+	for key, program := range f.known {
+		all = append(all, &api.Filter{Key: []byte(key), Program: program})
 	}
 	return all
 }
 
-// add adds filters. Those of the latest release stay, once there are too many.
+// add adds those of a shim of that release, as long as there is room.
 func (f *filters) add(release string, all []*api.Filter) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.of[release] == nil {
-		f.of = map[string]map[string][]byte{release: {}}
+	if f.known == nil || release != f.release {
+		f.release, f.known = release, map[string][]byte{}
 	}
 	for _, filter := range all {
-		if len(f.of[release]) < maxShared {
-			f.of[release][string(filter.Key)] = filter.Program
+		if len(f.known) < maxShared {
+			f.known[string(filter.Key)] = filter.Program
 		}
 	}
 }

@@ -132,9 +132,8 @@ func newServer(cfg config.Config, network *netns.Network, figures *metrics.Metri
 	if _, err := os.Stat("/run/systemd/system"); systemd && err != nil {
 		return nil, nil, errors.New("cgroup.driver: systemd does not run this machine; leave the key out, or set it to \"cgroupfs\"")
 	}
-	idle := rest.New()
 	server := cri.New(cri.Options{
-		Rest:    idle,
+		Rest:    rest.New(),
 		Version: version, Handlers: slices.Sorted(maps.Keys(cfg.Handlers)), SystemdCgroup: systemd,
 		Observer: figures, NetworkReady: network.Ready, NetworkSkipped: network.Skipped, Config: cfg.JSON,
 		Streaming: cri.Streaming{

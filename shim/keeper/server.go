@@ -34,7 +34,8 @@ func (k *Keeper) Serve(ctx context.Context, ln net.Listener) error {
 	go k.nursery.run(ctx, died)
 	go k.retire(asked)
 
-	k.connected(1) // the first, which is expected
+	k.rest.PutOff() // from all that starts a shim, or takes over from one
+	k.connected(1)  // the first, which is expected
 	came := sync.OnceFunc(func() { k.connected(-1) })
 	limit := firstCall
 	if k.resumed && len(k.list()) == 0 { // whoever had its predecessor may have been done with that
