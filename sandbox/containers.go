@@ -18,14 +18,27 @@ type Containers struct {
 	table  table[*Container]
 	warned sync.Map // texts of warnings that were given
 
-	base   context.Context // ends when the daemon stops; carries the logger
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	base    context.Context // ends when the daemon stops; carries the logger
+	cancel  context.CancelFunc
+	closing sync.Mutex // held while it ends
+	wg      sync.WaitGroup
 }
 
-// background runs work that belongs to no request until the daemon stops.
+// background runs work that belongs to no request until the daemon stops, and none after that.
 func (cs *Containers) background(work func(context.Context)) {
-	cs.wg.Go(func() { work(cs.base) })
+	cs.closing.Lock()
+	defer cs.closing.Unlock()
+	if cs.base.Err() == nil {
+		cs.wg.Go(func() { work(cs.base) })
+	}
+}
+
+// close ends what background has started.
+func (cs *Containers) close() {
+	cs.closing.Lock()
+	cs.cancel()
+	cs.closing.Unlock()
+	cs.wg.Wait()
 }
 
 // Create makes a container in a ready pod and returns its record once it can be

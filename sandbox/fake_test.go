@@ -292,6 +292,10 @@ func (f fakeTasks) Wait(ctx context.Context, id string) (shim.Exit, error) {
 	}
 }
 
+func (f fakeTasks) OnExit(id string, then func(shim.Exit, error)) {
+	go func() { then(f.Wait(context.Background(), id)) }()
+}
+
 func (f fakeTasks) Expect() {}
 
 func (f fakeTasks) Delete(_ context.Context, id string) error {

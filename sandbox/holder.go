@@ -112,14 +112,16 @@ func removeHolderBundle(bundle string) error {
 // watch marks a ready pod as not ready when its holder, if it has one, ends by
 // itself.
 func (ps *Pods) watch(p *Pod) {
-	if p.Record().PIDNamespace != "" {
-		ps.containers.background(func(ctx context.Context) { ps.watchHolder(ctx, p) })
+	if p.Record().PIDNamespace == "" {
+		return
 	}
+	ps.opts.Tasks.OnExit(p.Record().ID, func(exit shim.Exit, err error) {
+		ps.containers.background(func(ctx context.Context) { ps.holderEnded(ctx, p, exit, err) })
+	})
 }
 
-func (ps *Pods) watchHolder(ctx context.Context, p *Pod) {
-	exit, err := ps.opts.Tasks.Wait(ctx, p.Record().ID)
-	if ctx.Err() != nil || p.Record().State != Ready {
+func (ps *Pods) holderEnded(ctx context.Context, p *Pod, exit shim.Exit, err error) {
+	if p.Record().State != Ready {
 		return
 	}
 	why := fmt.Sprintf("the process that holds the pod's PID namespace ended with code %d", exit.Code)

@@ -65,6 +65,7 @@ type Tasks interface {
 	Start(ctx context.Context, id string) error
 	Update(ctx context.Context, r shim.UpdateRequest) error
 	Kill(ctx context.Context, id string, signal int, all bool) error
+	OnExit(id string, f func(shim.Exit, error))
 	Wait(ctx context.Context, id string) (shim.Exit, error)
 	Delete(ctx context.Context, id string) error
 }

@@ -73,8 +73,7 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 // Close ends the background work and all subscriptions. Containers go on.
 func (n *Node) Close() {
 	n.Events.Close()
-	n.Containers.cancel()
-	n.Containers.wg.Wait()
+	n.Containers.close()
 }
 
 // width is how many objects are looked after at once when there are many.

@@ -114,23 +114,25 @@ func (cs *Containers) kill(ctx context.Context, c *Container) error {
 	}
 }
 
-// watch records the container's exit, whenever it comes.
+// watch has the container's exit recorded, whenever it comes.
 func (cs *Containers) watch(c *Container) {
-	cs.background(func(ctx context.Context) {
-		for {
-			exit, err := cs.opts.Tasks.Wait(ctx, c.Record().ID)
-			if ctx.Err() != nil {
-				return // the daemon stops; the next one asks again
-			}
-			if err == nil {
-				cs.recordExit(c, exit)
-				return
-			}
-			if cs.lost(ctx, c, err) {
-				return
-			}
-		}
+	cs.opts.Tasks.OnExit(c.Record().ID, func(exit shim.Exit, err error) {
+		cs.background(func(ctx context.Context) { cs.ended(ctx, c, exit, err) })
 	})
+}
+
+// ended records an exit, or that nobody will tell of it.
+func (cs *Containers) ended(ctx context.Context, c *Container, exit shim.Exit, err error) {
+	for ctx.Err() == nil { // else the daemon stops, and the next one asks again
+		if err == nil {
+			cs.recordExit(c, exit)
+			return
+		}
+		if cs.lost(ctx, c, err) {
+			return
+		}
+		exit, err = cs.opts.Tasks.Wait(ctx, c.Record().ID)
+	}
 }
 
 // lost ends a container whose keeper is gone: nobody would see its exit or write

@@ -54,6 +54,7 @@ func (s *Shims) Delete(ctx context.Context, id string) error {
 	}
 	s.mu.Unlock()
 	if forgotten {
+		e.endDeleted()
 		s.unplace(e.p, e.podID)
 	}
 	return nil

@@ -28,6 +28,7 @@ type process struct {
 	answered chan struct{}
 	pods     map[string]int  // containers by pod; guarded by Shims.mu
 	deleted  map[string]bool // containers taken away before it answered; guarded by Shims.mu
+	hearing  hearing         // guarded by Shims.mu
 	late     int             // containers taken away without it, of which it is being told; guarded by Shims.mu
 
 	escrow escrow

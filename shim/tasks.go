@@ -19,12 +19,14 @@ type entry struct {
 	systemd           bool
 	recorded          bool // known from the shim's records and not from the shim
 	p                 *process
-	done              chan struct{} // closed when the watch is over
 	watched           bool          // guarded by Shims.mu
+	done              chan struct{} // closed when it is over
 
 	mu   sync.Mutex
+	over bool // its exit is known, or never will be
 	exit Exit
 	err  error // instead of exit
+	then []func(Exit, error)
 }
 
 func newEntry(id, podID, bundle string, p *process) *entry {
@@ -46,50 +48,6 @@ func (s *Shims) entry(id string) (*entry, error) {
 func (s *Shims) enterLocked(e *entry) {
 	s.tasks[e.id] = e
 	e.p.pods[e.podID]++
-}
-
-// watchLocked starts the one call that waits for the container's exit, however
-// many callers Wait has.
-func (s *Shims) watchLocked(e *entry) {
-	if e.watched {
-		return
-	}
-	e.watched = true
-	s.work.Go(func() {
-		exit, err := e.await(s.ctx)
-		e.mu.Lock()
-		e.exit, e.err = exit, err
-		e.mu.Unlock()
-		close(e.done)
-	})
-}
-
-// await asks the shim, once it answers, and the exit record when the shim is gone.
-func (e *entry) await(ctx context.Context) (Exit, error) {
-	if e.p.isSilent() {
-		if exit, err := e.record(); err == nil {
-			return exit, nil
-		}
-		select {
-		case <-e.p.answered:
-		case <-ctx.Done():
-			return Exit{}, fmt.Errorf("container %s: %w", e.id, context.Cause(ctx))
-		}
-	}
-	err := e.p.callAs(ctx, nil, func(c *ttrpc.Client) error { // for as long as the container runs
-		_, err := taskapi.NewTaskClient(c).Wait(ctx, &taskapi.WaitRequest{Id: e.id})
-		return err
-	})
-	if exit, rerr := e.record(); rerr == nil {
-		return exit, nil
-	}
-	if err == nil { // its bundle is gone; the shim still knows
-		var st TaskState
-		if st, err = e.ask(ctx); err == nil {
-			return st.Exit, nil
-		}
-	}
-	return Exit{}, fmt.Errorf("container %s: %w", e.id, err)
 }
 
 // record reads the container's exit record.
@@ -242,27 +200,6 @@ func (s *Shims) onTask(ctx context.Context, id string, do func(taskapi.TaskServi
 		return fmt.Errorf("container %s: %w", id, err)
 	}
 	return err
-}
-
-// Wait waits until the container's process has ended, its output is logged and
-// its exit record is written. When its shim died before that, ErrUnavailable. A
-// shim that does not answer is waited for.
-func (s *Shims) Wait(ctx context.Context, id string) (Exit, error) {
-	e, err := s.entry(id)
-	if err != nil {
-		return Exit{}, err
-	}
-	s.mu.Lock()
-	s.watchLocked(e)
-	s.mu.Unlock()
-	select {
-	case <-e.done:
-	case <-ctx.Done():
-		return Exit{}, context.Cause(ctx)
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.exit, e.err
 }
 
 // State returns a container's state, as its shim or else its exit record tells

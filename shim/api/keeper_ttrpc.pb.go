@@ -14,6 +14,7 @@ type KeeperService interface {
 	ReopenLog(context.Context, *ReopenLogRequest) (*ReopenLogResponse, error)
 	Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error)
 	ShareFilters(context.Context, *ShareFiltersRequest) (*ShareFiltersResponse, error)
+	Exits(context.Context, *ExitsRequest, Keeper_ExitsServer) error
 }
 
 type Keeper_ExecSyncServer interface {
@@ -26,6 +27,19 @@ type keeperExecSyncServer struct {
 }
 
 func (x *keeperExecSyncServer) Send(m *ExecSyncChunk) error {
+	return x.StreamServer.SendMsg(m)
+}
+
+type Keeper_ExitsServer interface {
+	Send(*ExitsChunk) error
+	ttrpc.StreamServer
+}
+
+type keeperExitsServer struct {
+	ttrpc.StreamServer
+}
+
+func (x *keeperExitsServer) Send(m *ExitsChunk) error {
 	return x.StreamServer.SendMsg(m)
 }
 
@@ -80,6 +94,17 @@ func RegisterKeeperService(srv *ttrpc.Server, svc KeeperService) {
 				StreamingClient: false,
 				StreamingServer: true,
 			},
+			"Exits": {
+				Handler: func(ctx context.Context, stream ttrpc.StreamServer) (interface{}, error) {
+					m := new(ExitsRequest)
+					if err := stream.RecvMsg(m); err != nil {
+						return nil, err
+					}
+					return nil, svc.Exits(ctx, m, &keeperExitsServer{stream})
+				},
+				StreamingClient: false,
+				StreamingServer: true,
+			},
 		},
 	})
 }
@@ -91,6 +116,7 @@ type KeeperClient interface {
 	ReopenLog(context.Context, *ReopenLogRequest) (*ReopenLogResponse, error)
 	Upgrade(context.Context, *UpgradeRequest) (*UpgradeResponse, error)
 	ShareFilters(context.Context, *ShareFiltersRequest) (*ShareFiltersResponse, error)
+	Exits(context.Context, *ExitsRequest) (Keeper_ExitsClient, error)
 }
 
 type keeperClient struct {
@@ -170,4 +196,33 @@ func (c *keeperClient) ShareFilters(ctx context.Context, req *ShareFiltersReques
 		return nil, err
 	}
 	return &resp, nil
+}
+
+func (c *keeperClient) Exits(ctx context.Context, req *ExitsRequest) (Keeper_ExitsClient, error) {
+	stream, err := c.client.NewStream(ctx, &ttrpc.StreamDesc{
+		StreamingClient: false,
+		StreamingServer: true,
+	}, "berth.shim.v1.Keeper", "Exits", req)
+	if err != nil {
+		return nil, err
+	}
+	x := &keeperExitsClient{stream}
+	return x, nil
+}
+
+type Keeper_ExitsClient interface {
+	Recv() (*ExitsChunk, error)
+	ttrpc.ClientStream
+}
+
+type keeperExitsClient struct {
+	ttrpc.ClientStream
+}
+
+func (x *keeperExitsClient) Recv() (*ExitsChunk, error) {
+	m := new(ExitsChunk)
+	if err := x.ClientStream.RecvMsg(m); err != nil {
+		return nil, err
+	}
+	return m, nil
 }

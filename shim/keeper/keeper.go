@@ -42,6 +42,8 @@ type Keeper struct {
 	programs ociruntime.Programs
 	systemd  scope.Systemd
 	pools    *pools
+	ends     *pidfd.Watch
+	watchers watchers
 	escrow   escrow
 	gate     gate
 	rest     rest.Rest
@@ -63,6 +65,10 @@ func New(ctx context.Context, o Options) (*Keeper, error) {
 	if err := os.MkdirAll(api.TaskDir(o.Dir), 0o700); err != nil {
 		return nil, err
 	}
+	ends, err := pidfd.NewWatch()
+	if err != nil {
+		return nil, err
+	}
 	n := newNursery()
 	return &Keeper{
 		o:       o,
@@ -70,6 +76,7 @@ func New(ctx context.Context, o Options) (*Keeper, error) {
 		nursery: n,
 		filters: container.NewFilters(n.wait),
 		pools:   newPools(),
+		ends:    ends,
 		rest:    rest.New(),
 		idle:    make(chan struct{}),
 		retired: make(chan struct{}),
@@ -208,17 +215,16 @@ func (k *Keeper) adopt(t *task, pid int) error {
 // attend logs what the task says and waits for its end.
 func (k *Keeper) attend(t *task) {
 	t.io.logTo(t.log, t.ended)
-	go k.watch(t)
+	k.ends.OnEnd(t.pidfd, func() { k.ended(t) })
 }
 
 // killLimit is how long processes are given to die of SIGKILL.
 const killLimit = 10 * time.Second
 
-// watch waits for the task's process and then finishes the task: kills what it
-// left, has its output logged, writes the exit record, and only then lets it be
-// seen that it has exited.
-func (k *Keeper) watch(t *task) {
-	t.pidfd.WaitEnd()
+// ended waits for the task's process, which has ended, and finishes the task: kills
+// what it left, has its output logged, writes the exit record, and only then lets it
+// be seen that it has exited.
+func (k *Keeper) ended(t *task) {
 	at := time.Now()
 	leave, err := k.pass(k.ctx, "the end of a container", anEnd)
 	if err != nil {
@@ -232,6 +238,7 @@ func (k *Keeper) watch(t *task) {
 	k.nursery.done(t.snapshot().pid)
 	crashpoint.At("finish", t.rec.Bundle)
 	t.finish(k.ctx, code, killed, at)
+	k.watchers.tell(t.rec.ID)
 	k.escrow.drop(t.rec.ID)
 	crashpoint.At("finished", t.rec.Bundle)
 	k.checkRetired()

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -74,6 +76,82 @@ func (h Handle) WaitEnd() {
 		return
 	}
 	_ = rc.Read(func(fd uintptr) bool { return ended(int(fd)) })
+}
+
+// A Watch waits for the ends of many processes, at the price of one goroutine.
+type Watch struct {
+	fd int // of epoll(7)
+	rc syscall.RawConn
+
+	mu   sync.Mutex
+	then map[int32]func() // by descriptor
+}
+
+// NewWatch makes a Watch, which lasts as long as the program.
+func NewWatch() (*Watch, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // so that the poller takes it
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	f := os.NewFile(uintptr(fd), "epoll")
+	w := &Watch{fd: fd, then: map[int32]func(){}}
+	if w.rc, err = f.SyscallConn(); err != nil {
+		f.Close()
+		return nil, err
+	}
+	go w.run()
+	return w, nil
+}
+
+// OnEnd has then called, in a goroutine of its own, when the process has ended. A child is then
+// still to be waited for. The handle stays open until then.
+func (w *Watch) OnEnd(h Handle, then func()) {
+	err := h.control(func(fd int) error {
+		w.mu.Lock()
+		w.then[int32(fd)] = then
+		w.mu.Unlock()
+		return unix.EpollCtl(w.fd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
+	})
+	if err != nil { // it has ended, or the kernel has no room for another (ENOSPC): a goroutine has
+		go func() {
+			h.WaitEnd()
+			then()
+		}()
+	}
+}
+
+// run hears of ends.
+func (w *Watch) run() {
+	var events [16]unix.EpollEvent
+	_ = w.rc.Read(func(uintptr) bool {
+		for {
+			n, err := unix.EpollWait(w.fd, events[:], 0)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			if n <= 0 {
+				return false
+			}
+			for _, e := range events[:n] {
+				w.hasEnded(e.Fd)
+			}
+		}
+	})
+}
+
+func (w *Watch) hasEnded(fd int32) {
+	w.mu.Lock()
+	then := w.then[fd]
+	delete(w.then, fd)
+	w.mu.Unlock()
+	_ = unix.EpollCtl(w.fd, unix.EPOLL_CTL_DEL, int(fd), nil) // while it is still open: others may have the process open too
+	if then != nil {
+		go then()
+	}
 }
 
 // HasEnded tells whether the process has ended.

@@ -1,0 +1,176 @@
+package shim_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/berthd/berth/shim"
+	shimapi "github.com/berthd/berth/shim/api"
+	taskapi "github.com/berthd/berth/shim/api/task"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+)
+
+// told is what OnExit has said.
+type told struct {
+	exit shim.Exit
+	err  error
+}
+
+// onExit asks to be told of the container's end.
+func (b *box) onExit() <-chan told {
+	c := make(chan told, 2) // once, and once too often
+	b.h.OnExit(b.id, func(exit shim.Exit, err error) { c <- told{exit, err} })
+	return c
+}
+
+func wantTold(t *testing.T, what string, c <-chan told, code int32, is error) {
+	t.Helper()
+	select {
+	case got := <-c:
+		if got.exit.Code != code || !errors.Is(got.err, is) {
+			t.Errorf("%s: told %+v, want code %d and error %v", what, got, code, is)
+		}
+	case <-t.Context().Done():
+		t.Fatalf("%s: not told", what)
+	}
+	select {
+	case again := <-c:
+		t.Errorf("%s: told again: %+v", what, again)
+	default:
+	}
+}
+
+// Ends are told of once, whoever tells: the shim, its successor, or the records.
+func TestOnExit(t *testing.T) {
+	h := newHost(t)
+	quick := h.box("exit 3")
+	quick.start()
+	wantTold(t, "one that ends at once", quick.onExit(), 3, nil)
+	wantTold(t, "one that has ended", quick.onExit(), 3, nil)
+
+	var boxes []*box
+	for range 4 {
+		b := h.box("read x <>/test/go; exit 5")
+		if err := unix.Mkfifo(filepath.Join(b.share(), "go"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.start()
+		boxes = append(boxes, b)
+	}
+	let := func(b *box) {
+		if err := os.WriteFile(filepath.Join(h.state, "share-"+b.id, "go"), []byte("\n"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := boxes[0].onExit()
+	let(boxes[0])
+	wantTold(t, "one of many", first, 5, nil)
+
+	// A new daemon is told of what has ended meanwhile; the former of nothing.
+	third := boxes[2].onExit()
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	let(boxes[2])
+	waitFile(t, shimapi.ExitPath(boxes[2].req.Bundle))
+	h.reopen()
+	wantTold(t, "one that ended without a daemon", boxes[2].onExit(), 5, nil)
+	select {
+	case got := <-third:
+		t.Errorf("told after Close: %+v", got)
+	default:
+	}
+
+	// A successor tells of what is to come, and again of what was: nobody hears that.
+	second := boxes[1].onExit()
+	shims := h.shimPids()
+	if err := unix.Kill(shims[0].pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	shims[0].waitGone(t)
+	let(boxes[1])
+	wantTold(t, "one that ends while its shim is replaced", second, 5, nil)
+
+	fourth := boxes[3].onExit()
+	if err := h.Delete(t.Context(), boxes[3].id); err != nil {
+		t.Fatal(err)
+	}
+	wantTold(t, "one that was deleted", fourth, 137, nil)
+	wantTold(t, "nobody", (&box{h: h, id: "nobody"}).onExit(), 0, shim.ErrNotFound)
+}
+
+// earlierShim is a shim of a release without Keeper.Exits.
+type earlierShim struct {
+	taskapi.TaskService
+	task *shimapi.TaskInfo
+	end  chan struct{} // closed when the task ends
+}
+
+func (o earlierShim) Wait(ctx context.Context, _ *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
+	select {
+	case <-o.end:
+		return &taskapi.WaitResponse{}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// A shim of an earlier release is asked for each container.
+func TestOnExitEarlier(t *testing.T) {
+	h := newHost(t)
+	dir := shimapi.ShimDir(h.state, "0123456789abcdef")
+	b := &box{h: h, id: "c1"}
+	b.req.Bundle = filepath.Join(h.state, "containers", b.id)
+	for _, d := range []string{shimapi.TaskDir(dir), b.req.Bundle} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := shimapi.WriteRecord(shimapi.TaskPath(dir, b.id), shimapi.TaskRecord{ID: b.id, PodID: "p1", Bundle: b.req.Bundle, Pid: 1}); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("unix", shimapi.SocketPath(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := ttrpc.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := earlierShim{end: make(chan struct{}), task: &shimapi.TaskInfo{Id: b.id, PodId: "p1", Bundle: b.req.Bundle, Status: shimapi.Status_RUNNING, Pid: 1}}
+	taskapi.RegisterTaskService(srv, o)
+	srv.RegisterService("berth.shim.v1.Keeper", &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+		"List": func(context.Context, func(any) error) (any, error) {
+			return &shimapi.ListResponse{Tasks: []*shimapi.TaskInfo{o.task}}, nil
+		},
+	}})
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = srv.Serve(t.Context(), ln)
+	}()
+	h.reopen()
+	before := b.onExit()
+	if err := shimapi.WriteRecord(shimapi.ExitPath(b.req.Bundle), shimapi.ExitRecord{Code: 7, At: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	close(o.end)
+	wantTold(t, "one of an earlier shim", before, 7, nil)
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := srv.Close(); err != nil {
+		t.Error(err)
+	}
+	<-served
+	h.reopen() // which finds it dead
+	if err := h.Delete(t.Context(), b.id); err != nil {
+		t.Error(err)
+	}
+}
