@@ -17,6 +17,7 @@ import (
 
 	"github.com/berthd/berth/cmd/berthd/dump"
 	"github.com/berthd/berth/held"
+	"github.com/berthd/berth/rest"
 )
 
 // lookEvery is how often a daemon without a watchdog looks at itself while something is under way.
@@ -79,8 +80,12 @@ func (w *watchdog) run(ctx context.Context) {
 	}
 }
 
-// busy waits until there is cause to look: something is under way at the end of a while that began
-// with something under way. What comes and goes is none. It is false when ctx ends.
+// glanceEvery is how often it is seen whether something is still under way: less than it takes a
+// daemon to come to rest after the last of it, which is not woken again then.
+const glanceEvery = rest.After - time.Second
+
+// busy waits until there is cause to look: for a while something was under way whenever it was
+// glanced at. What comes and goes is none. It is false when ctx ends.
 func (w *watchdog) busy(ctx context.Context) bool {
 	for {
 		select {
@@ -88,15 +93,21 @@ func (w *watchdog) busy(ctx context.Context) bool {
 		case <-ctx.Done():
 			return false
 		}
-		select {
-		case <-time.After(w.every):
-		case <-ctx.Done():
-			return false
+		still := true
+		for left := w.every; still && left > 0; left -= glanceEvery {
+			select {
+			case <-time.After(min(left, glanceEvery)):
+			case <-ctx.Done():
+				return false
+			}
+			select {
+			case <-held.Busy():
+			default:
+				still = false
+			}
 		}
-		select {
-		case <-held.Busy():
+		if still {
 			return true
-		default:
 		}
 	}
 }
