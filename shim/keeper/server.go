@@ -41,7 +41,8 @@ func (k *Keeper) Serve(ctx context.Context, ln net.Listener) error {
 	if k.resumed && len(k.list()) == 0 { // whoever had its predecessor may have been done with that
 		limit = heirCall
 	}
-	time.AfterFunc(limit, came)
+	late := time.AfterFunc(limit, came)
+	defer late.Stop()
 
 	if err := os.Remove(api.SessionPath(k.o.Dir)); err != nil && !errors.Is(err, os.ErrNotExist) { // a predecessor's
 		return fmt.Errorf("serve: %w", err)
@@ -53,7 +54,7 @@ func (k *Keeper) Serve(ctx context.Context, ln net.Listener) error {
 	defer sessions.Close() // the folder, 0700, keeps others than root out
 	go k.serveSessions(ctx, sessions)
 
-	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(handshaker{k, came}), ttrpc.WithUnaryServerInterceptor(k.gated))
+	srv, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(handshaker{k, func() { late.Stop(); came() }}), ttrpc.WithUnaryServerInterceptor(k.gated))
 	if err != nil {
 		return err
 	}
