@@ -348,14 +348,17 @@ func (b *bridging) finish(ctx context.Context) error {
 	return nil
 }
 
-// delBridge takes the pod's interface away, then gives its addresses back, and stops the
+// delBridge takes the pod's addresses off its interface and sees to it that this goes, then gives its addresses back, and stops the
 // masquerading last.
 func (p *Plugins) delBridge(ctx context.Context, c *call) (types.Result, error) {
 	conf, _, err := readBridge(c)
 	if err != nil {
 		return nil, err
 	}
-	ips, err := removeLink(c)
+	ips, err := p.retireLink(c)
+	if errors.Is(err, errAttached) {
+		ips, err = removeLink(c)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -128,6 +128,8 @@ type way struct {
 	name string
 	exec func(context.Context, string, []byte, []string) ([]byte, error)
 	bin  string
+	// sweep takes away what DEL has only retired.
+	sweep func() error
 }
 
 // byProgram runs the programs in bin.
@@ -145,14 +147,14 @@ func byProgram(bin string) way {
 			}
 		}
 		return out, err
-	}, bin}
+	}, bin, func() error { return nil }}
 }
 
 // byUs answers within this process.
 func byUs(p *Plugins) way {
 	return way{"in process", func(ctx context.Context, path string, conf []byte, env []string) ([]byte, error) {
 		return p.Answer(ctx, filepath.Base(path), conf, env, nil)
-	}, "/nowhere"}
+	}, "/nowhere", p.Sweep}
 }
 
 // ExecPlugin, FindInPath and Decode are invoke.Exec.
@@ -208,7 +210,7 @@ func (h *host) check(w way, c chain, id string) error {
 }
 
 func (h *host) del(w way, c chain, id string) error {
-	return h.cni(w).DelNetworkList(limited(h.t), h.list(c), h.runtimeConf(c, id))
+	return errors.Join(h.cni(w).DelNetworkList(limited(h.t), h.list(c), h.runtimeConf(c, id)), w.sweep())
 }
 
 // said runs a program in the host's namespace, or in a container's.

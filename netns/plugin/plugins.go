@@ -21,6 +21,8 @@ import (
 type Plugins struct {
 	tools tools        // iptables, as it was found on the node
 	dirs  reservations // locks of host-local's folders, within this process
+
+	retired retirement
 }
 
 // A command is what one plugin does at one command. ADD returns a result.

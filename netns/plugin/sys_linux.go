@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -85,4 +86,22 @@ func createInPlace(path string, data []byte, perm os.FileMode) (created bool, er
 		return false, err
 	}
 	return true, nil
+}
+
+// deleteGroup takes all interfaces of a group away at once, those in the network namespace that
+// the thread is in. None is fine.
+func deleteGroup(group uint32) error {
+	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	if errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return os.NewSyscallError("RTM_DELLINK", err)
+}
+
+// isGone tells that what was to be changed is not there.
+func isGone(err error) bool {
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EADDRNOTAVAIL)
 }
