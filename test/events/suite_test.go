@@ -206,8 +206,11 @@ func (s *suite) done(t *testing.T) {
 	for _, l := range s.leases(t) {
 		t.Error("left: an address:", l)
 	}
+	eventually(t, "a pod's interface on the bridge", func() bool { // it is retired, and goes within moments
+		ports, err := filepath.Glob("/sys/class/net/" + s.World.Bridge + "/brif/*")
+		return err == nil && len(ports) == 0
+	})
 	for pattern, what := range map[string]string{
-		"/sys/class/net/" + s.World.Bridge + "/brif/*":    "a veth",
 		filepath.Join(s.Node.State, "netns", "*"):         "a namespace",
 		filepath.Join(s.Node.Root, "pods", "*"):           "a record",
 		filepath.Join(s.Node.Root, "cni-cache/results/*"): "a CNI result",

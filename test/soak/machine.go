@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/berthd/berth/test/leaks"
 )
@@ -121,11 +122,27 @@ func (m *motion) addresses(pods map[string]*pod) (wrong []string) {
 			wrong = append(wrong, fmt.Sprintf("pod %s has %d addresses", id, owners[id]))
 		}
 	}
-	ports, err := os.ReadDir(filepath.Join("/sys/class/net", m.world.Bridge, "brif"))
-	if err == nil && len(ports) != len(pods) {
-		wrong = append(wrong, fmt.Sprintf("%d interfaces for %d pods", len(ports), len(pods)))
+	if n := m.ports(len(pods)); n != len(pods) {
+		wrong = append(wrong, fmt.Sprintf("%d interfaces for %d pods", n, len(pods)))
 	}
 	return wrong
+}
+
+// portsWithin is how long interfaces of pods that are gone may be there: they are retired, and taken
+// away together.
+const portsWithin = 2 * time.Second
+
+// ports counts the interfaces on the bridge, once there are no more than want, or after portsWithin.
+func (m *motion) ports(want int) int {
+	for end := time.Now().Add(portsWithin); ; time.Sleep(20 * time.Millisecond) {
+		ports, err := os.ReadDir(filepath.Join("/sys/class/net", m.world.Bridge, "brif"))
+		if err != nil { // there has been no pod
+			return want
+		}
+		if len(ports) <= want || time.Now().After(end) {
+			return len(ports)
+		}
+	}
 }
 
 // processes: each below this one is the daemon, a shim of this node, or in the cgroup of what is
