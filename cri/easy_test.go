@@ -42,10 +42,7 @@ func (easyRoots) Usage(context.Context, string) (snapshot.Usage, error) {
 func (easyTasks) Create(context.Context, shim.CreateRequest) (int, error) { return 1, nil }
 func (easyTasks) Start(context.Context, string) error                     { return nil }
 func (easyTasks) Kill(context.Context, string, int, bool) error           { return errNoNode } // so they have ended
-func (easyTasks) Wait(ctx context.Context, _ string) (shim.Exit, error) {
-	<-ctx.Done()
-	return shim.Exit{}, ctx.Err()
-}
+func (easyTasks) OnExit(string, func(shim.Exit, error))                   {}                   // they run on
 func (easyImages) Get(string) (imageservice.Image, error) {
 	return imageservice.Image{ID: digest.FromString("image"), Digests: []string{"docker.io/library/web@" + digest.FromString("web").String()},
 		Config: imageservice.Config{Cmd: []string{"/web"}}}, nil
