@@ -113,9 +113,7 @@ func OpenNetwork(ctx context.Context, o Options) (*Network, error) {
 			}
 		}
 		n.exec.reference = &plugin.Plugins{}
-		if err := n.exec.reference.Sweep(); err != nil {
-			return nil, fmt.Errorf("network: interfaces that a former berthd has left: %w", err)
-		}
+		n.exec.reference.Sweep() // what a former berthd has left
 	}
 	n.cni = libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.CacheDir, n.exec)
 	n.view.Store(&view{next: make(chan struct{})})
@@ -133,11 +131,8 @@ func OpenNetwork(ctx context.Context, o Options) (*Network, error) {
 func (n *Network) Close() error {
 	n.stop()
 	<-n.done
-	if n.exec.reference == nil {
-		return nil
-	}
-	if err := n.exec.reference.Sweep(); err != nil { // the next one tries again
-		return fmt.Errorf("network: interfaces of pods that are gone: %w", err)
+	if n.exec.reference != nil {
+		n.exec.reference.Sweep()
 	}
 	return nil
 }

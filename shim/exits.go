@@ -44,37 +44,71 @@ func (s *Shims) hear(p *process) {
 	err := context.Cause(s.ctx)
 	for s.ctx.Err() == nil {
 		err = p.callAs(s.ctx, nil, func(c *ttrpc.Client) error { return s.listen(p, c) }) // for as long as there is a shim
-		if !errors.Is(err, ErrNoAnswer) || s.pause(askAgain) != nil {
+		if errors.Is(err, ErrUnimplemented) || p.isDead() || s.pause(askAgain) != nil {
 			break
 		}
 	}
 	s.mu.Lock()
 	p.hearing = notHeard
-	each := errors.Is(err, ErrUnimplemented)
-	if each {
+	left := s.watchedLocked(p)
+	if errors.Is(err, ErrUnimplemented) {
 		p.hearing = heardEach
-	}
-	var left []*entry
-	for _, e := range s.tasks {
-		if e.p == p && e.watched {
-			left = append(left, e)
-			if each {
-				e.watched = false
-				s.watchLocked(e)
-			}
+		for _, e := range left {
+			e.watched = false
+			s.watchLocked(e)
 		}
+		left = nil
 	}
 	s.mu.Unlock()
-	if each {
-		return
-	}
 	for _, e := range left {
 		e.endWith(err)
 	}
 }
 
+// watchedLocked are the entries of a shim of which the ends are waited for.
+func (s *Shims) watchedLocked(p *process) (all []*entry) {
+	for _, e := range s.tasks {
+		if e.p == p && e.watched {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// dropMissing ends the containers that a shim should have and has not: one that it could not take
+// over from a predecessor is nobody's.
+func (s *Shims) dropMissing(p *process, c *ttrpc.Client) error {
+	s.mu.Lock()
+	watched := s.watchedLocked(p) // before the shim is asked: what it makes meanwhile is none of these
+	s.mu.Unlock()
+	resp, err := api.NewKeeperClient(c).List(s.ctx, &api.ListRequest{})
+	if err != nil {
+		return err
+	}
+	has := map[string]bool{}
+	for _, i := range resp.Tasks {
+		has[i.Id] = true
+	}
+	for _, e := range watched {
+		if has[e.id] {
+			continue
+		}
+		s.mu.Lock()
+		if s.tasks[e.id] == e {
+			delete(s.tasks, e.id)
+			p.countOut(e.podID)
+		}
+		s.mu.Unlock()
+		e.endWith(ErrNotFound)
+	}
+	return nil
+}
+
 // listen is told of ends over one connection, until that is lost.
 func (s *Shims) listen(p *process, c *ttrpc.Client) error {
+	if err := s.dropMissing(p, c); err != nil {
+		return err
+	}
 	stream, err := api.NewKeeperClient(c).Exits(s.ctx, &api.ExitsRequest{})
 	for err == nil {
 		var chunk *api.ExitsChunk
@@ -100,12 +134,9 @@ func (s *Shims) hasEnded(p *process, id string) {
 		return
 	}
 	s.work.Go(func() { // its bundle is gone; the shim still knows
-		st, err := e.ask(s.ctx)
-		switch {
-		case errors.Is(err, ErrNotFound): // it is deleted, which completes the entry
-		case err != nil:
-			e.end(Exit{}, fmt.Errorf("container %s: %w", id, err))
-		case st.Status == StatusExited:
+		// After an error it is told again, over the next connection, or the shim is dead, or the
+		// container deleted: that completes the entry.
+		if st, err := e.ask(s.ctx); err == nil && st.Status == StatusExited {
 			e.end(st.Exit, nil)
 		}
 	})

@@ -105,6 +105,32 @@ func TestOnExit(t *testing.T) {
 	wantTold(t, "nobody", (&box{h: h, id: "nobody"}).onExit(), 0, shim.ErrNotFound)
 }
 
+// A container that a shim's successor cannot take over has ended, as far as anybody knows.
+func TestOnExitMissing(t *testing.T) {
+	h := newHost(t)
+	stays, b := h.box("sleep 36003"), h.box("sleep 36004")
+	stays.start()
+	b.start()
+	c := b.onExit()
+	shims := h.shimPids()
+	records, err := filepath.Glob(filepath.Join(h.state, "shims/*/tasks", b.id+".json"))
+	if err != nil || len(records) != 1 {
+		t.Fatal(records, err)
+	}
+	if err := os.WriteFile(records[0], []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(shims[0].pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	shims[0].waitGone(t)
+	wantTold(t, "one that nobody has", c, 0, shim.ErrNotFound)
+	if err := h.Delete(t.Context(), b.id); err != nil {
+		t.Error(err)
+	}
+	b.checkExecs("36004")
+}
+
 // earlierShim is a shim of a release without Keeper.Exits.
 type earlierShim struct {
 	taskapi.TaskService

@@ -129,7 +129,7 @@ type way struct {
 	exec func(context.Context, string, []byte, []string) ([]byte, error)
 	bin  string
 	// sweep takes away what DEL has only retired.
-	sweep func() error
+	sweep func()
 }
 
 // byProgram runs the programs in bin.
@@ -147,7 +147,7 @@ func byProgram(bin string) way {
 			}
 		}
 		return out, err
-	}, bin, func() error { return nil }}
+	}, bin, func() {}}
 }
 
 // byUs answers within this process.
@@ -210,7 +210,8 @@ func (h *host) check(w way, c chain, id string) error {
 }
 
 func (h *host) del(w way, c chain, id string) error {
-	return errors.Join(h.cni(w).DelNetworkList(limited(h.t), h.list(c), h.runtimeConf(c, id)), w.sweep())
+	defer w.sweep()
+	return h.cni(w).DelNetworkList(limited(h.t), h.list(c), h.runtimeConf(c, id))
 }
 
 // said runs a program in the host's namespace, or in a container's.

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 	"k8s.io/klog/v2"
@@ -42,14 +43,15 @@ type retirement struct {
 }
 
 // Sweep takes away all interfaces that pods have given up and that are still there, also a former
-// daemon's. It may be repeated.
-func (p *Plugins) Sweep() error {
+// daemon's. It may be repeated. What it cannot take away it logs.
+func (p *Plugins) Sweep() {
 	p.retired.mu.Lock()
 	defer p.retired.mu.Unlock()
 	if p.retired.host != nil {
-		return p.retired.sweepLocked()
+		logSweep(p.retired.sweepLocked())
+		return
 	}
-	return deleteGroup(retiredGroup)
+	logSweep(deleteGroup(retiredGroup))
 }
 
 // sweepLocked takes away what there is. After an error that is tried again with the next.
@@ -65,10 +67,14 @@ func (r *retirement) sweepLocked() error {
 func (r *retirement) sweepLate() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.host == nil {
-		return
+	if r.host != nil {
+		logSweep(r.sweepLocked())
 	}
-	if err := r.sweepLocked(); err != nil {
+}
+
+// logSweep tells of an error that is no reason for anything to fail: the addresses are given back.
+func logSweep(err error) {
+	if err != nil {
 		klog.ErrorS(err, "Interfaces of pods that are gone were not taken away; it is tried again with the next pod's, and when berthd starts")
 	}
 }
@@ -85,10 +91,10 @@ func (r *retirement) add() error {
 		r.host = host
 		r.late = time.AfterFunc(retireAfter, r.sweepLate)
 	}
-	if r.n++; r.n < retiredMost {
-		return nil
+	if r.n++; r.n >= retiredMost {
+		logSweep(r.sweepLocked())
 	}
-	return r.sweepLocked()
+	return nil
 }
 
 // retireLink has the pod's interface, a port of a bridge, taken away soon, and returns the addresses that it
@@ -100,7 +106,7 @@ func (p *Plugins) retireLink(c *call) (ips []*net.IPNet, err error) {
 	crashpoint.At("retire link", "veth")
 	var port netlink.Link
 	err = ns.WithNetNSPath(c.netns, func(host ns.NetNS) error {
-		link, err := netlink.LinkByName(c.ifName)
+		link, err := netlinksafe.LinkByName(c.ifName)
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
 			return nil
 		}
@@ -150,7 +156,7 @@ func portOf(link netlink.Link, host ns.NetNS) (port netlink.Link, err error) {
 
 // dropAddresses takes all addresses off an interface, and returns the global ones.
 func dropAddresses(link netlink.Link) (ips []*net.IPNet, err error) {
-	addrs, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	addrs, err := netlinksafe.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, err
 	}

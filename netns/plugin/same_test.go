@@ -203,9 +203,7 @@ func TestGC(t *testing.T) {
 		if err := h.cni(pair[1]).GCNetworkList(limited(t), h.list(c), keep); err != nil {
 			t.Errorf("GC %s: %v", pair[1].name, err)
 		}
-		if err := pair[1].sweep(); err != nil {
-			t.Error(err)
-		}
+		pair[1].sweep()
 		if err := h.check(pair[1], c, sides[1]); err != nil {
 			t.Errorf("CHECK %s: %v", pair[1].name, err)
 		}

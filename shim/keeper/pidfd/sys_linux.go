@@ -112,9 +112,12 @@ func NewWatch() (*Watch, error) {
 func (w *Watch) OnEnd(h Handle, then func()) {
 	err := h.control(func(fd int) error {
 		w.mu.Lock()
-		w.then[int32(fd)] = then
-		w.mu.Unlock()
-		return unix.EpollCtl(w.fd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
+		defer w.mu.Unlock()
+		err := unix.EpollCtl(w.fd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
+		if err == nil {
+			w.then[int32(fd)] = then
+		}
+		return err
 	})
 	if err != nil { // it has ended, or the kernel has no room for another (ENOSPC): a goroutine has
 		go func() {
