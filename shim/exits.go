@@ -100,6 +100,7 @@ func (s *Shims) dropMissing(p *process, c *ttrpc.Client) error {
 		}
 		s.mu.Unlock()
 		e.endWith(ErrNotFound)
+		s.retire(p) // who is deleting it will not
 	}
 	return nil
 }

@@ -3,9 +3,11 @@ package shim_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -105,30 +107,50 @@ func TestOnExit(t *testing.T) {
 	wantTold(t, "nobody", (&box{h: h, id: "nobody"}).onExit(), 0, shim.ErrNotFound)
 }
 
-// A container that a shim's successor cannot take over has ended, as far as anybody knows.
+// A container that a shim's successor cannot take over has ended, as far as anybody knows. The
+// successor ends as well, when there is another for the next pod.
 func TestOnExitMissing(t *testing.T) {
 	h := newHost(t)
-	stays, b := h.box("sleep 36003"), h.box("sleep 36004")
-	stays.start()
+	h.options.PodsPerProcess = 1
+	h.reopen()
+	spare, b := h.box("sleep 36003"), h.box("sleep 36004")
+	spare.start()
 	b.start()
 	c := b.onExit()
-	shims := h.shimPids()
 	records, err := filepath.Glob(filepath.Join(h.state, "shims/*/tasks", b.id+".json"))
 	if err != nil || len(records) != 1 {
 		t.Fatal(records, err)
 	}
+	if err := h.Delete(t.Context(), spare.id); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(records[0], []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Kill(shims[0].pid, unix.SIGKILL); err != nil {
-		t.Fatal(err)
+	dir := filepath.Dir(filepath.Dir(records[0]))
+	for _, p := range h.shimPids() {
+		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
+		if err != nil || !strings.Contains(string(args), dir) {
+			unix.Close(p.fd)
+			continue
+		}
+		if err := unix.Kill(p.pid, unix.SIGKILL); err != nil {
+			t.Error(err)
+		}
+		p.waitGone(t)
 	}
-	shims[0].waitGone(t)
 	wantTold(t, "one that nobody has", c, 0, shim.ErrNotFound)
 	if err := h.Delete(t.Context(), b.id); err != nil {
 		t.Error(err)
 	}
 	b.checkExecs("36004")
+	eventually(t, "two shims without containers", func() bool {
+		shims := h.shimPids()
+		for _, p := range shims {
+			unix.Close(p.fd)
+		}
+		return len(shims) == 1
+	})
 }
 
 // earlierShim is a shim of a release without Keeper.Exits.

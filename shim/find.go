@@ -156,8 +156,11 @@ func (s *Shims) meet(p *process, infos []*api.TaskInfo) {
 	for id, e := range s.tasks {
 		if e.p == p && e.recorded && !has[id] {
 			delete(s.tasks, id)
-			s.work.Go(func() { e.endWith(ErrNotFound) })
 			p.countOut(e.podID)
+			s.work.Go(func() {
+				e.endWith(ErrNotFound)
+				s.retire(p)
+			})
 		}
 	}
 	p.deleted = nil
