@@ -171,7 +171,12 @@ func (s *Shims) connect(ctx context.Context, p *process) (*ttrpc.Client, error) 
 		return nil, context.Canceled
 	}
 	var c *ttrpc.Client
-	c = ttrpc.NewClient(conn, ttrpc.WithOnClose(func() { s.lose(p, c) }))
+	c = ttrpc.NewClient(conn, ttrpc.WithOnClose(func() {
+		p.mu.Lock() // a connection can end before it is known here
+		ended := c
+		p.mu.Unlock()
+		s.lose(p, ended)
+	}))
 	p.conn = c
 	return c, nil
 }
