@@ -30,8 +30,26 @@ func (s *Shims) watchLocked(e *entry) {
 		e.p.hearing = heardOnce
 		s.work.Go(func() { s.hear(e.p) })
 	case heardEach:
-		s.work.Go(func() { e.end(e.await(s.ctx)) })
+		e.awaited = true
+		s.work.Go(func() { s.await(e) })
 	}
+}
+
+// await completes the entry of a container of a shim that has no call for all. When such a shim
+// is connected to anew, it may have executed a release that has.
+func (s *Shims) await(e *entry) {
+	exit, err, again := e.await(s.ctx)
+	if !again {
+		e.end(exit, err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.p.hearing == heardEach {
+		e.p.hearing = notHeard
+	}
+	e.watched, e.awaited = false, false
+	s.watchLocked(e)
 }
 
 // hear completes the entries of a shim's containers as they end, until we are closed or the shim
@@ -54,8 +72,10 @@ func (s *Shims) hear(p *process) {
 	if errors.Is(err, ErrUnimplemented) {
 		p.hearing = heardEach
 		for _, e := range left {
-			e.watched = false
-			s.watchLocked(e)
+			if !e.awaited {
+				e.watched = false
+				s.watchLocked(e)
+			}
 		}
 		left = nil
 	}
@@ -143,22 +163,32 @@ func (s *Shims) hasEnded(p *process, id string) {
 	})
 }
 
-// await asks a shim for one container's end, and the exit record when the shim is gone.
-func (e *entry) await(ctx context.Context) (Exit, error) {
-	err := e.p.callAs(ctx, nil, func(c *ttrpc.Client) error { // for as long as the container runs
+// await asks a shim for one container's end, and the exit record when the shim is gone. It asks
+// over one connection; again says that there is another since.
+func (e *entry) await(ctx context.Context) (exit Exit, err error, again bool) {
+	var asked bool
+	err = e.p.callAs(ctx, nil, func(c *ttrpc.Client) error { // for as long as the container runs
+		if asked {
+			again = true
+			return nil
+		}
+		asked = true
 		_, err := taskapi.NewTaskClient(c).Wait(ctx, &taskapi.WaitRequest{Id: e.id})
 		return err
 	})
 	if exit, rerr := e.record(); rerr == nil {
-		return exit, nil
+		return exit, nil, false
+	}
+	if again {
+		return Exit{}, nil, true
 	}
 	if err == nil { // its bundle is gone; the shim still knows
 		var st TaskState
 		if st, err = e.ask(ctx); err == nil {
-			return st.Exit, nil
+			return st.Exit, nil, false
 		}
 	}
-	return Exit{}, fmt.Errorf("container %s: %w", e.id, err)
+	return Exit{}, fmt.Errorf("container %s: %w", e.id, err), false
 }
 
 // end completes an entry, once. When we are closed nobody is told of an error that comes of that.

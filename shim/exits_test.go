@@ -153,72 +153,131 @@ func TestOnExitMissing(t *testing.T) {
 	})
 }
 
-// earlierShim is a shim of a release without Keeper.Exits.
-type earlierShim struct {
+// fakeShim is a shim of some release.
+type fakeShim struct {
 	taskapi.TaskService
-	task *shimapi.TaskInfo
-	end  chan struct{} // closed when the task ends
+	tasks []*shimapi.TaskInfo
+	ends  map[string]chan struct{} // each closed when its task ends, and is waited for
+	tells chan string              // of ends, in a release that has Keeper.Exits; "" is for who asks
 }
 
-func (o earlierShim) Wait(ctx context.Context, _ *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
+func (o fakeShim) Wait(ctx context.Context, req *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
 	select {
-	case <-o.end:
+	case <-o.ends[req.Id]:
 		return &taskapi.WaitResponse{}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
-// A shim of an earlier release is asked for each container.
+// serve answers on the socket, in place of who did before, until the server is closed. done is
+// closed then.
+func (o fakeShim) serve(t *testing.T, path string) (srv *ttrpc.Server, done chan struct{}) {
+	t.Helper()
+	ln, err := net.Listen("unix", path+".new")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+	if srv, err = ttrpc.NewServer(); err != nil {
+		t.Fatal(err)
+	}
+	keeper := &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+		"List": func(context.Context, func(any) error) (any, error) {
+			return &shimapi.ListResponse{Tasks: o.tasks}, nil
+		},
+	}}
+	if o.tells != nil {
+		keeper.Streams = map[string]ttrpc.Stream{"Exits": {StreamingServer: true, Handler: func(ctx context.Context, stream ttrpc.StreamServer) (any, error) {
+			o.tells <- ""
+			for {
+				select {
+				case id := <-o.tells:
+					if err := stream.SendMsg(&shimapi.ExitsChunk{Ids: []string{id}}); err != nil {
+						return nil, err
+					}
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}
+		}}}
+	} else {
+		taskapi.RegisterTaskService(srv, o)
+	}
+	srv.RegisterService("berth.shim.v1.Keeper", keeper)
+	done = make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(t.Context(), ln)
+	}()
+	return srv, done
+}
+
+// A shim of an earlier release is asked for each container, until it is of a later one.
 func TestOnExitEarlier(t *testing.T) {
 	h := newHost(t)
 	dir := shimapi.ShimDir(h.state, "0123456789abcdef")
-	b := &box{h: h, id: "c1"}
-	b.req.Bundle = filepath.Join(h.state, "containers", b.id)
-	for _, d := range []string{shimapi.TaskDir(dir), b.req.Bundle} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
+	if err := os.MkdirAll(shimapi.TaskDir(dir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	o := fakeShim{ends: map[string]chan struct{}{}}
+	var boxes []*box
+	for _, id := range []string{"c1", "c2"} {
+		b := &box{h: h, id: id}
+		b.req.Bundle = filepath.Join(h.state, "containers", b.id)
+		if err := os.MkdirAll(b.req.Bundle, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := shimapi.WriteRecord(shimapi.TaskPath(dir, b.id), shimapi.TaskRecord{ID: b.id, PodID: "p1", Bundle: b.req.Bundle, Pid: 1}); err != nil {
+			t.Fatal(err)
+		}
+		o.tasks = append(o.tasks, &shimapi.TaskInfo{Id: b.id, PodId: "p1", Bundle: b.req.Bundle, Status: shimapi.Status_RUNNING, Pid: 1})
+		o.ends[id] = make(chan struct{})
+		boxes = append(boxes, b)
+	}
+	record := func(b *box, code int32) {
+		if err := shimapi.WriteRecord(shimapi.ExitPath(b.req.Bundle), shimapi.ExitRecord{Code: code, At: time.Now()}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := shimapi.WriteRecord(shimapi.TaskPath(dir, b.id), shimapi.TaskRecord{ID: b.id, PodID: "p1", Bundle: b.req.Bundle, Pid: 1}); err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("unix", shimapi.SocketPath(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv, err := ttrpc.NewServer()
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := earlierShim{end: make(chan struct{}), task: &shimapi.TaskInfo{Id: b.id, PodId: "p1", Bundle: b.req.Bundle, Status: shimapi.Status_RUNNING, Pid: 1}}
-	taskapi.RegisterTaskService(srv, o)
-	srv.RegisterService("berth.shim.v1.Keeper", &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
-		"List": func(context.Context, func(any) error) (any, error) {
-			return &shimapi.ListResponse{Tasks: []*shimapi.TaskInfo{o.task}}, nil
-		},
-	}})
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = srv.Serve(t.Context(), ln)
-	}()
+	earlier, earlierDone := o.serve(t, shimapi.SocketPath(dir))
 	h.reopen()
-	before := b.onExit()
-	if err := shimapi.WriteRecord(shimapi.ExitPath(b.req.Bundle), shimapi.ExitRecord{Code: 7, At: time.Now()}); err != nil {
-		t.Fatal(err)
+	first, second := boxes[0].onExit(), boxes[1].onExit()
+	record(boxes[0], 7)
+	close(o.ends["c1"])
+	wantTold(t, "one of an earlier shim", first, 7, nil)
+
+	later := fakeShim{tasks: o.tasks, tells: make(chan string)}
+	srv, done := later.serve(t, shimapi.SocketPath(dir))
+	if err := earlier.Close(); err != nil {
+		t.Error(err)
 	}
-	close(o.end)
-	wantTold(t, "one of an earlier shim", before, 7, nil)
+	<-earlierDone
+	select {
+	case <-later.tells:
+	case got := <-second:
+		t.Fatalf("told %+v while the shim is of another release", got)
+	case <-t.Context().Done():
+		t.Fatal("the later shim is not asked for all")
+	}
+	record(boxes[1], 8)
+	later.tells <- "c2"
+	wantTold(t, "one of a shim that is of a later release since", second, 8, nil)
+
 	if err := h.Close(); err != nil {
 		t.Error(err)
 	}
 	if err := srv.Close(); err != nil {
 		t.Error(err)
 	}
-	<-served
+	<-done
 	h.reopen() // which finds it dead
-	if err := h.Delete(t.Context(), b.id); err != nil {
-		t.Error(err)
+	for _, b := range boxes {
+		if err := h.Delete(t.Context(), b.id); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -19,7 +19,7 @@ type entry struct {
 	systemd           bool
 	recorded          bool // known from the shim's records and not from the shim
 	p                 *process
-	watched           bool          // guarded by Shims.mu
+	watched, awaited  bool          // guarded by Shims.mu: the end is waited for, with a call of its own
 	done              chan struct{} // closed when it is over
 
 	mu   sync.Mutex
