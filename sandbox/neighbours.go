@@ -45,7 +45,6 @@ type Roots interface {
 type Cgroups interface {
 	Read(path string) (cgroupstat.Stats, error)
 	ReadAll(path string) (cgroupstat.Stats, error)
-	CPUUsage(path string) (uint64, error)
 	Retain(live map[string]bool)
 	CountProcesses(path string) (uint64, error)
 	Processes(path string) (cgroupstat.Processes, error)

@@ -44,14 +44,14 @@ type PodStats struct {
 }
 
 // Stats measures what pods and containers use. It reads the kernel's counters when it
-// is asked. CPU rates need two readings: while somebody asks, and a minute longer, a
-// sampler reads CPU counters every ten seconds; nothing runs when nobody does. It is
-// safe for concurrent use.
+// is asked, and only then: CPU rates are taken from the question before. What it keeps open
+// for the next question it lets go a minute after the last. It is safe for concurrent use.
 type Stats struct {
 	opts       Options
 	pods       *Pods
 	containers *Containers
-	sampler    sampler
+	asked      asked
+	rates      rates
 	layers     layers
 	sums       sums
 }
@@ -59,7 +59,7 @@ type Stats struct {
 func newStats(cs *Containers) *Stats {
 	s := &Stats{opts: cs.opts, pods: cs.pods, containers: cs}
 	s.layers = layers{roots: cs.opts.Roots, start: cs.background}
-	s.sampler = sampler{read: s.sample, rest: func() { s.opts.Cgroups.Retain(nil) }, start: cs.background}
+	s.asked = asked{start: cs.background, tidy: s.tidy}
 	return s
 }
 
@@ -82,7 +82,7 @@ func (s *Stats) Container(ctx context.Context, id string) (ContainerStats, error
 	if err != nil {
 		return ContainerStats{}, err
 	}
-	s.sampler.ask()
+	s.asked.note()
 	wait, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
 	st, err := s.container(c, basic)
@@ -96,7 +96,7 @@ func (s *Stats) Container(ctx context.Context, id string) (ContainerStats, error
 // Containers measures the running containers that keep wants, in no order. One that
 // ends meanwhile is left out; one that cannot be read is left out and logged.
 func (s *Stats) Containers(ctx context.Context, keep func(ContainerRecord) bool) []ContainerStats {
-	s.sampler.ask()
+	s.asked.note()
 	var list []*Container
 	for _, c := range s.containers.List() {
 		if r := c.Record(); r.State == Running && keep(r) {
@@ -163,7 +163,7 @@ func (s *Stats) container(c *Container, d depth) (ContainerStats, error) {
 		return st, err
 	}
 	st.Cgroup = &cg
-	st.NanoCores = s.sampler.rate(r.ID, point{cg.Time, cg.CPU.Usage})
+	st.NanoCores = s.rates.rate(r.ID, point{cg.Time, cg.CPU.Usage})
 	if d == details {
 		p, err := s.opts.Cgroups.Processes(st.CgroupPath)
 		if err != nil {
@@ -207,7 +207,7 @@ func (s *Stats) Pod(ctx context.Context, id string) (PodStats, error) {
 	if err != nil {
 		return PodStats{}, err
 	}
-	s.sampler.ask()
+	s.asked.note()
 	wait, cancel := context.WithTimeout(ctx, firstMeasure)
 	defer cancel()
 	return s.pod(ctx, wait, p, basic), nil
@@ -225,7 +225,7 @@ func (s *Stats) Metrics(ctx context.Context) []PodStats {
 }
 
 func (s *Stats) readyPods(ctx context.Context, keep func(PodRecord) bool, d depth) []PodStats {
-	s.sampler.ask()
+	s.asked.note()
 	all := s.pods.List()
 	s.sums.prune(all)
 	var list []*Pod
@@ -271,7 +271,7 @@ func (s *Stats) addCgroup(ctx context.Context, p *Pod, st *PodStats, d depth) {
 		cg, err := s.read(st.CgroupPath, d)
 		if err == nil {
 			st.Cgroup = &cg
-			st.NanoCores = s.sampler.rate(id, point{cg.Time, cg.CPU.Usage})
+			st.NanoCores = s.rates.rate(id, point{cg.Time, cg.CPU.Usage})
 			s.addProcesses(st, d)
 			return
 		}
@@ -330,28 +330,22 @@ func (s *Stats) addNetwork(ctx context.Context, r PodRecord, st *PodStats) {
 	st.Network, st.NetworkAt = list, at
 }
 
-// sample reads the CPU counters of all that runs, for the sampler, and lets go of what is kept
-// of cgroups of what does not run any more.
-func (s *Stats) sample() map[string]point {
-	points, live := map[string]point{}, map[string]bool{}
-	add := func(id, path string) {
-		at := time.Now()
-		live[path] = true
-		if usage, err := s.opts.Cgroups.CPUUsage(path); err == nil {
-			points[id] = point{at, usage}
+// tidy lets go of what is kept of what does not run any more, or of all.
+func (s *Stats) tidy(all bool) {
+	live, old := map[string]bool{}, time.Now() // live are cgroups
+	if !all {
+		old = old.Add(-askedFor)
+		for _, c := range s.containers.List() {
+			if c.Record().State == Running {
+				live[s.containerCgroup(c)] = true
+			}
+		}
+		for _, p := range s.pods.List() {
+			if r := p.Record(); r.State == Ready {
+				live[podCgroup(r)] = true
+			}
 		}
 	}
-	for _, c := range s.containers.List() {
-		if r := c.Record(); r.State == Running {
-			add(r.ID, s.containerCgroup(c))
-		}
-	}
-	for _, p := range s.pods.List() {
-		r := p.Record()
-		if path := podCgroup(r); r.State == Ready && path != "" {
-			add(r.ID, path)
-		}
-	}
+	s.rates.forget(old)
 	s.opts.Cgroups.Retain(live)
-	return points
 }

@@ -26,9 +26,7 @@ type fakeCgroups struct {
 	kept   map[string]bool // what Read has seen
 }
 
-func (f *fakeCgroups) CPUUsage(path string) (uint64, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+func (f *fakeCgroups) cpuUsage(path string) (uint64, error) {
 	switch path {
 	case f.gone:
 		return 0, fmt.Errorf("%s: %w", path, fs.ErrNotExist)
@@ -42,9 +40,9 @@ func (f *fakeCgroups) CPUUsage(path string) (uint64, error) {
 }
 
 func (f *fakeCgroups) Read(path string) (cgroupstat.Stats, error) {
-	n, err := f.CPUUsage(path)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	n, err := f.cpuUsage(path)
 	if f.kept == nil {
 		f.kept = map[string]bool{}
 	}
@@ -127,7 +125,7 @@ func TestStatsLetGo(t *testing.T) {
 	if err := node.Containers.Stop(t.Context(), ids[0], 0); err != nil {
 		t.Fatal(err)
 	}
-	node.Stats.sample()
+	node.Stats.tidy(false)
 	cg.mu.Lock()
 	defer cg.mu.Unlock()
 	if len(cg.kept) != 1 || !cg.kept["/berth-"+ids[1]] {
@@ -161,45 +159,104 @@ func TestStatsSum(t *testing.T) {
 	}
 }
 
-// The sampler runs while somebody asks, and a minute longer.
-func TestSampler(t *testing.T) {
+// A rate is of the time since the question before, and of five seconds at least if it can be.
+func TestRate(t *testing.T) {
+	begin := time.Unix(1700000000, 0)
+	for _, tt := range []struct {
+		name  string
+		every time.Duration
+		span  [2]time.Duration // from the fourth question on
+	}{
+		{"kubelet", 10 * time.Second, [2]time.Duration{10 * time.Second, 10 * time.Second}},
+		{"many", time.Second, [2]time.Duration{5 * time.Second, 10 * time.Second}},
+		{"few", 40 * time.Second, [2]time.Duration{40 * time.Second, 40 * time.Second}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var r rates
+			// The counter tells over which time a rate was taken: in each second it grows by
+			// twice as many nanoseconds as seconds have passed.
+			usage := func(d time.Duration) uint64 { return uint64(d.Seconds() * d.Seconds()) }
+			for i := range 50 {
+				d := time.Hour + time.Duration(i)*tt.every
+				got := r.rate("a", point{begin.Add(d), usage(d)})
+				if i < 7 {
+					if (got == nil) != (i == 0) {
+						t.Errorf("question %d: %v", i, got)
+					}
+					continue
+				}
+				// (d² - (d-span)²) / span = 2d - span
+				over := 2*d - time.Duration(*got)*time.Second
+				if over < tt.span[0] || over > tt.span[1] {
+					t.Errorf("question %d: over %v, want %v", i, over, tt.span)
+				}
+			}
+		})
+	}
+}
+
+// Without anything to take it from there is no rate.
+func TestRateNone(t *testing.T) {
+	begin := time.Unix(1700000000, 0)
+	var r rates
+	for _, q := range []struct {
+		what  string
+		after time.Duration // the question before
+		usage uint64
+		want  bool
+	}{
+		{"the first", 0, 5000, false},
+		{"at the same time, read before", shortest / 10, 4900, false},
+		{"too soon", shortest*9/10 - 1, 6000, false},
+		{"a second later", 1, 7000, true},
+		{"the counter began anew", 10 * time.Second, 100, false},
+		{"after that", 10 * time.Second, 200, true},
+		{"nobody asked for long", askedFor + 1, 300, false},
+		{"after that", shortest, 400, true},
+	} {
+		begin = begin.Add(q.after)
+		if got := r.rate("a", point{begin, q.usage}); (got != nil) != q.want {
+			t.Errorf("%s: %v, want one %v", q.what, got, q.want)
+		}
+	}
+	r.rate("b", point{begin.Add(time.Second), 1})
+	r.forget(begin.Add(1))
+	if _, ok := r.points["b"]; len(r.points) != 1 || !ok {
+		t.Errorf("left: %v", r.points)
+	}
+}
+
+// What is kept is looked through every ten seconds while somebody asks, and let go a minute after.
+func TestAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var running sync.WaitGroup
-		begin := time.Now()
-		usage := func() uint64 { return uint64(time.Since(begin)) / 4 } // a quarter of a CPU
-		var counted, rests atomic.Int64
-		s := sampler{
-			read:  func() map[string]point { counted.Add(1); return map[string]point{"a": {time.Now(), usage()}} },
-			rest:  func() { rests.Add(1) },
+		var some, all atomic.Int64
+		a := asked{
 			start: func(work func(context.Context)) { running.Go(func() { work(t.Context()) }) },
+			tidy: func(everything bool) {
+				if everything {
+					all.Add(1)
+				} else {
+					some.Add(1)
+				}
+			},
 		}
-		rate := func() *uint64 {
-			s.ask()
-			return s.rate("a", point{time.Now(), usage()})
+		for range 120 {
+			a.note()
+			time.Sleep(time.Second)
 		}
-		if got := rate(); got != nil {
-			t.Errorf("first: %d", *got)
+		if some.Load() != 12 || all.Load() != 0 {
+			t.Errorf("in two minutes with questions: looked through %d times, all let go %d times", some.Load(), all.Load())
 		}
-		time.Sleep(shortest / 2)
-		if got := rate(); got != nil {
-			t.Errorf("too soon: %d", *got)
+		time.Sleep(askedFor - 2*time.Second)
+		synctest.Wait()
+		if all.Load() != 0 {
+			t.Error("let go early")
 		}
-		for i := range 100 {
-			time.Sleep(shortest)
-			if got := rate(); got == nil || *got < 249e6 || *got > 251e6 {
-				t.Fatalf("ask %d: %v, want a quarter of a CPU", i, got)
-			}
-		}
-		before := counted.Load()
-		if before < 9 || before > 11 {
-			t.Errorf("%d samples in 100 s", before)
-		}
-		running.Wait() // ends by itself
-		if more := counted.Load() - before; s.runs || s.points != nil || rests.Load() != 1 || more > int64(sampleIdle/sampleEvery)+1 {
-			t.Errorf("idle: runs %v, %v, %d samples more, told %d times", s.runs, s.points, more, rests.Load())
-		}
-		if got := rate(); got != nil {
-			t.Errorf("first after idle: %d", *got)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if some.Load() != 12 || all.Load() != 1 {
+			t.Errorf("later: looked through %d times, all let go %d times", some.Load(), all.Load())
 		}
 		running.Wait()
 	})

@@ -80,19 +80,6 @@ func (t *Tree) ReadAll(path string) (Stats, error) {
 	return r.result()
 }
 
-// CPUUsage reads the cumulative CPU time of the cgroup at path and nothing else. It keeps files
-// open as Read does.
-func (t *Tree) CPUUsage(path string) (uint64, error) {
-	s, err := t.keeping(path, func(r *reading) {
-		if t.v1() {
-			r.out.CPU.Usage = r.number(t.dirs["cpuacct"], "cpuacct.usage")
-		} else {
-			r.cpuStat(t.unified)
-		}
-	})
-	return s.CPU.Usage, err
-}
-
 // begin is a reading that keeps nothing open. It is to be given back to the pool.
 func (t *Tree) begin(path string) *reading {
 	r := t.readings.Get().(*reading)
