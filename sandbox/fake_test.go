@@ -63,7 +63,7 @@ func newFakeNode(t *testing.T) *fakeNode {
 func (f *fakeNode) call(name string, effect func()) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	fails := f.fail == name || f.fail == "Network" && (name == "Network.Attach" || name == "Network.Detach")
+	fails := f.fail == name || f.fail == "Network" && (name == "Network.Attach" || name == "Network.Detach") || f.fail == "Tasks" && name == "Tasks.Delete"
 	if fails && !f.late {
 		return fmt.Errorf("%s: %w", name, errFault)
 	}
@@ -299,9 +299,6 @@ func (f fakeTasks) OnExit(id string, then func(shim.Exit, error)) {
 func (f fakeTasks) Expect() {}
 
 func (f fakeTasks) Delete(_ context.Context, id string) error {
-	if f.fail == "Tasks" {
-		return fmt.Errorf("delete: %w", errFault)
-	}
 	return f.call("Tasks.Delete", func() {
 		if f.tasks[id] != nil {
 			f.endLocked(id, 137)

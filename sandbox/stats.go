@@ -45,7 +45,7 @@ type PodStats struct {
 
 // Stats measures what pods and containers use. It reads the kernel's counters when it
 // is asked, and only then: CPU rates are taken from the question before. What it keeps open
-// for the next question it lets go a minute after the last. It is safe for concurrent use.
+// for the next question it lets go two minutes after the last. It is safe for concurrent use.
 type Stats struct {
 	opts       Options
 	pods       *Pods
@@ -332,9 +332,10 @@ func (s *Stats) addNetwork(ctx context.Context, r PodRecord, st *PodStats) {
 
 // tidy lets go of what is kept of what does not run any more, or of all.
 func (s *Stats) tidy(all bool) {
-	live, old := map[string]bool{}, time.Now() // live are cgroups
+	live := map[string]bool{} // cgroups
+	age := askedFor / 2       // somebody may have asked again just now
 	if !all {
-		old = old.Add(-askedFor)
+		age = askedFor
 		for _, c := range s.containers.List() {
 			if c.Record().State == Running {
 				live[s.containerCgroup(c)] = true
@@ -346,6 +347,6 @@ func (s *Stats) tidy(all bool) {
 			}
 		}
 	}
-	s.rates.forget(old)
+	s.rates.forget(time.Now().Add(-age))
 	s.opts.Cgroups.Retain(live)
 }

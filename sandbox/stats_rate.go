@@ -8,8 +8,8 @@ import (
 
 const (
 	shortest = time.Second      // the shortest time that a rate is taken over
-	span     = 5 * time.Second  // the shortest, once there are two points
-	askedFor = time.Minute      // what is kept between questions is let go when nobody asks for so long
+	span     = 5 * time.Second  // the shortest, where there is something to take it from
+	askedFor = 2 * time.Minute  // what is kept between questions is let go when nobody asks for so long
 	tidyUp   = 10 * time.Second // how often what is kept is looked through meanwhile
 )
 
@@ -20,10 +20,10 @@ type point struct {
 }
 
 // rates keeps two points of each cgroup, from the questions before, so that a rate can be told at
-// once. It is taken over the time since the question before, or over 5 to 10 seconds when
-// questions come faster than that. The first answer after a minute without questions has none:
-// there is nothing to take it from, and kubelet then computes its own. From a second later on
-// there is one. No timer reads counters that nobody asks for.
+// once. It is taken over the time since the question before; when that is less than 5 seconds, over
+// 15 at most, with the one before it. The first answer after two minutes without questions has
+// none: there is nothing to take it from, and kubelet then computes its own. From a second later
+// on there is one. No timer reads counters that nobody asks for.
 type rates struct {
 	mu     sync.Mutex
 	points map[string][2]point // older, newer; the older may be zero
@@ -46,7 +46,7 @@ func (r *rates) rate(id string, now point) *uint64 {
 	from := newer
 	if age >= span {
 		r.points[id] = [2]point{newer, now}
-	} else if !older.at.IsZero() {
+	} else if !older.at.IsZero() && (age < shortest || now.at.Sub(older.at) <= 3*span) {
 		from = older
 	}
 	took := now.at.Sub(from.at)
@@ -65,10 +65,13 @@ func (r *rates) forget(then time.Time) {
 			delete(r.points, id)
 		}
 	}
+	if len(r.points) == 0 {
+		r.points = nil // an empty one keeps its room
+	}
 }
 
 // asked is when somebody has asked for stats. What is kept for the next question is tidied up
-// while questions come, and let go when none has come for a minute.
+// while questions come, and let go when none has come for two minutes.
 type asked struct {
 	start func(func(context.Context)) // runs the work in the background
 	tidy  func(all bool)

@@ -131,6 +131,36 @@ func TestStatsLetGo(t *testing.T) {
 	if len(cg.kept) != 1 || !cg.kept["/berth-"+ids[1]] {
 		t.Errorf("kept: %v", cg.kept)
 	}
+	cg.mu.Unlock()
+	node.Stats.rates.rate("old", point{time.Now().Add(-askedFor), 1})
+	node.Stats.tidy(true)
+	cg.mu.Lock()
+	if _, ok := node.Stats.rates.points["old"]; ok || len(cg.kept) != 0 {
+		t.Errorf("kept after all was let go: %v, %v", cg.kept, node.Stats.rates.points)
+	}
+}
+
+// Whatever is asked for, what is kept is let go when nobody asks any more.
+func TestStatsAsked(t *testing.T) {
+	node, _, _, podID, ids := measured(t, 1)
+	for what, ask := range map[string]func(){
+		"a container": func() { _, _ = node.Stats.Container(t.Context(), ids[0]) },
+		"containers":  func() { node.Stats.Containers(t.Context(), func(ContainerRecord) bool { return true }) },
+		"a pod":       func() { _, _ = node.Stats.Pod(t.Context(), podID) },
+		"pods":        func() { node.Stats.Pods(t.Context(), func(PodRecord) bool { return true }) },
+		"metrics":     func() { node.Stats.Metrics(t.Context()) },
+	} {
+		a := &node.Stats.asked
+		a.mu.Lock()
+		a.last = time.Time{}
+		a.mu.Unlock()
+		ask()
+		a.mu.Lock()
+		if a.last.IsZero() || a.letGo == nil {
+			t.Errorf("%s: not noted", what)
+		}
+		a.mu.Unlock()
+	}
 }
 
 // A pod without a cgroup of its own is the sum of its containers, ended ones included
@@ -165,11 +195,11 @@ func TestRate(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		every time.Duration
-		span  [2]time.Duration // from the fourth question on
+		span  [2]time.Duration // from the eighth question on
 	}{
 		{"kubelet", 10 * time.Second, [2]time.Duration{10 * time.Second, 10 * time.Second}},
 		{"many", time.Second, [2]time.Duration{5 * time.Second, 10 * time.Second}},
-		{"few", 40 * time.Second, [2]time.Duration{40 * time.Second, 40 * time.Second}},
+		{"few", time.Minute, [2]time.Duration{time.Minute, time.Minute}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var r rates
@@ -199,7 +229,7 @@ func TestRate(t *testing.T) {
 func TestRateNone(t *testing.T) {
 	begin := time.Unix(1700000000, 0)
 	var r rates
-	for _, q := range []struct {
+	for i, q := range []struct {
 		what  string
 		after time.Duration // the question before
 		usage uint64
@@ -213,10 +243,15 @@ func TestRateNone(t *testing.T) {
 		{"after that", 10 * time.Second, 200, true},
 		{"nobody asked for long", askedFor + 1, 300, false},
 		{"after that", shortest, 400, true},
+		{"much later", 50 * time.Second, 500, true},
+		{"soon after", shortest * 9 / 10, 500, true}, // over 51 seconds: better than none
+		{"a bit after", shortest * 2, 600, true},
 	} {
 		begin = begin.Add(q.after)
 		if got := r.rate("a", point{begin, q.usage}); (got != nil) != q.want {
-			t.Errorf("%s: %v, want one %v", q.what, got, q.want)
+			t.Errorf("%d, %s: %v, want one %v", i, q.what, got, q.want)
+		} else if q.what == "a bit after" && *got < 30 { // over 3 seconds, not 54
+			t.Errorf("%s: %d", q.what, *got)
 		}
 	}
 	r.rate("b", point{begin.Add(time.Second), 1})
@@ -226,7 +261,7 @@ func TestRateNone(t *testing.T) {
 	}
 }
 
-// What is kept is looked through every ten seconds while somebody asks, and let go a minute after.
+// What is kept is looked through every ten seconds while somebody asks, and let go two minutes after.
 func TestAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var running sync.WaitGroup

@@ -36,9 +36,13 @@ func (s *Shims) watchLocked(e *entry) {
 }
 
 // await completes the entry of a container of a shim that has no call for all. When such a shim
-// is connected to anew, it may have executed a release that has.
+// is connected to anew, it may have executed a release that has. One that is silent still has its
+// containers.
 func (s *Shims) await(e *entry) {
 	exit, err, again := e.await(s.ctx)
+	if err != nil && !errors.Is(err, ErrNotFound) && !e.p.isDead() {
+		again = s.pause(askAgain) == nil
+	}
 	if !again {
 		e.end(exit, err)
 		return

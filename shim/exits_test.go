@@ -16,6 +16,8 @@ import (
 	taskapi "github.com/berthd/berth/shim/api/task"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // told is what OnExit has said.
@@ -38,7 +40,7 @@ func wantTold(t *testing.T, what string, c <-chan told, code int32, is error) {
 		if got.exit.Code != code || !errors.Is(got.err, is) {
 			t.Errorf("%s: told %+v, want code %d and error %v", what, got, code, is)
 		}
-	case <-t.Context().Done():
+	case <-time.After(30 * time.Second):
 		t.Fatalf("%s: not told", what)
 	}
 	select {
@@ -158,11 +160,20 @@ type fakeShim struct {
 	taskapi.TaskService
 	tasks []*shimapi.TaskInfo
 	ends  map[string]chan struct{} // each closed when its task ends, and is waited for
+	waits chan string              // of whom Wait is asked
+	fails chan struct{}            // Wait does, once for each
 	tells chan string              // of ends, in a release that has Keeper.Exits; "" is for who asks
 }
 
 func (o fakeShim) Wait(ctx context.Context, req *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
 	select {
+	case o.waits <- req.Id:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case <-o.fails:
+		return nil, status.Error(codes.Internal, "no idea")
 	case <-o.ends[req.Id]:
 		return &taskapi.WaitResponse{}, nil
 	case <-ctx.Done():
@@ -223,47 +234,58 @@ func TestOnExitEarlier(t *testing.T) {
 	if err := os.MkdirAll(shimapi.TaskDir(dir), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	o := fakeShim{ends: map[string]chan struct{}{}}
+	o := fakeShim{ends: map[string]chan struct{}{}, waits: make(chan string), fails: make(chan struct{})}
 	var boxes []*box
 	for _, id := range []string{"c1", "c2"} {
-		b := &box{h: h, id: id}
-		b.req.Bundle = filepath.Join(h.state, "containers", b.id)
-		if err := os.MkdirAll(b.req.Bundle, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := shimapi.WriteRecord(shimapi.TaskPath(dir, b.id), shimapi.TaskRecord{ID: b.id, PodID: "p1", Bundle: b.req.Bundle, Pid: 1}); err != nil {
-			t.Fatal(err)
-		}
-		o.tasks = append(o.tasks, &shimapi.TaskInfo{Id: b.id, PodId: "p1", Bundle: b.req.Bundle, Status: shimapi.Status_RUNNING, Pid: 1})
+		b := fakeBox(t, h, dir, id)
+		o.tasks = append(o.tasks, b.info())
 		o.ends[id] = make(chan struct{})
 		boxes = append(boxes, b)
-	}
-	record := func(b *box, code int32) {
-		if err := shimapi.WriteRecord(shimapi.ExitPath(b.req.Bundle), shimapi.ExitRecord{Code: code, At: time.Now()}); err != nil {
-			t.Fatal(err)
-		}
 	}
 	earlier, earlierDone := o.serve(t, shimapi.SocketPath(dir))
 	h.reopen()
 	first, second := boxes[0].onExit(), boxes[1].onExit()
-	record(boxes[0], 7)
+	asked := func(n int) {
+		t.Helper()
+		for range n {
+			select {
+			case <-o.waits:
+			case <-time.After(10 * time.Second):
+				t.Fatal("a shim is not asked for an end")
+			}
+		}
+	}
+	asked(2)
+	o.fails <- struct{}{}
+	asked(1) // again
+	boxes[0].ends(t, 7)
 	close(o.ends["c1"])
 	wantTold(t, "one of an earlier shim", first, 7, nil)
 
-	later := fakeShim{tasks: o.tasks, tells: make(chan string)}
-	srv, done := later.serve(t, shimapi.SocketPath(dir))
+	// Another one of an earlier release is asked as well, once.
+	other, otherDone := o.serve(t, shimapi.SocketPath(dir))
 	if err := earlier.Close(); err != nil {
 		t.Error(err)
 	}
 	<-earlierDone
+	asked(1)
+
+	later := fakeShim{tasks: o.tasks, tells: make(chan string)}
+	srv, done := later.serve(t, shimapi.SocketPath(dir))
+	if err := other.Close(); err != nil {
+		t.Error(err)
+	}
+	<-otherDone
 	select {
 	case <-later.tells:
+	case id := <-o.waits:
+		t.Fatalf("asked again for %s", id)
 	case got := <-second:
 		t.Fatalf("told %+v while the shim is of another release", got)
-	case <-t.Context().Done():
+	case <-time.After(10 * time.Second):
 		t.Fatal("the later shim is not asked for all")
 	}
-	record(boxes[1], 8)
+	boxes[1].ends(t, 8)
 	later.tells <- "c2"
 	wantTold(t, "one of a shim that is of a later release since", second, 8, nil)
 
@@ -279,5 +301,91 @@ func TestOnExitEarlier(t *testing.T) {
 		if err := h.Delete(t.Context(), b.id); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A shim whose connection is lost while its containers are entered for the first time is looked
+// for again, and not taken for dead.
+func TestLostWhileMet(t *testing.T) {
+	h := newHost(t)
+	dir := shimapi.ShimDir(h.state, "0123456789abcdef")
+	if err := os.MkdirAll(shimapi.TaskDir(dir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b := fakeBox(t, h, dir, "c1")
+	first := fakeShim{tasks: []*shimapi.TaskInfo{b.info()}}
+	again := fakeShim{tasks: first.tasks, tells: make(chan string)}
+	srv, done := first.serve(t, shimapi.SocketPath(dir))
+	ln, err := net.Listen("unix", shimapi.SessionPath(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := make(chan func())
+	go func() { // who is asked for descriptors once the containers are told
+		conn, err := ln.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		srv2, done2 := again.serve(t, shimapi.SocketPath(dir))
+		if err := errors.Join(srv.Close(), ln.Close()); err != nil {
+			t.Error(err)
+		}
+		<-done
+		time.Sleep(50 * time.Millisecond) // the loss is likely seen by then; what follows holds in any case
+		conn.Close()
+		next <- func() {
+			if err := srv2.Close(); err != nil {
+				t.Error(err)
+			}
+			<-done2
+		}
+	}()
+	h.reopen()
+	end := <-next
+	told := b.onExit()
+	select {
+	case <-again.tells:
+	case got := <-told:
+		t.Fatalf("told %+v", got)
+	case <-time.After(10 * time.Second):
+		t.Fatal("the shim is not looked for")
+	}
+	b.ends(t, 9)
+	again.tells <- b.id
+	wantTold(t, "one of a shim that was lost while it was met", told, 9, nil)
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+	end()
+	h.reopen() // which finds it dead
+	if err := h.Delete(t.Context(), b.id); err != nil {
+		t.Error(err)
+	}
+}
+
+// fakeBox is a container on a shim's record that no process runs in.
+func fakeBox(t *testing.T, h *host, shimDir, id string) *box {
+	t.Helper()
+	b := &box{h: h, id: id}
+	b.req.Bundle = filepath.Join(h.state, "containers", id)
+	if err := os.MkdirAll(b.req.Bundle, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := shimapi.WriteRecord(shimapi.TaskPath(shimDir, id), shimapi.TaskRecord{ID: id, PodID: "p1", Bundle: b.req.Bundle, Pid: 1}); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (b *box) info() *shimapi.TaskInfo {
+	return &shimapi.TaskInfo{Id: b.id, PodId: "p1", Bundle: b.req.Bundle, Status: shimapi.Status_RUNNING, Pid: 1}
+}
+
+// ends writes how a container has ended.
+func (b *box) ends(t *testing.T, code int32) {
+	t.Helper()
+	if err := shimapi.WriteRecord(shimapi.ExitPath(b.req.Bundle), shimapi.ExitRecord{Code: code, At: time.Now()}); err != nil {
+		t.Fatal(err)
 	}
 }

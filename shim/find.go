@@ -164,7 +164,7 @@ func (s *Shims) meet(p *process, infos []*api.TaskInfo) {
 		}
 	}
 	p.deleted = nil
-	close(p.answered)
+	s.hasAnswered(p)
 	s.lookForUpgrades()
 	if !p.escrow.isOpen() {
 		s.work.Go(func() { s.keep(s.ctx, p) })

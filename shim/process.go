@@ -90,8 +90,20 @@ func (s *Shims) launch(p *process) {
 		p.err = err
 		p.mu.Unlock()
 	}
-	close(p.answered) // it has nothing to tell yet
+	s.hasAnswered(p) // it has nothing to tell yet
 	close(p.ready)
+}
+
+// hasAnswered notes that a shim has told its containers for the first time. A connection that was
+// lost before that was left to who waited for it.
+func (s *Shims) hasAnswered(p *process) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.answered)
+	if p.conn == nil && p.err == nil && p.away == nil && !p.closed && s.ctx.Err() == nil {
+		p.away = make(chan struct{})
+		s.work.Go(func() { s.lookFor(p) })
+	}
 }
 
 // first connects to a shim that has just been started.

@@ -66,9 +66,26 @@ func parseMounts(mountinfo string) *Tree {
 func (t *Tree) v1() bool { return t.dirs["memory"] != "" || t.dirs["cpuacct"] != "" }
 
 // Read reads what the CRI's stats tell of the cgroup at path, and keeps its files open for the
-// next time.
+// next time. Nobody else reads with what is open at the same time. It may be of a cgroup that is
+// gone, with another one in its place: then it is read again.
 func (t *Tree) Read(path string) (Stats, error) {
-	return t.keeping(path, func(r *reading) { r.basic(t, false) })
+	r := t.begin(path)
+	defer func() { t.readings.Put(r) }()
+	for {
+		r.kept = t.kept.take(path)
+		if r.kept == nil {
+			r.basic(t, false)
+			return r.result()
+		}
+		old := len(r.kept.files) > 0
+		r.basic(t, false)
+		t.kept.giveBack(path, r.kept, r.err == nil)
+		if !old || !errors.Is(r.err, fs.ErrNotExist) {
+			return r.result()
+		}
+		t.readings.Put(r)
+		r = t.begin(path)
+	}
 }
 
 // ReadAll reads all that there is about the cgroup at path. It costs about twice as
@@ -85,28 +102,6 @@ func (t *Tree) begin(path string) *reading {
 	r := t.readings.Get().(*reading)
 	*r = reading{path: path, buf: r.buf, out: Stats{Time: time.Now()}}
 	return r
-}
-
-// keeping reads with what is open of the cgroup, if nobody else does just now. What was open
-// may be of a cgroup that is gone, with another one in its place: then it is read again.
-func (t *Tree) keeping(path string, read func(*reading)) (Stats, error) {
-	r := t.begin(path)
-	defer func() { t.readings.Put(r) }()
-	for {
-		r.kept = t.kept.take(path)
-		if r.kept == nil {
-			read(r)
-			return r.result()
-		}
-		old := len(r.kept.files) > 0
-		read(r)
-		t.kept.giveBack(path, r.kept, r.err == nil)
-		if !old || !errors.Is(r.err, fs.ErrNotExist) {
-			return r.result()
-		}
-		t.readings.Put(r)
-		r = t.begin(path)
-	}
 }
 
 // A reading is one call in progress. The first error of a file that must be there

@@ -66,7 +66,7 @@ func TestStatsFields(t *testing.T) {
 	}
 	f.numbers(t, one.GetStats(), conf)
 	f.sh(t, id, "head -c 20000000 /dev/urandom >/dev/null")
-	// The sampler begins with the first question; its second look gives the rate.
+	// A rate is taken from the question before, a second later at the earliest.
 	eventually(t, "a rate of CPU use", func() bool {
 		again, err := f.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: id})
 		if err != nil {
