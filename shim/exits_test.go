@@ -161,7 +161,7 @@ type fakeShim struct {
 	tasks []*shimapi.TaskInfo
 	ends  map[string]chan struct{} // each closed when its task ends, and is waited for
 	waits chan string              // of whom Wait is asked
-	fails chan struct{}            // Wait does, once for each
+	fails chan string              // Wait does, once for each: of whom it was asked
 	tells chan string              // of ends, in a release that has Keeper.Exits; "" is for who asks
 }
 
@@ -172,7 +172,7 @@ func (o fakeShim) Wait(ctx context.Context, req *taskapi.WaitRequest) (*taskapi.
 		return nil, ctx.Err()
 	}
 	select {
-	case <-o.fails:
+	case o.fails <- req.Id:
 		return nil, status.Error(codes.Internal, "no idea")
 	case <-o.ends[req.Id]:
 		return &taskapi.WaitResponse{}, nil
@@ -234,7 +234,7 @@ func TestOnExitEarlier(t *testing.T) {
 	if err := os.MkdirAll(shimapi.TaskDir(dir), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	o := fakeShim{ends: map[string]chan struct{}{}, waits: make(chan string), fails: make(chan struct{})}
+	o := fakeShim{ends: map[string]chan struct{}{}, waits: make(chan string), fails: make(chan string)}
 	var boxes []*box
 	for _, id := range []string{"c1", "c2"} {
 		b := fakeBox(t, h, dir, id)
@@ -245,19 +245,24 @@ func TestOnExitEarlier(t *testing.T) {
 	earlier, earlierDone := o.serve(t, shimapi.SocketPath(dir))
 	h.reopen()
 	first, second := boxes[0].onExit(), boxes[1].onExit()
-	asked := func(n int) {
+	asked := func() string {
 		t.Helper()
-		for range n {
-			select {
-			case <-o.waits:
-			case <-time.After(10 * time.Second):
-				t.Fatal("a shim is not asked for an end")
-			}
+		select {
+		case id := <-o.waits:
+			return id
+		case <-time.After(10 * time.Second):
+			t.Fatal("a shim is not asked for an end")
+			return ""
 		}
 	}
-	asked(2)
-	o.fails <- struct{}{}
-	asked(1) // again
+	asked()
+	asked()
+	for range 2 {
+		failed := <-o.fails
+		if again := asked(); again != failed {
+			t.Errorf("asked again for %s and not for %s", again, failed)
+		}
+	}
 	boxes[0].ends(t, 7)
 	close(o.ends["c1"])
 	wantTold(t, "one of an earlier shim", first, 7, nil)
@@ -268,7 +273,9 @@ func TestOnExitEarlier(t *testing.T) {
 		t.Error(err)
 	}
 	<-earlierDone
-	asked(1)
+	if id := asked(); id != "c2" {
+		t.Errorf("asked for %s, which has ended", id)
+	}
 
 	later := fakeShim{tasks: o.tasks, tells: make(chan string)}
 	srv, done := later.serve(t, shimapi.SocketPath(dir))
@@ -304,8 +311,8 @@ func TestOnExitEarlier(t *testing.T) {
 	}
 }
 
-// A shim whose connection is lost while its containers are entered for the first time is looked
-// for again, and not taken for dead.
+// A shim whose connection is lost between its first answer and the entering of its containers is
+// looked for again, and not taken for dead.
 func TestLostWhileMet(t *testing.T) {
 	h := newHost(t)
 	dir := shimapi.ShimDir(h.state, "0123456789abcdef")
@@ -313,51 +320,29 @@ func TestLostWhileMet(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := fakeBox(t, h, dir, "c1")
-	first := fakeShim{tasks: []*shimapi.TaskInfo{b.info()}}
-	again := fakeShim{tasks: first.tasks, tells: make(chan string)}
-	srv, done := first.serve(t, shimapi.SocketPath(dir))
-	ln, err := net.Listen("unix", shimapi.SessionPath(dir))
-	if err != nil {
+	o := fakeShim{tasks: []*shimapi.TaskInfo{b.info()}, tells: make(chan string)}
+	srv, done := o.serve(t, shimapi.SocketPath(dir))
+	if err := h.MeetLost(t.Context(), "0123456789abcdef", o.tasks); err != nil {
 		t.Fatal(err)
 	}
-	next := make(chan func())
-	go func() { // who is asked for descriptors once the containers are told
-		conn, err := ln.Accept()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		srv2, done2 := again.serve(t, shimapi.SocketPath(dir))
-		if err := errors.Join(srv.Close(), ln.Close()); err != nil {
-			t.Error(err)
-		}
-		<-done
-		time.Sleep(50 * time.Millisecond) // the loss is likely seen by then; what follows holds in any case
-		conn.Close()
-		next <- func() {
-			if err := srv2.Close(); err != nil {
-				t.Error(err)
-			}
-			<-done2
-		}
-	}()
-	h.reopen()
-	end := <-next
 	told := b.onExit()
 	select {
-	case <-again.tells:
+	case <-o.tells:
 	case got := <-told:
 		t.Fatalf("told %+v", got)
 	case <-time.After(10 * time.Second):
 		t.Fatal("the shim is not looked for")
 	}
 	b.ends(t, 9)
-	again.tells <- b.id
+	o.tells <- b.id
 	wantTold(t, "one of a shim that was lost while it was met", told, 9, nil)
 	if err := h.Close(); err != nil {
 		t.Error(err)
 	}
-	end()
+	if err := srv.Close(); err != nil {
+		t.Error(err)
+	}
+	<-done
 	h.reopen() // which finds it dead
 	if err := h.Delete(t.Context(), b.id); err != nil {
 		t.Error(err)

@@ -1,9 +1,12 @@
 package shim
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/berthd/berth/shim/api"
 )
 
 // SetMuteAfter is how long tests want a silent shim to be waited for. It comes before the first call.
@@ -28,4 +31,20 @@ func (s *Shims) SwapFilters() {
 	for i := range keys[1:] {
 		of[keys[i]], of[keys[i+1]] = of[keys[i+1]], of[keys[i]]
 	}
+}
+
+// MeetLost meets a shim, which has told those tasks, when the connection to it is lost already.
+func (s *Shims) MeetLost(ctx context.Context, shimID string, tasks []*api.TaskInfo) error {
+	p := newProcess(s, shimID)
+	s.mu.Lock()
+	s.procs[shimID] = p
+	s.mu.Unlock()
+	c, err := s.connect(ctx, p)
+	if err != nil {
+		return err
+	}
+	s.lose(p, c)
+	close(p.ready)
+	s.meet(p, tasks)
+	return nil
 }
