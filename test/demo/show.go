@@ -157,7 +157,13 @@ func (s *show) stages(ctx context.Context) error {
 			Status struct {
 				Network struct{ IP string }
 			}
-			Stages string
+			Stages struct {
+				Steps []struct {
+					Name       string
+					DurationMS float64 `json:"duration_ms"`
+					Error      string
+				}
+			}
 		}
 		if err := json.Unmarshal([]byte(out), &answer); err != nil {
 			return fmt.Errorf("crictl %s: %w", what.command, err)
@@ -165,17 +171,7 @@ func (s *show) stages(ctx context.Context) error {
 		if what.kind == "pod" {
 			s.addr = answer.Status.Network.IP
 		}
-		var stages []struct {
-			Name       string
-			DurationMS float64 `json:"duration_ms"`
-			Error      string
-		}
-		if answer.Stages != "" {
-			if err := json.Unmarshal([]byte(answer.Stages), &stages); err != nil {
-				return fmt.Errorf("stages: %w", err)
-			}
-		}
-		for _, st := range stages {
+		for _, st := range answer.Stages.Steps {
 			fmt.Printf("  %-10s %-14s %8.1f ms %s\n", what.kind, st.Name, st.DurationMS, st.Error)
 		}
 	}
