@@ -181,9 +181,8 @@ func (o fakeShim) Wait(ctx context.Context, req *taskapi.WaitRequest) (*taskapi.
 	}
 }
 
-// serve answers on the socket, in place of who did before, until the server is closed. done is
-// closed then.
-func (o fakeShim) serve(t *testing.T, path string) (srv *ttrpc.Server, done chan struct{}) {
+// serve answers on the socket, in place of who did before, until it is told to stop.
+func (o fakeShim) serve(t *testing.T, path string) (stop func()) {
 	t.Helper()
 	ln, err := net.Listen("unix", path+".new")
 	if err != nil {
@@ -193,7 +192,8 @@ func (o fakeShim) serve(t *testing.T, path string) (srv *ttrpc.Server, done chan
 	if err := os.Rename(path+".new", path); err != nil {
 		t.Fatal(err)
 	}
-	if srv, err = ttrpc.NewServer(); err != nil {
+	srv, err := ttrpc.NewServer()
+	if err != nil {
 		t.Fatal(err)
 	}
 	keeper := &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
@@ -219,12 +219,33 @@ func (o fakeShim) serve(t *testing.T, path string) (srv *ttrpc.Server, done chan
 		taskapi.RegisterTaskService(srv, o)
 	}
 	srv.RegisterService("berth.shim.v1.Keeper", keeper)
-	done = make(chan struct{})
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_ = srv.Serve(t.Context(), ln)
 	}()
-	return srv, done
+	return func() {
+		t.Helper()
+		if err := srv.Close(); err != nil {
+			t.Error(err)
+		}
+		<-done
+	}
+}
+
+// bury has a fake shim found dead, and takes its containers away.
+func (h *host) bury(stop func(), boxes ...*box) {
+	h.t.Helper()
+	if err := h.Close(); err != nil {
+		h.t.Error(err)
+	}
+	stop()
+	h.reopen()
+	for _, b := range boxes {
+		if err := h.Delete(h.t.Context(), b.id); err != nil {
+			h.t.Error(err)
+		}
+	}
 }
 
 // A shim of an earlier release is asked for each container, until it is of a later one.
@@ -242,7 +263,7 @@ func TestOnExitEarlier(t *testing.T) {
 		o.ends[id] = make(chan struct{})
 		boxes = append(boxes, b)
 	}
-	earlier, earlierDone := o.serve(t, shimapi.SocketPath(dir))
+	stop := o.serve(t, shimapi.SocketPath(dir))
 	h.reopen()
 	first, second := boxes[0].onExit(), boxes[1].onExit()
 	asked := func() string {
@@ -268,21 +289,15 @@ func TestOnExitEarlier(t *testing.T) {
 	wantTold(t, "one of an earlier shim", first, 7, nil)
 
 	// Another one of an earlier release is asked as well, once.
-	other, otherDone := o.serve(t, shimapi.SocketPath(dir))
-	if err := earlier.Close(); err != nil {
-		t.Error(err)
-	}
-	<-earlierDone
+	stopOther := o.serve(t, shimapi.SocketPath(dir))
+	stop()
 	if id := asked(); id != "c2" {
 		t.Errorf("asked for %s, which has ended", id)
 	}
 
 	later := fakeShim{tasks: o.tasks, tells: make(chan string)}
-	srv, done := later.serve(t, shimapi.SocketPath(dir))
-	if err := other.Close(); err != nil {
-		t.Error(err)
-	}
-	<-otherDone
+	stopLater := later.serve(t, shimapi.SocketPath(dir))
+	stopOther()
 	select {
 	case <-later.tells:
 	case id := <-o.waits:
@@ -295,20 +310,7 @@ func TestOnExitEarlier(t *testing.T) {
 	boxes[1].ends(t, 8)
 	later.tells <- "c2"
 	wantTold(t, "one of a shim that is of a later release since", second, 8, nil)
-
-	if err := h.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := srv.Close(); err != nil {
-		t.Error(err)
-	}
-	<-done
-	h.reopen() // which finds it dead
-	for _, b := range boxes {
-		if err := h.Delete(t.Context(), b.id); err != nil {
-			t.Error(err)
-		}
-	}
+	h.bury(stopLater, boxes...)
 }
 
 // A shim whose connection is lost between its first answer and the entering of its containers is
@@ -321,7 +323,7 @@ func TestLostWhileMet(t *testing.T) {
 	}
 	b := fakeBox(t, h, dir, "c1")
 	o := fakeShim{tasks: []*shimapi.TaskInfo{b.info()}, tells: make(chan string)}
-	srv, done := o.serve(t, shimapi.SocketPath(dir))
+	stop := o.serve(t, shimapi.SocketPath(dir))
 	if err := h.MeetLost(t.Context(), "0123456789abcdef", o.tasks); err != nil {
 		t.Fatal(err)
 	}
@@ -336,17 +338,7 @@ func TestLostWhileMet(t *testing.T) {
 	b.ends(t, 9)
 	o.tells <- b.id
 	wantTold(t, "one of a shim that was lost while it was met", told, 9, nil)
-	if err := h.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := srv.Close(); err != nil {
-		t.Error(err)
-	}
-	<-done
-	h.reopen() // which finds it dead
-	if err := h.Delete(t.Context(), b.id); err != nil {
-		t.Error(err)
-	}
+	h.bury(stop, b)
 }
 
 // fakeBox is a container on a shim's record that no process runs in.

@@ -66,8 +66,8 @@ func parseMounts(mountinfo string) *Tree {
 func (t *Tree) v1() bool { return t.dirs["memory"] != "" || t.dirs["cpuacct"] != "" }
 
 // Read reads what the CRI's stats tell of the cgroup at path, and keeps its files open for the
-// next time. Nobody else reads with what is open at the same time. It may be of a cgroup that is
-// gone, with another one in its place: then it is read again.
+// next time. One at a time reads with what is open; others open files of their own. What is open
+// may be of a cgroup that is gone, with another one in its place: then it is read again.
 func (t *Tree) Read(path string) (Stats, error) {
 	r := t.begin(path)
 	defer func() { t.readings.Put(r) }()
