@@ -24,7 +24,10 @@ func (m *motion) machineDifferences(ctx context.Context, pods map[string]*pod, c
 	if err != nil {
 		return nil, err
 	}
-	live := owners(pods, containers, shims)
+	live, err := m.owners(pods, containers, shims)
+	if err != nil {
+		return nil, err
+	}
 	now, err := leaks.Take(ctx, m.watched()...)
 	if err != nil {
 		return nil, err
@@ -65,8 +68,8 @@ func (m *motion) machineDifferences(ctx context.Context, pods map[string]*pod, c
 }
 
 // owners are the IDs that what is on the machine may have: of pods, containers and shims that
-// run.
-func owners(pods map[string]*pod, containers map[string]*container, shims []int) map[string]bool {
+// run, and of dead shims that have a container on record which has exited and is still listed.
+func (m *motion) owners(pods map[string]*pod, containers map[string]*container, shims []int) (map[string]bool, error) {
 	live := map[string]bool{}
 	for id := range pods {
 		live[id] = true
@@ -83,7 +86,14 @@ func owners(pods map[string]*pod, containers map[string]*container, shims []int)
 			live[id] = true
 		}
 	}
-	return live
+	records, err := filepath.Glob(filepath.Join(m.node.State, "shims", "*", "tasks", "*.json"))
+	for _, path := range records {
+		id := strings.TrimSuffix(filepath.Base(path), ".json")
+		if c := containers[id]; c != nil && c.exited {
+			live[filepath.Base(filepath.Dir(filepath.Dir(path)))] = true
+		}
+	}
+	return live, err
 }
 
 // ours tells what of the machine is this node's: others may be on it.

@@ -78,11 +78,11 @@ func soak(ctx context.Context, s setting, say func(string)) (err error) {
 	random := rand.New(rand.NewPCG(s.seed, 1))
 	for spent, n := time.Duration(0), 1; spent < s.duration && ctx.Err() == nil; spent, n = spent+s.round, n+1 {
 		if err := m.turn(ctx, n, random); err != nil {
-			return fmt.Errorf("round %d: %w\nend of berthd's log:\n%s", n, err, m.node.Tail(30))
+			return fmt.Errorf("end of berthd's log:\n%s\nround %d, seed %d: %w", m.node.Tail(30), n, s.seed, err)
 		}
 		say(m.line(n))
 		if found := m.found(); len(found) > 0 {
-			return fmt.Errorf("round %d, seed %d: %d findings:\n\t%s\nend of berthd's log:\n%s", n, s.seed, len(found), strings.Join(found[:min(len(found), 60)], "\n\t"), m.node.Tail(20))
+			return fmt.Errorf("end of berthd's log:\n%s\nround %d, seed %d: %d findings:\n\t%s", m.node.Tail(30), n, s.seed, len(found), strings.Join(found[:min(len(found), 60)], "\n\t"))
 		}
 	}
 	if err := errors.Join(m.bounded(), m.end(clean)); err != nil {
