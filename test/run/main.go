@@ -54,6 +54,7 @@ func phases() []phase {
 		{"events", []string{"-count=1", "-timeout=10m"}, is("test/events")},
 		{"abuse", []string{"-count=1", "-timeout=5m"}, is("test/abuse")},
 		{"badinput", []string{"-count=1", "-timeout=5m"}, is("test/badinput")},
+		{"demo", []string{"-count=1", "-timeout=5m"}, is("test/demo")},
 		{"critest", []string{"-count=1", "-timeout=15m"}, is("test/critest")},
 		{"kubelet", []string{"-count=1", "-timeout=10m"}, is("test/kubelet")},
 	}
