@@ -149,7 +149,12 @@ func (c *Container) move(next State, edit func(*ContainerRecord)) error {
 
 // runs moves it to Running, as of now.
 func (c *Container) runs() error {
-	return c.move(Running, func(r *ContainerRecord) { r.StartedAt = time.Now().UnixNano() })
+	return c.move(Running, func(r *ContainerRecord) {
+		r.StartedAt = time.Now().UnixNano()
+		if s := c.trace.soFar(); len(s) > 0 { // else an earlier daemon has made it, and noted them
+			r.Stages = s
+		}
+	})
 }
 
 // note changes the record and not the state; it must be saved to take effect.
@@ -157,8 +162,8 @@ func (c *Container) note(edit func(*ContainerRecord)) error {
 	return c.update(true, func(r *ContainerRecord) error { edit(r); return nil })
 }
 
-// noteStages puts the stages on record as they are now, for the next daemon. Nothing
-// depends on that being saved.
+// noteStages puts the stages on record as they are now, for the next daemon: the last of them has
+// failed. Nothing depends on that being saved.
 func (c *Container) noteStages() {
 	_ = c.update(false, func(r *ContainerRecord) error { r.Stages = c.trace.Stages(); return nil })
 }

@@ -197,7 +197,7 @@ func (cs *Containers) created(_ context.Context, c *Container) error {
 	c.starting() // an end that comes at once is announced after this
 	defer c.launched(false)
 	err := c.pod.whileOpen(func() error {
-		return c.move(Created, func(r *ContainerRecord) { r.Stages = c.trace.Stages() })
+		return c.move(Created, func(r *ContainerRecord) { r.Stages = c.trace.soFar() })
 	})
 	if err != nil {
 		return err

@@ -45,6 +45,7 @@ func (cs *Containers) close() {
 // started. A repeated call for the same name and attempt joins the creation
 // under way, or returns what it made.
 func (cs *Containers) Create(ctx context.Context, podID string, spec ContainerSpec) (ContainerRecord, error) {
+	asked := time.Now()
 	p, err := cs.pods.Get(podID)
 	if err != nil {
 		return ContainerRecord{}, err
@@ -61,7 +62,7 @@ func (cs *Containers) Create(ctx context.Context, podID string, spec ContainerSp
 			return ContainerRecord{}, fmt.Errorf("%s: %w", what, err)
 		}
 		err = c.turn.do(ctx, what, "creation", containerCreateLimit, &c.trace, func(ctx context.Context) error {
-			return cs.create(ctx, c)
+			return cs.create(ctx, c, asked)
 		})
 		if errors.Is(err, errGone) {
 			continue // removed between claim and creation: the name is free now
@@ -86,9 +87,9 @@ func (cs *Containers) newContainer(p *Pod, spec ContainerSpec) (*Container, erro
 	return c, nil
 }
 
-// create builds c, unless that was done before. When it fails and cannot be
+// create builds c, which was asked for then, unless that was done before. When it fails and cannot be
 // undone either, the container stays, exited, so that kubelet removes it.
-func (cs *Containers) create(ctx context.Context, c *Container) error {
+func (cs *Containers) create(ctx context.Context, c *Container, asked time.Time) error {
 	switch s := c.Record().State; {
 	case c.gone.Load():
 		return errGone
@@ -98,10 +99,8 @@ func (cs *Containers) create(ctx context.Context, c *Container) error {
 		return fmt.Errorf("is %s: %w", s, ErrNameTaken)
 	}
 	cs.opts.Tasks.Expect()
+	c.trace.accepted(asked)
 	left, err := build(ctx, c, &c.trace, cs.steps())
-	if err == nil {
-		c.noteStages()
-	}
 	cs.pods.readiness.creation(err)
 	if left == nil {
 		cs.pods.failures.note(Failure{Object: "container", ID: c.Record().ID, Name: c.shownName()}, &c.trace, err)
@@ -123,8 +122,11 @@ func (cs *Containers) Start(ctx context.Context, id string) error {
 		return err
 	}
 	return c.turn.do(ctx, c.what(), "start", containerCreateLimit, &c.trace, func(ctx context.Context) error {
-		defer c.noteStages()
-		return c.trace.run(ctx, "start", func() error { return cs.start(ctx, c) })
+		err := c.trace.run(ctx, "start", func() error { return cs.start(ctx, c) })
+		if err != nil {
+			c.noteStages()
+		}
+		return err
 	})
 }
 

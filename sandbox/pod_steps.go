@@ -124,7 +124,7 @@ func (ps *Pods) detach(ctx context.Context, p *Pod) error {
 
 // ready makes the pod visible.
 func (ps *Pods) ready(_ context.Context, p *Pod) error {
-	err := p.move(Ready, func(r *PodRecord) { r.Stages = p.trace.Stages() })
+	err := p.move(Ready, func(r *PodRecord) { r.Stages = p.trace.soFar() })
 	if err != nil {
 		return err
 	}

@@ -75,6 +75,7 @@ type Pods struct {
 // Run makes a pod and returns its record once it is ready. A repeated call for
 // the same metadata joins the creation under way, or returns what it made.
 func (ps *Pods) Run(ctx context.Context, spec PodSpec) (PodRecord, error) {
+	asked := time.Now()
 	err := ps.checkHandler(ctx, spec)
 	if err == nil {
 		err = ps.checkUserNamespace(spec)
@@ -90,7 +91,7 @@ func (ps *Pods) Run(ctx context.Context, spec PodSpec) (PodRecord, error) {
 			return PodRecord{}, fmt.Errorf("pod %s: %w", name, err)
 		}
 		err = p.turn.do(ctx, "pod "+name, "creation", podCreateLimit, &p.trace, func(ctx context.Context) error {
-			return ps.create(ctx, p)
+			return ps.create(ctx, p, asked)
 		})
 		if errors.Is(err, errGone) {
 			continue // removed between claim and creation: the name is free now
@@ -115,9 +116,9 @@ func (ps *Pods) newPod(spec PodSpec) (*Pod, error) {
 	return p, nil
 }
 
-// create builds p, unless that was done before. When it fails and cannot be
+// create builds p, which was asked for then, unless that was done before. When it fails and cannot be
 // undone either, the pod stays, not ready, so that kubelet finds and removes it.
-func (ps *Pods) create(ctx context.Context, p *Pod) error {
+func (ps *Pods) create(ctx context.Context, p *Pod, asked time.Time) error {
 	switch s := p.Record().State; {
 	case p.gone.Load():
 		return errGone
@@ -126,14 +127,13 @@ func (ps *Pods) create(ctx context.Context, p *Pod) error {
 	case s != Creating:
 		return fmt.Errorf("is %s: %w", s, ErrNameTaken)
 	}
+	p.trace.accepted(asked)
 	left, err := build(ctx, p, &p.trace, ps.steps())
 	ps.readiness.creation(err)
 	if left == nil || errors.Is(left, errOwed) { // else it is listed, and tells itself
 		ps.failures.note(Failure{Object: "pod", ID: p.Record().ID, Name: p.shownName()}, &p.trace, err)
 	}
 	switch {
-	case err == nil: // for the next daemon; nothing depends on that being saved
-		_ = p.update(false, func(r *PodRecord) error { r.Stages = p.trace.Stages(); return nil })
 	case left == nil:
 	case errors.Is(left, errOwed):
 		_ = p.move(Removing, nil)

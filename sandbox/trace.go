@@ -45,6 +45,18 @@ func (t *Trace) Stages() []Stage {
 	return append([]Stage(nil), t.stages...)
 }
 
+// soFar is Stages for a record that is written within the last of them: one that is under way
+// has taken what it has taken by now.
+func (t *Trace) soFar() []Stage {
+	stages := t.Stages()
+	for i := range stages {
+		if s := &stages[i]; s.Duration == 0 {
+			s.Duration = max(time.Since(s.Start), 1)
+		}
+	}
+	return stages
+}
+
 // Current names the stage under way, or "waiting" between stages.
 func (t *Trace) Current() string {
 	t.mu.Lock()
@@ -55,6 +67,18 @@ func (t *Trace) Current() string {
 		}
 	}
 	return "waiting"
+}
+
+// accepted notes what came before a creation as a stage of its own: what is checked of the
+// request, and the wait for the object's turn, since it was asked for.
+func (t *Trace) accepted(asked time.Time) {
+	took := max(time.Since(asked), 1)
+	if t.observer != nil {
+		t.observer.Stage(t.object, "accept", took, nil)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stages = append(t.stages, Stage{Name: "accept", Start: asked, Duration: took})
 }
 
 // run times do as a stage of that name, of ctx's operation.

@@ -48,6 +48,7 @@ func TestStagesAreTold(t *testing.T) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for want, times := range map[string]int{
+		"pod accept true false": 1, "container accept true false": 2,
 		"pod network true false": 1, "container start true false": 1, "container task true false": 1,
 		"container record true false": 2, "container image true true": 1, "container undo record true false": 2,
 		"pod undo network true false": 2, // by the stop that a removal begins with, and again
@@ -55,5 +56,44 @@ func TestStagesAreTold(t *testing.T) {
 		if n := len(slices.DeleteFunc(slices.Clone(d.lines), func(l string) bool { return l != want })); n != times {
 			t.Errorf("%q: %d times in %q", want, n, d.lines)
 		}
+	}
+}
+
+// TestStagesAreKept: the next daemon finds every stage of what was made, with what it took.
+func TestStagesAreKept(t *testing.T) {
+	f, dir := newFakeNode(t), t.TempDir()
+	n := f.open(t, dir)
+	podID, id := full(t, n, "p", false)
+	n.Close()
+	n = f.open(t, dir)
+	defer n.Close()
+	p, err := n.Pods.Get(podID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := n.Containers.Get(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, of := range []struct {
+		is   []Stage
+		want []string
+	}{
+		{p.Stages(), append([]string{"accept"}, stepNames...)},
+		{c.Stages(), []string{"accept", "record", "image", "snapshot", "image volumes", "spec", "task", "created", "start"}},
+	} {
+		var names []string
+		for _, s := range of.is {
+			names = append(names, s.Name)
+			if s.Duration <= 0 {
+				t.Errorf("%s: took %v", s.Name, s.Duration)
+			}
+		}
+		if !slices.Equal(names, of.want) {
+			t.Errorf("%q, want %q", names, of.want)
+		}
+	}
+	if err := n.Pods.Remove(t.Context(), podID); err != nil {
+		t.Error(err)
 	}
 }
