@@ -162,8 +162,8 @@ func (c *Container) note(edit func(*ContainerRecord)) error {
 	return c.update(true, func(r *ContainerRecord) error { edit(r); return nil })
 }
 
-// noteStages puts the stages on record as they are now, for the next daemon: the last of them has
-// failed. Nothing depends on that being saved.
+// noteStages puts the stages on record as they are now, for the next daemon, where no step's record
+// does. Nothing depends on that being saved.
 func (c *Container) noteStages() {
 	_ = c.update(false, func(r *ContainerRecord) error { r.Stages = c.trace.Stages(); return nil })
 }

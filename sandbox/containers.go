@@ -123,7 +123,7 @@ func (cs *Containers) Start(ctx context.Context, id string) error {
 	}
 	return c.turn.do(ctx, c.what(), "start", containerCreateLimit, &c.trace, func(ctx context.Context) error {
 		err := c.trace.run(ctx, "start", func() error { return cs.start(ctx, c) })
-		if err != nil {
+		if err != nil || c.Record().State != Running { // else that it runs was noted with them
 			c.noteStages()
 		}
 		return err

@@ -61,8 +61,24 @@ func TestStagesAreTold(t *testing.T) {
 
 // TestStagesAreKept: the next daemon finds every stage of what was made, with what it took.
 func TestStagesAreKept(t *testing.T) {
+	t.Run("runs", func(t *testing.T) { stagesAreKept(t, false) })
+	t.Run("ends before its start is noted", func(t *testing.T) { stagesAreKept(t, true) })
+}
+
+func stagesAreKept(t *testing.T, ends bool) {
+	t.Helper()
 	f, dir := newFakeNode(t), t.TempDir()
 	n := f.open(t, dir)
+	if ends {
+		f.onStart = func(id string) {
+			f.mu.Lock()
+			f.endLocked(id, 3)
+			f.mu.Unlock()
+			if c, err := n.Containers.Get(id); err == nil {
+				<-c.exited
+			}
+		}
+	}
 	podID, id := full(t, n, "p", false)
 	n.Close()
 	n = f.open(t, dir)
